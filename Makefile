@@ -1,0 +1,80 @@
+# One command each; `make help` lists them. Everything lives in .venv, which the commands make themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find src -name '*.rs')
+PORT ?= 8000
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench prove docs build clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  %-12s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.built $(VENV)/.demo ## Build, then run the example on http://127.0.0.1:8000 (PORT=... for another)
+	$(BIN)/python -m examples.optimizer --port $(PORT)
+
+demo-check: $(VENV)/.built $(VENV)/.demo ## Run the example over real WebSockets and check what each user received
+	$(BIN)/python -m examples.optimizer.check
+
+test: test-rust test-python ## Build and run all tests
+
+test-rust: ## The tests of the core
+	cargo test --quiet
+
+test-python: $(VENV)/.built $(VENV)/.dev ## The tests of the package, on real servers and sockets
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.built $(VENV)/.dev ## clippy, rustfmt, ruff, mypy, stubs, and the rules of the house
+	cargo fmt --check
+	cargo clippy --all-targets --quiet -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python scripts/stubs.py --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest isolane._core --allowlist tests/typing/stubtest-allowlist.txt
+	$(BIN)/python scripts/house_rules.py
+
+fmt: $(VENV)/.dev ## Format everything
+	cargo fmt
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix --quiet
+
+stubs: $(VENV)/.built $(VENV)/.dev ## Write python/isolane/_core.pyi from the extension
+	$(BIN)/python scripts/stubs.py
+
+bench: $(VENV)/.built $(VENV)/.dev ## Measure side by side with named peers
+	$(BIN)/python -m benches.python
+
+prove: $(VENV)/.built $(VENV)/.dev ## The long checks: soaks with many users
+	$(BIN)/python -m pytest tests/stress --prove
+
+docs: $(VENV)/.built $(VENV)/.dev ## Check that the examples of the documents run, and build the Rust documentation
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+	$(BIN)/python -m pytest tests/python/test_documents.py -q
+
+build: $(VENV)/.built ## Build the extension into .venv
+
+clean: ## Remove what the commands made
+	rm -rf $(VENV) target
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.build-tools: requirements/build.txt | $(VENV)/bin/python
+	$(PIP) -r requirements/build.txt
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.build-tools $(SOURCES)
+	$(BIN)/maturin develop --release --quiet
+	@touch $@
+
+$(VENV)/.demo: requirements/demo.txt | $(VENV)/bin/python
+	$(PIP) -r requirements/demo.txt
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt requirements/demo.txt | $(VENV)/bin/python
+	$(PIP) -r requirements/dev.txt -r requirements/demo.txt
+	@touch $@

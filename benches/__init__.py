@@ -1,0 +1,1 @@
+"""Measurements: `python/` side by side against named peers."""

@@ -1,0 +1,1 @@
+"""Applications that show isolane at work."""

@@ -1,0 +1,80 @@
+"""The application: isolane set up over FastAPI, the routes, and the page."""
+
+import asyncio
+import gc
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from isolane import UserExecutionContext
+from isolane.fastapi import IsolaneSettings, setup
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.staticfiles import StaticFiles
+
+from examples.optimizer.agents import build_registry
+from examples.optimizer.api import runs, sign_in, uploads
+from examples.optimizer.api.problems import install_problem_handlers
+from examples.optimizer.api.services import Mode, Services
+from examples.optimizer.auth import Tokens
+from examples.optimizer.legacy import LegacyEngine
+from examples.optimizer.page_headers import PageHeaders
+from examples.optimizer.pricing import load_price_table
+from examples.optimizer.storage import UserDatabases
+
+_PACKAGE = Path(__file__).parent
+_MAX_UPLOAD_BYTES = 64 * 1024 * 1024
+
+
+def create_app(
+    *, data_dir: Path | None = None, legacy: bool = False, max_upload_bytes: int = _MAX_UPLOAD_BYTES
+) -> FastAPI:
+    """The example as an ASGI application. Without `data_dir` everything lies in a temporary one and goes with it."""
+    cleanup = ExitStack()
+    root = data_dir or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="isolane-optimizer-")))
+    databases = UserDatabases(root)
+    tokens = Tokens()
+    services = Services(
+        databases=databases,
+        tokens=tokens,
+        legacy_engine=LegacyEngine(databases),
+        max_upload_bytes=max_upload_bytes,
+        mode=Mode.LEGACY if legacy else Mode.ISOLATED,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        with cleanup:
+            await services.legacy_engine.prepare()
+            await asyncio.to_thread(load_price_table)
+            # The table stays as long as the process: a full collection that walks it holds the loop for some 80 ms.
+            gc.collect()
+            gc.freeze()
+            try:
+                yield
+            finally:
+                await services.close()
+
+    # FastAPI's documentation pages load from a CDN; this application serves nothing that does.
+    app = FastAPI(title="isolane optimizer", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.optimizer = services
+
+    def make_session(context: UserExecutionContext) -> AsyncSession:
+        return databases.session(context.user_id)
+
+    setup(
+        app,
+        settings=IsolaneSettings(),
+        authenticate=tokens.authenticate,
+        registry=build_registry(),
+        session_factory=make_session,
+    )
+    install_problem_handlers(app)
+    for routes in (sign_in, uploads, runs):
+        app.include_router(routes.router)
+    app.mount("/sample", StaticFiles(directory=_PACKAGE / "sample"))
+    app.mount("/", StaticFiles(directory=_PACKAGE / "static", html=True))
+
+    app.add_middleware(PageHeaders)
+    return app

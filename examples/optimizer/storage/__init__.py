@@ -1,0 +1,26 @@
+"""One SQLite database per user: their uploads, runs, calls and reports, and nobody else's."""
+
+from examples.optimizer.storage.calls import (
+    CallTotals,
+    RepeatTotals,
+    add_calls,
+    call_totals,
+    forget_calls,
+    repeat_totals,
+)
+from examples.optimizer.storage.databases import UserDatabases
+from examples.optimizer.storage.records import Report, Run, Upload, save_report
+
+__all__ = [
+    "CallTotals",
+    "RepeatTotals",
+    "Report",
+    "Run",
+    "Upload",
+    "UserDatabases",
+    "add_calls",
+    "call_totals",
+    "forget_calls",
+    "repeat_totals",
+    "save_report",
+]

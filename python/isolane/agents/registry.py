@@ -1,0 +1,63 @@
+"""Which agents there are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from isolane.agents.base import BaseAgent
+
+
+class UnknownAgentError(LookupError):
+    """No agent of that name is registered."""
+
+
+class AgentRegistry:
+    """Classes of agents by name. Never instances: an instance would be shared by users."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type[BaseAgent]] = {}
+        self._lock = threading.Lock()
+
+    def register(self, agent: type[BaseAgent], name: str | None = None) -> type[BaseAgent]:
+        """Add a class, under its own name unless another is given. Usable as a decorator.
+
+        Raises ``TypeError`` for instances, ``ValueError`` for a name that another class has.
+        """
+        if not (isinstance(agent, type) and issubclass(agent, BaseAgent)):
+            raise TypeError(
+                f"register the class of an agent, not {agent!r}: an instance would be shared between users. "
+                "A fresh one is made for each execution"
+            )
+        key = name or agent.name
+        if not key.strip():
+            raise ValueError("an agent needs a name: set the class attribute `name`")
+        with self._lock:
+            if self._classes.get(key, agent) is not agent:
+                raise ValueError(f"another class is registered as agent {key!r}; give one of them another name")
+            self._classes[key] = agent
+        return agent
+
+    def get(self, name: str) -> type[BaseAgent]:
+        """Return the class. Raises ``UnknownAgentError``, which names the agents there are."""
+        try:
+            return self._classes[name]
+        except KeyError:
+            known = ", ".join(sorted(self._classes)) or "none yet"
+            raise UnknownAgentError(f"no agent {name!r} is registered; registered are: {known}") from None
+
+    def names(self) -> list[str]:
+        """Return the names, sorted."""
+        return sorted(self._classes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __repr__(self) -> str:
+        return f"<AgentRegistry {len(self)} agents>"

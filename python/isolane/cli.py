@@ -1,0 +1,41 @@
+"""``isolane config``: the settings in force and where each came from."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def show_config() -> int:
+    """Print name, value and origin of each setting."""
+    from pydantic import ValidationError  # noqa: PLC0415 - the core works without the extra
+
+    from isolane.fastapi.settings import IsolaneSettings, SettingsConflictError  # noqa: PLC0415
+
+    try:
+        settings = IsolaneSettings()
+    except (ValidationError, SettingsConflictError) as error:
+        print(f"The settings are not valid:\n{error}", file=sys.stderr)
+        return 1
+    origins = settings.origins()
+    rows = [(name, str(getattr(settings, name)), origins[name]) for name in origins]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, origin in rows:
+        print(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
+    for name in settings.without_effect():
+        print(f"warning: {name} has no effect in this version", file=sys.stderr)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="isolane", description="Per-user isolation for AI agents behind FastAPI.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("config", help="print each setting, its value and where it came from")
+    options = parser.parse_args(arguments)
+    return show_config() if options.command == "config" else 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

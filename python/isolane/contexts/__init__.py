@@ -1,0 +1,1 @@
+"""Contexts: factories, and how a context is closed."""

@@ -1,0 +1,392 @@
+"""``UserExecutionEngine``: runs the agents of one request, one permit and one span for each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from isolane._core import (
+    BudgetExceeded,
+    ContextIsolationError,
+    EventTooLarge,
+    InvalidEvent,
+    Permit,
+    RunClosed,
+    UnifiedIDManager,
+    UserExecutionContext,
+    UserWebSocketEmitter,
+    end_stream,
+)
+from isolane.agents.base import BaseAgent
+from isolane.agents.instances import AgentInstanceFactory
+from isolane.agents.pipeline import check_pipeline
+from isolane.agents.result import ExecutionResult
+from isolane.engines.errors import EngineClosedError
+
+if TYPE_CHECKING:
+    from isolane.engines.factory import ExecutionEngineFactory
+
+_step_context: ContextVar[UserExecutionContext | None] = ContextVar("isolane_step", default=None)
+"""The context of the step that runs here: what an agent runs through its engine borrows that step's permit."""
+
+ADMISSION_SECONDS = 2.0
+"""Within this time the first permit of an engine must be had."""
+
+
+class UserExecutionEngine:
+    """Runs agents for one user's request. Made by ``ExecutionEngineFactory``, which owns its slot and its lifetime.
+
+    Attributes:
+        engine_id: unique name.
+        context: the context of the request.
+        agent_factory: makes the instances.
+        websocket_emitter: the emitter of the context.
+        created_at: aware UTC datetime.
+    """
+
+    def __init__(
+        self,
+        context: UserExecutionContext,
+        agent_factory: AgentInstanceFactory,
+        websocket_emitter: UserWebSocketEmitter,
+        *,
+        _factory: ExecutionEngineFactory | None = None,
+        _lifetime: float = 300.0,
+    ) -> None:
+        if _factory is None:
+            raise TypeError(
+                "UserExecutionEngine is made by a factory, which gives it a slot and a lifetime: use "
+                "await ExecutionEngineFactory().create_for_user(context)"
+            )
+        if websocket_emitter.user_id != context.user_id:
+            raise ContextIsolationError("the emitter belongs to another user than the context", "bind")
+        self.context = context
+        self.agent_factory = agent_factory
+        self.websocket_emitter = websocket_emitter
+        self.engine_id = f"engine_{UnifiedIDManager.generate_request_id()[4:]}"
+        self.created_at = datetime.now(UTC)
+        self._factory = _factory
+        self._deadline = time.monotonic() + _lifetime
+        self._admitted = False
+        self._closed = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._permits: set[Permit] = set()
+        self._background: asyncio.Task[ExecutionResult] | None = None
+        self._executions = 0
+        self._failures = 0
+        self._timeouts = 0
+        self._cancelled: str | None = None
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    async def execute_agent(
+        self,
+        agent: str | type[BaseAgent] | Any,
+        request: Any = None,
+        *,
+        results: Mapping[str, Any] | None = None,
+    ) -> ExecutionResult:
+        """Run one agent, by its name or class.
+
+        The older form ``execute_agent(execution_context, state)`` works as well: an object with an ``agent_name``
+        (and a ``user_id``, which must be this engine's) and the request.
+
+        Returns an ``ExecutionResult``; what the agent raises is its ``error``. Raises ``LimitTimeout`` or
+        ``LimitRejected`` when no permit is to be had, ``EngineClosedError`` after the engine has ended.
+        """
+        named = getattr(agent, "agent_name", None)
+        if isinstance(named, str) and not isinstance(agent, type):
+            owner = getattr(agent, "user_id", self.context.user_id)
+            if owner != self.context.user_id:
+                raise ContextIsolationError("the execution context belongs to another user than the engine", "bind")
+            agent = named
+        ((name, cls),) = check_pipeline([agent], self.agent_factory) if results is None else [self._named(agent)]
+        return await self._execute([(name, cls)], request, dict(results or {}))
+
+    async def execute_agent_pipeline(
+        self,
+        agents: str | type[BaseAgent] | Sequence[str | type[BaseAgent]],
+        request: Any = None,
+        input_data: Any = None,
+    ) -> ExecutionResult:
+        """Run agents in order, each with the results of those it requires. Stops at the first that fails.
+
+        The older form ``execute_agent_pipeline(agent_name, execution_context, input_data)`` works as well.
+
+        Raises ``PipelineOrderError`` or ``UnknownAgentError`` before anything runs, and what ``execute_agent`` raises.
+        """
+        single = isinstance(agents, (str, type))
+        steps = check_pipeline([agents] if single else list(agents), self.agent_factory)  # type: ignore[list-item,arg-type]
+        return await self._execute(steps, request if input_data is None else input_data, {})
+
+    def start_agent_pipeline(
+        self, agents: str | type[BaseAgent] | Sequence[str | type[BaseAgent]], request: Any = None
+    ) -> asyncio.Task[ExecutionResult]:
+        """Run agents in the background; the engine closes itself and its context when they are done.
+
+        For a run that outlives its HTTP request, call ``context.detach()`` first: otherwise the end of the response
+        ends the run. Wrong orders and unknown agents raise here, before the task starts.
+        """
+        self._check_open()
+        single = isinstance(agents, (str, type))
+        steps = check_pipeline([agents] if single else list(agents), self.agent_factory)  # type: ignore[list-item,arg-type]
+        if self._background is not None:
+            raise RuntimeError("this engine runs a pipeline in the background already; make an engine for the next run")
+
+        async def run() -> ExecutionResult:
+            try:
+                return await self._execute(steps, request, {})
+            finally:
+                await self._factory.finish_background(self)
+
+        self._background = asyncio.create_task(run(), name=f"isolane {self.engine_id}")
+        self._background.add_done_callback(self._background_done)
+        return self._background
+
+    def _background_done(self, task: asyncio.Task[ExecutionResult]) -> None:
+        # The caller may drop the task; what it raises was published as the run's last events.
+        if not task.cancelled():
+            task.exception()
+        if not self._closed:
+            # Cancelled before its first step: its own `finally` has never run.
+            self._cancelled = self._cancelled or "the run was cancelled"
+            self._factory.finish_later(self)
+
+    def cancel(self, reason: str = "the run was cancelled") -> None:
+        """Cancel what the engine runs. Each open execution gets its last event, the stream ends as cancelled."""
+        self._cancelled = self._cancelled or reason
+        for task in list(self._tasks):
+            task.cancel(reason)
+
+    def _named(self, agent: str | type[BaseAgent]) -> tuple[str, type[BaseAgent]]:
+        cls = self.agent_factory.agent_class(agent)
+        return (agent if isinstance(agent, str) else cls.name), cls
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineClosedError("the engine has ended; make one for the next request with create_for_user(context)")
+
+    async def _execute(
+        self, steps: Sequence[tuple[str, type[BaseAgent]]], request: Any, results: dict[str, Any]
+    ) -> ExecutionResult:
+        self._check_open()
+        task = asyncio.current_task()
+        outer = task is not None and task not in self._tasks
+        if task is not None:
+            self._tasks.add(task)
+        started = time.monotonic()
+        result: Any = None
+        name = ""
+        try:
+            for name, cls in steps:
+                needed = {key: results[key] for key in cls.requires if key in results}
+                result, error = await self._step(name, cls, request, needed)
+                if error is not None:
+                    return self._result(started, name, results, error=error)
+                results[name] = result
+            return self._result(started, name, results, result=result)
+        finally:
+            if outer and task is not None:
+                self._tasks.discard(task)
+
+    def _result(
+        self,
+        started: float,
+        name: str,
+        results: dict[str, Any],
+        result: Any = None,
+        error: BaseException | None = None,
+    ) -> ExecutionResult:
+        return ExecutionResult(
+            success=error is None,
+            result=result,
+            error=error,
+            run_id=self.context.run_id,
+            execution_time=time.monotonic() - started,
+            agent_name=name,
+            results=MappingProxyType(dict(results)),
+        )
+
+    async def _step(
+        self, name: str, cls: type[BaseAgent], request: Any, results: Mapping[str, Any]
+    ) -> tuple[Any, BaseException | None]:
+        """One execution: a permit, a child context, a run record, and a span with exactly one last event."""
+        above = _step_context.get()
+        nested = above is not None and above.user_id == self.context.user_id and above.run_id == self.context.run_id
+        child = (above if above is not None and nested else self.context).create_child_context(name)
+        left = max(0.0, self._deadline - time.monotonic())
+        timeout = left if self._admitted else min(ADMISSION_SECONDS, left)
+        try:
+            permit = await self._factory.limiter.acquire(
+                child.user_id, ctx=child, timeout=timeout, admitted=self._admitted
+            )
+            # Kept here as well, so that a close by force can return what an agent holds that ignores its cancellation.
+            self._permits.add(permit)
+            try:
+                self._admitted = True
+                return await self._run_agent(name, cls, child, request, results)
+            finally:
+                self._permits.discard(permit)
+                permit.release()
+        finally:
+            await child.cleanup()
+
+    async def _run_agent(
+        self,
+        name: str,
+        cls: type[BaseAgent],
+        child: UserExecutionContext,
+        request: Any,
+        results: Mapping[str, Any],
+    ) -> tuple[Any, BaseException | None]:
+        self._check_open()
+        emitter = child.get_websocket_emitter()
+        record = self.context.record_run_start(agent_type=name)
+        self._executions += 1
+        await emitter.notify_agent_started(agent_name=name)
+        try:
+            agent = self.agent_factory.create(cls, child)
+            limit = asyncio.timeout(cls.timeout_seconds)
+            try:
+                async with limit:
+                    result = await _call(agent, child, request, MappingProxyType(dict(results)))
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                self._timeouts += 1
+                raise TimeoutError(
+                    f"agent {name!r} took longer than its {cls.timeout_seconds:g} s; raise its timeout_seconds"
+                ) from None
+        except asyncio.CancelledError:
+            reason = self._cancelled = self._cancelled or "the run was cancelled"
+            self._note_failure(record, asyncio.CancelledError(reason))
+            emitter.close_open(reason)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever an agent raises is its result
+            self._note_failure(record, error)
+            await self._publish_end(emitter, name, error=error)
+            return None, error
+        if self.context.status.value not in {"cleaned", "completed", "failed", "partial_failure"}:
+            self.context.record_run_success(record, result)
+        await self._publish_end(emitter, name, result=result)
+        return result, None
+
+    def _note_failure(self, record: str, error: BaseException) -> None:
+        self._failures += 1
+        # The context may have been closed meanwhile, which counts the run as failed already.
+        with contextlib.suppress(RuntimeError, ValueError):
+            self.context.record_run_failure(record, error)
+
+    async def _publish_end(
+        self, emitter: UserWebSocketEmitter, name: str, *, result: Any = None, error: BaseException | None = None
+    ) -> None:
+        """Publish the last event of a span, which must arrive whatever the agent returned.
+
+        Tools that were left open are closed first, and a result that cannot be sent is left out.
+        """
+        try:
+            emitter.close_open("the agent ended without completing the tool", spans=False)
+            try:
+                if error is not None:
+                    await emitter.notify_agent_error(agent_name=name, error=error)
+                else:
+                    await emitter.notify_agent_completed(agent_name=name, result=result)
+            except (InvalidEvent, EventTooLarge, BudgetExceeded) as refused:
+                # With as little as possible; when even that has no room, the end of the stream closes the execution.
+                with contextlib.suppress(BudgetExceeded):
+                    if error is not None:
+                        await emitter.notify_agent_error(agent_name=name, error=type(error).__name__)
+                    else:
+                        await emitter.notify_agent_completed(
+                            agent_name=name, result=None, metadata={"result_omitted": str(refused)}
+                        )
+        except RunClosed:
+            # The engine was closed by force; the stream has its last events.
+            return
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def get_user_context(self) -> UserExecutionContext:
+        """Return the context of the request."""
+        return self.context
+
+    @property
+    def active_runs(self) -> Mapping[str, Any]:
+        """Executions that have not ended, by id."""
+        return self.context.active_runs
+
+    def is_active(self) -> bool:
+        """Whether the engine has not ended."""
+        return not self._closed
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds that the engine may still live."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def get_user_execution_stats(self) -> dict[str, Any]:
+        """Return counts of this engine, and the user's share of the permits."""
+        return {
+            "engine_id": self.engine_id,
+            "user_id": self.context.user_id,
+            "run_id": self.context.run_id,
+            "is_active": self.is_active(),
+            "status": self.context.status.value,
+            "total_executions": self._executions,
+            "failed_executions": self._failures,
+            "timeout_executions": self._timeouts,
+            "concurrent_executions": len(self.context.active_runs),
+            "permits": self._factory.limiter.stats(self.context.user_id),
+            "seconds_left": self.seconds_left,
+        }
+
+    async def cleanup(self) -> None:
+        """End the engine: its work is cancelled, its slot is freed, its stream ends. Calling it again does nothing."""
+        await self._factory.cleanup_engine(self)
+
+    async def _close(self, grace: float, reason: str) -> bool:
+        """Stop what runs and end the stream. Returns whether everything stopped within ``grace`` seconds."""
+        if self._closed:
+            return True
+        self._closed = True
+        current = asyncio.current_task()
+        running = {task for task in self._tasks if task is not current and not task.done()}
+        stopped = True
+        try:
+            if running:
+                self.cancel(reason)
+                _, pending = await asyncio.wait(running, timeout=grace)
+                stopped = not pending
+        finally:
+            for permit in list(self._permits):
+                permit.release()
+            outcome = "cancelled" if self._cancelled else None
+            end_stream(self.context, outcome, reason)
+        return stopped
+
+    def __repr__(self) -> str:
+        state = "active" if self.is_active() else "ended"
+        return f"<UserExecutionEngine {state}, {self._executions} executions, {len(self._tasks)} running>"
+
+
+async def _call(agent: BaseAgent, context: UserExecutionContext, request: Any, results: Mapping[str, Any]) -> Any:
+    """Call the agent with the results if it takes them."""
+    parameters = inspect.signature(agent.execute_with_context).parameters
+    takes_results = len(parameters) > 2 or any(  # noqa: PLR2004 - context and request
+        parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters.values()
+    )
+    # Inside the time-out: its timer would keep the context alive until it is due, though it is cancelled.
+    token = _step_context.set(context)
+    try:
+        if takes_results:
+            return await agent.execute_with_context(context, request, results)
+        return await agent.execute_with_context(context, request)  # type: ignore[call-arg]
+    finally:
+        _step_context.reset(token)

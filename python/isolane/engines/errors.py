@@ -1,0 +1,32 @@
+"""What can go wrong with engines."""
+
+from __future__ import annotations
+
+
+class ExecutionEngineFactoryError(RuntimeError):
+    """An engine could not be made."""
+
+
+class EngineLimitError(ExecutionEngineFactoryError):
+    """No engine slot is free.
+
+    Attributes:
+        limit: ``user`` for the user's own limit, ``global`` for the process's.
+        retry_after: whole seconds after which it may be worth coming back.
+    """
+
+    def __init__(self, message: str, limit: str = "user", retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.retry_after = retry_after
+
+
+class EngineDrainingError(ExecutionEngineFactoryError):
+    """The factory is shutting down and makes no more engines."""
+
+    limit = "global"
+    retry_after = 5
+
+
+class EngineClosedError(RuntimeError):
+    """The engine has ended, so it runs nothing more."""

@@ -1,0 +1,320 @@
+"""``ExecutionEngineFactory``: slots, lifetimes and the clean-up of engines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
+
+from isolane._core import (
+    EngineBook,
+    FairLimiter,
+    LimitRejected,
+    Permit,
+    UserExecutionContext,
+    default_limiter,
+    sweep_lanes,
+)
+from isolane.agents.instances import AgentInstanceFactory
+from isolane.contexts.factory import validate_user_context
+from isolane.engines.engine import UserExecutionEngine
+from isolane.engines.errors import EngineDrainingError, EngineLimitError, ExecutionEngineFactoryError
+from isolane.events.bridge import WebSocketBridgeFactory
+from isolane.limits import LimitTimeout
+
+logger = logging.getLogger("isolane.engines")
+
+NO_PROCESS_LIMIT = 1_000_000
+DRAINING = "the service is shutting down and starts no more runs; try another instance"
+
+
+class ExecutionEngineFactory:
+    """Makes one engine per request, within the user's limit, and ends it when its time is over.
+
+    Args:
+        websocket_bridge: makes the emitters. Default: a ``WebSocketBridgeFactory`` of its own.
+        max_engines_per_user: engines of one user at the same time.
+        engine_timeout_seconds: how long an engine may live.
+        cleanup_interval: seconds between audit sweeps, which find engines that the deadlines missed.
+        agent_factory: makes the instances of agents.
+        tool_dispatcher_factory: kept for the engine's agents.
+        at_limit: ``reject`` raises at once, ``wait`` waits up to ``wait_timeout`` seconds for a slot.
+        grace: seconds that a cancelled agent gets before the engine is closed by force.
+        max_engines: engines of all users at the same time. Default: no limit.
+        limiter: hands out the permits of the steps. Default: the limiter of the process.
+    """
+
+    def __init__(
+        self,
+        websocket_bridge: WebSocketBridgeFactory | None = None,
+        *,
+        max_engines_per_user: int = 2,
+        engine_timeout_seconds: float = 300.0,
+        cleanup_interval: float = 60.0,
+        agent_factory: AgentInstanceFactory | None = None,
+        tool_dispatcher_factory: Any = None,
+        at_limit: Literal["reject", "wait"] = "reject",
+        wait_timeout: float = 2.0,
+        grace: float = 5.0,
+        max_engines: int | None = None,
+        limiter: FairLimiter | None = None,
+    ) -> None:
+        if at_limit not in {"reject", "wait"}:
+            raise ValueError(f"at_limit must be 'reject' or 'wait', got {at_limit!r}")
+        if max_engines is not None and max_engines < 1:
+            raise ValueError(f"max_engines must be at least 1, or None for no limit, got {max_engines!r}")
+        for name, value in (("engine_timeout_seconds", engine_timeout_seconds), ("cleanup_interval", cleanup_interval)):
+            if not value > 0:
+                raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
+        self.websocket_bridge = websocket_bridge if websocket_bridge is not None else WebSocketBridgeFactory()
+        self.agent_factory = agent_factory if agent_factory is not None else AgentInstanceFactory()
+        self.tool_dispatcher_factory = tool_dispatcher_factory
+        self.limiter = limiter if limiter is not None else default_limiter()
+        self.max_engines_per_user = max_engines_per_user
+        self.engine_timeout_seconds = engine_timeout_seconds
+        self.cleanup_interval = cleanup_interval
+        self.at_limit = at_limit
+        self.wait_timeout = wait_timeout
+        self.grace = grace
+        self._slots = FairLimiter(max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout)
+        self._book = EngineBook()
+        self._engines: dict[int, UserExecutionEngine] = {}
+        self._numbers: dict[UserExecutionEngine, int] = {}
+        self._rejections = 0
+        self._cleanup_errors = 0
+        self._draining = False
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._audit_timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[Any]] = set()
+
+    # -- making ----------------------------------------------------------------------------------------------------
+
+    async def create_for_user(self, context: UserExecutionContext) -> UserExecutionEngine:
+        """Make an engine for the context. A child context shares the engine of the context above it.
+
+        Raises ``EngineLimitError`` when the user has ``max_engines_per_user`` engines,
+        ``ExecutionEngineFactoryError`` when the context is not valid or the engine cannot be built,
+        ``ContextIsolationError`` for a planted violation.
+        """
+        self._check_open()
+        try:
+            validate_user_context(context)
+        except TypeError as error:
+            raise ExecutionEngineFactoryError(f"Invalid user context: {error}") from error
+        shared = self._engine_above(context)
+        if shared is not None:
+            return shared
+        slot = await self._reserve(context)
+        try:
+            # A shutdown may have begun while this one waited.
+            self._check_open()
+        except EngineDrainingError:
+            slot.release()
+            raise
+        try:
+            emitter = await self.websocket_bridge.create_user_emitter(context.user_id, context)
+            engine = UserExecutionEngine(
+                context, self.agent_factory, emitter, _factory=self, _lifetime=self.engine_timeout_seconds
+            )
+        except BaseException as error:
+            # The slot is reserved before anything is built and given back whatever fails.
+            slot.release()
+            self._book.failed()
+            if isinstance(error, Exception):
+                raise ExecutionEngineFactoryError(f"Engine creation failed: {error}") from error
+            raise
+        number = self._book.open(context, slot, self.engine_timeout_seconds)
+        self._engines[number] = engine
+        self._numbers[engine] = number
+        self._arm()
+        return engine
+
+    create_execution_engine = create_for_user
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise EngineDrainingError(DRAINING)
+
+    def _engine_above(self, context: UserExecutionContext) -> UserExecutionEngine | None:
+        """Return the engine of a context above this one, at any depth."""
+        above = set(context._lineage[:-1])  # noqa: SLF001 - numbers without meaning for anybody else
+        if not above:
+            return None
+        return next(
+            (engine for engine in self._engines.values() if engine.context._lineage[-1] in above),  # noqa: SLF001
+            None,
+        )
+
+    async def _reserve(self, context: UserExecutionContext) -> Permit:
+        try:
+            if self.at_limit == "wait":
+                return await self._slots.acquire(context.user_id, timeout=self.wait_timeout)
+            return self._slots.slot_nowait(context.user_id)
+        except (LimitRejected, LimitTimeout) as error:
+            self._rejections += 1
+            whose = "The user" if error.limit == "user" else "The service"
+            limit = self.max_engines_per_user if error.limit == "user" else error.running
+            raise EngineLimitError(
+                f"{whose} has reached maximum engine limit ({error.running}/{limit}); "
+                f"wait for a run to end and try again in {error.retry_after} s",
+                error.limit,
+                error.retry_after,
+            ) from error
+
+    @contextlib.asynccontextmanager
+    async def user_execution_scope(self, context: UserExecutionContext) -> AsyncIterator[UserExecutionEngine]:
+        """``async with factory.user_execution_scope(context) as engine``: made on entry, ended on exit."""
+        shared = self._engine_above(context) is not None
+        engine = await self.create_for_user(context)
+        try:
+            yield engine
+        finally:
+            if not shared:
+                await self.cleanup_engine(engine)
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    async def cleanup_engine(self, engine: UserExecutionEngine | None) -> None:
+        """End an engine. Idempotent, and never raises: what goes wrong is logged and counted."""
+        if engine is not None:
+            await self._end(engine, "closed", "the run ended")
+
+    async def _end(self, engine: UserExecutionEngine, how: str, reason: str) -> None:
+        number = self._numbers.pop(engine, None)
+        if number is None:
+            return
+        # The slot first: whatever the rest does, the user may start the next run.
+        if how == "closed":
+            self._book.close(number, how)
+        try:
+            stopped = await engine._close(self.grace, reason)  # noqa: SLF001 - the engine's other half
+            if not stopped:
+                how = "forced"
+                logger.warning("an engine was closed by force: its agents did not stop within %.1f s", self.grace)
+        except Exception:
+            self._cleanup_errors += 1
+            logger.exception("the clean-up of an engine failed")
+        finally:
+            self._book.close(number, how)
+            self._engines.pop(number, None)
+            await self._close_detached(engine)
+
+    async def _close_detached(self, engine: UserExecutionEngine) -> None:
+        if engine.context.is_detached:
+            errors = await engine.context.cleanup()
+            for error in errors:
+                self._cleanup_errors += 1
+                logger.error("a clean-up callback failed", exc_info=error)
+
+    async def finish_background(self, engine: UserExecutionEngine) -> None:
+        """End an engine whose background run is done, and its context if that was detached."""
+        await self._end(engine, "closed", "the run ended")
+
+    def finish_later(self, engine: UserExecutionEngine) -> None:
+        """End an engine whose background run never began."""
+        task = asyncio.ensure_future(self._end(engine, "closed", "the run was cancelled"))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def cleanup_user_context(self, user_id: str) -> bool:
+        """End all engines of a user. Returns whether there were any."""
+        engines = [engine for engine in self._engines.values() if engine.context.user_id == user_id]
+        await asyncio.gather(*(self._end(engine, "closed", "the user's runs were ended") for engine in engines))
+        return bool(engines)
+
+    async def shutdown(self, drain: float = 25.0) -> None:
+        """Make no more engines, wait up to ``drain`` seconds for those that run, then end them."""
+        self._draining = True
+        limit = time.monotonic() + drain
+        while time.monotonic() < limit:
+            tasks = {task for engine in self._engines.values() for task in engine._tasks}  # noqa: SLF001
+            tasks.discard(asyncio.current_task())
+            if not tasks:
+                break
+            await asyncio.wait(tasks, timeout=limit - time.monotonic())
+        engines = list(self._numbers)
+        await asyncio.gather(*(self._end(engine, "closed", "the service is shutting down") for engine in engines))
+        if self._closing:
+            await asyncio.wait(self._closing)
+        for timer in (self._deadline_timer, self._audit_timer):
+            if timer is not None:
+                timer.cancel()
+        self._deadline_timer = self._audit_timer = None
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Set the timer of the earliest deadline, and of the audit sweep while there are engines."""
+        loop = asyncio.get_running_loop()
+        due = self._book.next_due_in()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        if due is not None:
+            self._deadline_timer = loop.call_later(due, _weakly(self, ExecutionEngineFactory._on_deadline))
+        if self._audit_timer is None and self._engines:
+            self._audit_timer = loop.call_later(self.cleanup_interval, _weakly(self, ExecutionEngineFactory._on_audit))
+
+    def _on_deadline(self) -> None:
+        self._deadline_timer = None
+        self._expire(self._book.due())
+        self._arm()
+
+    def _on_audit(self) -> None:
+        self._audit_timer = None
+        self._expire(self._book.overdue(self.grace + 1.0))
+        sweep_lanes()
+        self._arm()
+
+    def _expire(self, numbers: list[int]) -> None:
+        for number in numbers:
+            engine = self._engines.get(number)
+            if engine is None:
+                self._book.close(number, "forced")
+                continue
+            reason = f"the run took longer than {self.engine_timeout_seconds:g} s"
+            task = asyncio.ensure_future(self._end(engine, "expired", reason))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    # -- figures ---------------------------------------------------------------------------------------------------
+
+    def get_factory_metrics(self) -> dict[str, Any]:
+        """Return counts: ``engines_created``, ``engines_active``, ``engines_cleaned``, ``total_users`` and more."""
+        return {
+            **self._book.metrics(),
+            "user_limit_rejections": self._rejections,
+            "cleanup_errors": self._cleanup_errors,
+            "max_engines_per_user": self.max_engines_per_user,
+            "engine_timeout_seconds": self.engine_timeout_seconds,
+            "cleanup_interval": self.cleanup_interval,
+        }
+
+    def get_active_engines_summary(self) -> list[dict[str, Any]]:
+        """Return the living engines, oldest first, with their ages and what they run."""
+        summary = []
+        for view in self._book.view():
+            engine = self._engines.get(view["number"])
+            runs = len(engine.active_runs) if engine is not None else 0
+            status = engine.context.status.value if engine is not None else "cleaned"
+            summary.append({**view, "active_runs": runs, "status": status})
+        return summary
+
+    def __repr__(self) -> str:
+        return f"<ExecutionEngineFactory {len(self._engines)} engines>"
+
+
+def _weakly(factory: ExecutionEngineFactory, method: Callable[[ExecutionEngineFactory], None]) -> Callable[[], None]:
+    """A timer must not keep a factory alive that nobody else holds."""
+    reference = weakref.ref(factory)
+
+    def call() -> None:
+        held = reference()
+        if held is not None:
+            method(held)
+
+    return call

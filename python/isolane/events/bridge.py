@@ -1,0 +1,125 @@
+"""``WebSocketBridgeFactory``: makes the emitters of users and counts them."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from isolane._core import (
+    ContextIsolationError,
+    UserExecutionContext,
+    UserWebSocketEmitter,
+    emitter_for_context,
+    emitter_for_user,
+    lane_stats,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSocketConfig:
+    """Bounds of the event logs.
+
+    Attributes:
+        max_events_per_user: events of one run before the oldest are folded into a snapshot.
+        max_run_bytes: bytes of one run's log.
+        max_user_bytes: bytes of all logs of a user.
+        max_event_bytes: bytes of one event's payload.
+        retention_seconds: how long an ended log stays readable.
+        max_connections: sockets of one user; one more replaces the one that read longest ago.
+    """
+
+    max_events_per_user: int = 1000
+    max_run_bytes: int = 1 << 20
+    max_user_bytes: int = 4 << 20
+    max_event_bytes: int = 64 << 10
+    retention_seconds: float = 300.0
+    max_connections: int = 3
+
+    def bounds(self) -> dict[str, Any]:
+        """Return the bounds as the core takes them."""
+        return {
+            "max_events": self.max_events_per_user,
+            "max_run_bytes": self.max_run_bytes,
+            "max_user_bytes": self.max_user_bytes,
+            "max_event_bytes": self.max_event_bytes,
+            "retention": self.retention_seconds,
+        }
+
+
+class WebSocketBridgeFactory:
+    """Makes one emitter for a context, or for a user's thread and connection."""
+
+    def __init__(self, config: WebSocketConfig | None = None) -> None:
+        self.config = config if config is not None else WebSocketConfig()
+        self._emitters: weakref.WeakSet[UserWebSocketEmitter] = weakref.WeakSet()
+        self._latest: weakref.WeakValueDictionary[str, UserWebSocketEmitter] = weakref.WeakValueDictionary()
+        self._created = 0
+        self._cleaned = 0
+        self._closed = False
+
+    def configure(self, config: WebSocketConfig) -> None:
+        """Replace the bounds for emitters that are made from now on."""
+        self.config = config
+
+    async def create_user_emitter(
+        self,
+        user_id: str,
+        thread_id: str | UserExecutionContext,
+        connection_id: str | None = None,
+    ) -> UserWebSocketEmitter:
+        """Make an emitter.
+
+        ``(user_id, context)`` for one run, ``(user_id, thread_id, connection_id)`` for all runs of a user. No
+        connection is needed: events wait in the log for whoever connects. Raises ``InvalidContextError`` for bad ids
+        and ``ContextIsolationError`` for a context of another user.
+        """
+        if self._closed:
+            raise RuntimeError("the bridge factory was shut down; make a new one")
+        bounds = self.config.bounds()
+        if isinstance(thread_id, UserExecutionContext):
+            if thread_id.user_id != user_id:
+                raise ContextIsolationError("the context belongs to another user than the emitter's", "bind")
+            emitter = emitter_for_context(thread_id, **bounds)
+        else:
+            emitter = emitter_for_user(user_id, thread_id, connection_id, **bounds)
+        self._emitters.add(emitter)
+        self._latest[user_id] = emitter
+        self._created += 1
+        return emitter
+
+    def get_user_emitter(self, user_id: str) -> UserWebSocketEmitter | None:
+        """Return the emitter that was made last for the user, if it is still in use."""
+        emitter = self._latest.get(user_id)
+        return emitter if emitter is not None and not emitter.is_closed else None
+
+    async def cleanup_user_emitter(self, user_id: str) -> int:
+        """Clean up all emitters of a user; their streams end and stay readable. Returns how many there were."""
+        emitters = [emitter for emitter in self._emitters if emitter.user_id == user_id and not emitter.is_closed]
+        for emitter in emitters:
+            await emitter.cleanup()
+        self._cleaned += len(emitters)
+        return len(emitters)
+
+    def get_factory_metrics(self) -> dict[str, Any]:
+        """Return counts of emitters, and of the events of this process."""
+        stats = lane_stats()
+        return {
+            "emitters_created": self._created,
+            "emitters_active": sum(not emitter.is_closed for emitter in self._emitters),
+            "emitters_cleaned": self._cleaned,
+            "events_published_total": stats["events_published"],
+            "events_sent_total": stats["events_sent"],
+            "events_failed_total": stats["events_failed"],
+        }
+
+    async def shutdown(self) -> None:
+        """Clean up all emitters and make no more."""
+        self._closed = True
+        for emitter in list(self._emitters):
+            if not emitter.is_closed:
+                await emitter.cleanup()
+                self._cleaned += 1
+
+    def __repr__(self) -> str:
+        return f"<WebSocketBridgeFactory {len(self._emitters)} emitters>"

@@ -1,0 +1,36 @@
+"""isolane in a FastAPI application: one middleware, four dependencies, a WebSocket route and two probes.
+
+```python
+app = FastAPI()
+setup(app, authenticate=who_is_it, registry=agents)
+
+@app.post("/agents/execute")
+async def execute(request: Request, ctx: Ctx, engine: Engine): ...
+```
+"""
+
+from isolane.fastapi.application import Isolane, setup
+from isolane.fastapi.connection import Run, UserConnection
+from isolane.fastapi.dependencies import Connection, Ctx, Emitter, Engine, OptionalCtx
+from isolane.fastapi.middleware import IsolaneMiddleware
+from isolane.fastapi.principal import NotAuthenticatedError, Principal
+from isolane.fastapi.settings import IsolaneSettings, SettingsConflictError
+from isolane.fastapi.sockets import bearer_of
+
+__all__ = [
+    "Connection",
+    "Ctx",
+    "Emitter",
+    "Engine",
+    "Isolane",
+    "IsolaneMiddleware",
+    "IsolaneSettings",
+    "NotAuthenticatedError",
+    "OptionalCtx",
+    "Principal",
+    "Run",
+    "SettingsConflictError",
+    "UserConnection",
+    "bearer_of",
+    "setup",
+]

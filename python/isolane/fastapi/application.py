@@ -1,0 +1,215 @@
+"""``setup``: isolane in an application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse
+
+from isolane._core import (
+    FairLimiter,
+    UserExecutionContext,
+    isolation_violations,
+    lane_stats,
+    set_default_limiter,
+    sweep_lanes,
+)
+from isolane.agents.instances import AgentInstanceFactory
+from isolane.agents.registry import AgentRegistry
+from isolane.engines.factory import ExecutionEngineFactory
+from isolane.events.bridge import WebSocketBridgeFactory, WebSocketConfig
+from isolane.fastapi import problems
+from isolane.fastapi.middleware import IsolaneMiddleware
+from isolane.fastapi.principal import Principal
+from isolane.fastapi.settings import IsolaneSettings
+from isolane.fastapi.sockets import DRAINING, EventSocket
+from isolane.fastapi.workers import MANY_WORKERS, worker_count
+
+if TYPE_CHECKING:
+    from isolane.fastapi.sockets import Delivery
+
+logger = logging.getLogger("isolane.fastapi")
+
+SWEEP_SECONDS = 15.0
+
+Authenticate = Callable[[HTTPConnection], Principal | Awaitable[Principal | None] | None]
+ResolveIds = Callable[[HTTPConnection], Any]
+SessionFactory = Callable[[UserExecutionContext], Any]
+
+
+class Isolane:
+    """isolane in one application; ``app.state.isolane``.
+
+    Attributes:
+        settings: the settings in force.
+        factory: makes the engines.
+        bridge: makes the emitters.
+        limiter: hands out the permits.
+        registry: the classes of agents.
+    """
+
+    def __init__(
+        self,
+        settings: IsolaneSettings,
+        authenticate: Authenticate,
+        session_factory: SessionFactory | None,
+        resolve_ids: ResolveIds | None,
+        registry: AgentRegistry,
+    ) -> None:
+        self.settings = settings
+        self.authenticate = authenticate
+        self.session_factory = session_factory
+        self.resolve_ids = resolve_ids
+        self.registry = registry
+        self.limiter = FairLimiter(settings.permits_total, settings.permits_per_user)
+        self.bridge = WebSocketBridgeFactory(
+            WebSocketConfig(
+                max_events_per_user=settings.websocket_max_events_per_user,
+                max_event_bytes=settings.max_event_bytes,
+                retention_seconds=settings.retention_seconds,
+                max_connections=settings.max_connections_per_user,
+            )
+        )
+        self.factory = ExecutionEngineFactory(
+            self.bridge,
+            max_engines_per_user=settings.max_engines_per_user,
+            engine_timeout_seconds=settings.engine_timeout_seconds,
+            cleanup_interval=settings.cleanup_interval,
+            agent_factory=AgentInstanceFactory(registry),
+            limiter=self.limiter,
+        )
+        self.deliveries: set[Delivery] = set()
+        self.draining = False
+        self.forced_closes = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def keep(self, task: asyncio.Task[Any]) -> None:
+        """Hold a task until it is done, and log what it raises."""
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("closing a request failed", exc_info=task.exception())
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """From the start of the application to its end."""
+        set_default_limiter(self.limiter)
+        self._warn()
+        sweeper = asyncio.create_task(self._sweep(), name="isolane sweep")
+        try:
+            yield
+        finally:
+            sweeper.cancel()
+            self.draining = True
+            for delivery in list(self.deliveries):
+                delivery.cursor.close(DRAINING)
+            await self.factory.shutdown(self.settings.drain_seconds)
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
+            await self.bridge.shutdown()
+
+    async def _sweep(self) -> None:
+        """Drop the logs whose retention is over, also when nothing else happens."""
+        while True:
+            await asyncio.sleep(min(SWEEP_SECONDS, self.settings.cleanup_interval))
+            sweep_lanes()
+
+    def _warn(self) -> None:
+        workers = worker_count()
+        if workers > 1:
+            logger.warning(MANY_WORKERS.format(count=workers))
+            warnings.warn(MANY_WORKERS.format(count=workers), RuntimeWarning, stacklevel=2)
+        for name in self.settings.without_effect():
+            logger.warning("the setting %s has no effect in this version", name)
+
+    def introspect(self) -> dict[str, Any]:
+        """Return counts for operators."""
+        return {
+            "engines": self.factory.get_factory_metrics(),
+            "emitters": self.bridge.get_factory_metrics(),
+            "limiter": self.limiter.stats(),
+            "lanes": lane_stats(),
+            "isolation_violations": isolation_violations(),
+            "sockets": len(self.deliveries),
+            "forced_closes": self.forced_closes,
+        }
+
+    async def health(self, _: Request) -> JSONResponse:
+        """Answer that the process lives."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, _: Request) -> JSONResponse:
+        """Answer whether new runs are taken."""
+        if self.draining:
+            return JSONResponse({"status": "draining"}, 503, {"Retry-After": "5"})
+        return JSONResponse({"status": "ready"})
+
+
+def setup(
+    app: FastAPI,
+    settings: IsolaneSettings | None = None,
+    authenticate: Authenticate | None = None,
+    session_factory: SessionFactory | None = None,
+    resolve_ids: ResolveIds | None = None,
+    *,
+    registry: AgentRegistry | None = None,
+    problem_details: bool = True,
+) -> Isolane:
+    """Add isolane to an application, before it starts.
+
+    Args:
+        app: the application.
+        settings: default: from the environment.
+        authenticate: says who a connection is: a ``Principal``, or ``None`` for nobody. Sync or async. Required.
+        session_factory: makes the database session of a run from its context, on first use; closed with the run.
+        resolve_ids: returns the thread id of a request (or a mapping with ``thread_id`` and ``run_id``). Default: the
+            path or query parameter ``thread_id``, the header ``X-Thread-ID``, else a new thread.
+        registry: the classes of agents.
+        problem_details: answer isolane's exceptions with problem documents.
+
+    Adds one middleware, the WebSocket route, the health and readiness routes, and the start and end of isolane around
+    the application's own lifespan. Calling it again returns what the first call made.
+    """
+    held = getattr(app.state, "isolane", None)
+    if isinstance(held, Isolane):
+        return held
+    if authenticate is None:
+        raise TypeError(
+            "setup needs authenticate: a function from the connection to Principal(user_id=...), or None for nobody; "
+            "without it isolane could not tell whose data is whose"
+        )
+    isolane = Isolane(
+        settings if settings is not None else IsolaneSettings(),
+        authenticate,
+        session_factory,
+        resolve_ids,
+        registry if registry is not None else AgentRegistry(),
+    )
+    app.state.isolane = isolane
+    app.add_middleware(IsolaneMiddleware, isolane=isolane)
+    if problem_details:
+        problems.register(app)
+    prefix = isolane.settings.probe_prefix.rstrip("/")
+    app.add_route(f"{prefix}/health", isolane.health, methods=["GET"], include_in_schema=False)
+    app.add_route(f"{prefix}/ready", isolane.ready, methods=["GET"], include_in_schema=False)
+    app.router.add_websocket_route(isolane.settings.websocket_path, EventSocket(isolane), name="isolane_events")  # type: ignore[arg-type]
+    original = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(application: Any) -> AsyncIterator[Any]:
+        # The application's own resources outlive the drain: runs that are still going need them.
+        async with original(application) as state, isolane.running():
+            yield state
+
+    app.router.lifespan_context = lifespan
+    return isolane

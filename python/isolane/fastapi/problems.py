@@ -1,0 +1,119 @@
+"""Errors as RFC 9457 problem documents. Only isolane's own exceptions are mapped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, Response
+from starlette.websockets import WebSocket
+
+from isolane._core import (
+    BudgetExceeded,
+    ContextIsolationError,
+    InvalidContextError,
+    LimitRejected,
+    UnifiedIDManager,
+)
+from isolane.agents.pipeline import PipelineOrderError
+from isolane.agents.registry import UnknownAgentError
+from isolane.engines.errors import EngineDrainingError, EngineLimitError
+from isolane.fastapi.principal import NotAuthenticatedError
+from isolane.limits import LimitTimeout
+
+logger = logging.getLogger("isolane.fastapi")
+
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is told to the client. ``detail`` is safe to show."""
+
+    status: int
+    code: str
+    detail: str
+    retry_after: int | None = None
+    close_code: int = 4500
+
+    def response(self, correlation_id: str) -> JSONResponse:
+        """Make the response."""
+        body: dict[str, Any] = {
+            "type": f"about:blank#{self.code}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": f"urn:isolane:req:{correlation_id}",
+            "code": self.code,
+            "correlation_id": correlation_id,
+            "retriable": self.retry_after is not None,
+        }
+        headers = {}
+        if self.retry_after is not None:
+            body["retry_after_ms"] = self.retry_after * 1000
+            headers["Retry-After"] = str(self.retry_after)
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(body, self.status, headers, media_type=MEDIA_TYPE)
+
+
+def _limit(error: Any, code: str) -> Problem:
+    if error.limit == "global":
+        return Problem(503, "overloaded", "The service is at its limit; try again later", error.retry_after, 4029)
+    detail = f"Too many runs at once; try again in {error.retry_after} s"
+    return Problem(429, code, detail, error.retry_after, 4029)
+
+
+def _budget(error: BudgetExceeded) -> Problem:
+    if error.scope == "process":
+        return Problem(503, "overloaded", "The service is at its limit; try again later", 5, 4029)
+    return Problem(429, "event_budget", "Too many events; end a run and try again", 5, 4029)
+
+
+def _invalid(error: InvalidContextError) -> Problem:
+    # Without the advice, which is for whoever runs the service.
+    return Problem(400, "invalid_context", str(error).removesuffix(f". {error.fix}"))
+
+
+def _not_found(error: Any) -> Problem:
+    # Outward there is nothing to see; the operator's log and counters have it.
+    logger.error("isolation violation at the %s boundary", error.boundary)
+    return Problem(404, "not_found", "Not found", close_code=4503)
+
+
+PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
+    InvalidContextError: _invalid,
+    NotAuthenticatedError: lambda _: Problem(401, "unauthenticated", "Sign in first", close_code=4501),
+    ContextIsolationError: _not_found,
+    EngineDrainingError: lambda error: Problem(503, "draining", str(error), error.retry_after, 4001),
+    EngineLimitError: lambda error: _limit(error, "engine_limit"),
+    LimitRejected: lambda error: _limit(error, "queue_full"),
+    LimitTimeout: lambda error: _limit(error, "rate_limit"),
+    BudgetExceeded: _budget,
+    UnknownAgentError: lambda _: Problem(400, "unknown_agent", "There is no such agent"),
+    PipelineOrderError: lambda error: Problem(400, "invalid_pipeline", str(error)),
+}
+"""What a client is told of each of isolane's exceptions."""
+
+
+async def handle(conn: HTTPConnection, error: Exception) -> Response | None:
+    """Answer an exception of isolane: a problem document, or a close code on a socket."""
+    problem = PROBLEMS[next(kind for kind in type(error).__mro__ if kind in PROBLEMS)](error)
+    if isinstance(conn, WebSocket):
+        await conn.close(problem.close_code, problem.code)
+        return None
+    correlation = conn.headers.get("x-request-id") or UnifiedIDManager.generate_request_id()
+    return problem.response(correlation[:128])
+
+
+def register(app: Starlette) -> None:
+    """Register the handlers. The application's own stay as they are."""
+    handler: Callable[..., Any] = handle
+    for error in PROBLEMS:
+        if error not in app.exception_handlers:
+            app.add_exception_handler(error, handler)

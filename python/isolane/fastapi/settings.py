@@ -1,0 +1,122 @@
+"""Settings, and where each value came from."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any, ClassVar
+
+from pydantic import AliasChoices, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "ISOLANE_"
+
+
+class SettingsConflictError(ValueError):
+    """A setting is given twice, under two names, with two values."""
+
+
+def _named(seed_name: str, default: Any, **constraints: Any) -> Any:
+    """A setting that the existing service knows under a name of its own."""
+    return Field(default, validation_alias=AliasChoices(PREFIX + seed_name, seed_name), **constraints)
+
+
+def _own(name: str, default: Any, **constraints: Any) -> Any:
+    return Field(default, validation_alias=AliasChoices(PREFIX + name), **constraints)
+
+
+class IsolaneSettings(BaseSettings):
+    """Every limit and bound, from arguments, from ``ISOLANE_*`` variables, or under the existing service's own names.
+
+    A wrong value raises pydantic's ``ValidationError``, which names the variable, the value and what is allowed. The
+    same setting under two names with different values raises ``SettingsConflictError``. ``origins()`` says where each
+    came from.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="forbid")
+
+    max_engines_per_user: int = _named("MAX_ENGINES_PER_USER", 2, ge=1, description="engines of one user at once")
+    engine_timeout_seconds: float = _named("ENGINE_TIMEOUT_SECONDS", 300.0, gt=0, description="lifetime of an engine")
+    cleanup_interval: float = _named("CLEANUP_INTERVAL", 60.0, gt=0, description="seconds between audit sweeps")
+    permits_per_user: int = _own("PERMITS_PER_USER", 5, ge=1, description="agents of one user that execute at once")
+    permits_total: int = _own("PERMITS_TOTAL", 50, ge=1, description="agents of all users that execute at once")
+    drain_seconds: float = _own("DRAIN_SECONDS", 25.0, ge=0, description="how long a shutdown waits for runs")
+    websocket_path: str = _own("WEBSOCKET_PATH", "/ws", pattern="^/", description="route of the event stream")
+    probe_prefix: str = _own("PROBE_PREFIX", "/_isolane", pattern="^/", description="prefix of health and readiness")
+    max_connections_per_user: int = _own("MAX_CONNECTIONS_PER_USER", 3, ge=1, description="sockets of one user")
+    retention_seconds: float = _own("RETENTION_SECONDS", 300.0, ge=0, description="how long an ended log is readable")
+    max_event_bytes: int = _own("MAX_EVENT_BYTES", 65536, ge=256, description="payload of one event")
+    websocket_max_events_per_user: int = _named(
+        "WEBSOCKET_MAX_EVENTS_PER_USER", 1000, ge=1, description="events of one run before the oldest are folded"
+    )
+    websocket_event_timeout: float = _named("WEBSOCKET_EVENT_TIMEOUT", 30.0, gt=0, description="TTL of progress events")
+    websocket_heartbeat_interval: float = _named(
+        "WEBSOCKET_HEARTBEAT_INTERVAL", 30.0, gt=0, description="a socket idle for half of it is asked for a pong"
+    )
+    websocket_max_reconnect_attempts: int = _named(
+        "WEBSOCKET_MAX_RECONNECT_ATTEMPTS", 3, ge=0, description="told to the client; 0 is for ever"
+    )
+    websocket_delivery_retries: int = _named("WEBSOCKET_DELIVERY_RETRIES", 3, ge=0, description="tries of one write")
+    websocket_delivery_timeout: float = _named("WEBSOCKET_DELIVERY_TIMEOUT", 5.0, gt=0, description="write deadline")
+    websocket_enable_compression: bool = _named("WEBSOCKET_ENABLE_COMPRESSION", True, description="compress batches")
+    websocket_enable_batching: bool = _named("WEBSOCKET_ENABLE_BATCHING", True, description="several events a frame")
+
+    NOT_IN_EFFECT: ClassVar[frozenset[str]] = frozenset(
+        {
+            "websocket_event_timeout",
+            "websocket_max_reconnect_attempts",
+            "websocket_delivery_retries",
+            "websocket_enable_compression",
+            "websocket_enable_batching",
+        }
+    )
+    """Accepted, so that an existing environment starts, but without effect in this version."""
+
+    @classmethod
+    def _variables(cls, name: str) -> list[str]:
+        alias = cls.model_fields[name].validation_alias
+        return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, values: Any) -> Any:
+        known = {variable for name in cls.model_fields for variable in cls._variables(name)}
+        for variable in os.environ:
+            if variable.startswith(PREFIX) and variable not in known and variable not in OTHER_VARIABLES:
+                near = difflib.get_close_matches(variable, sorted(known), n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(sorted(known))}"
+                raise ValueError(f"unknown environment variable {variable}; {hint}")
+        for name in cls.model_fields:
+            given = {variable: os.environ[variable] for variable in cls._variables(name) if variable in os.environ}
+            if len(set(given.values())) > 1:
+                both = " and ".join(f"{variable}={value!r}" for variable, value in given.items())
+                raise SettingsConflictError(f"{name} is set twice: {both}; keep one of them")
+        return values
+
+    def origins(self) -> dict[str, str]:
+        """Return where each value came from: ``default``, ``argument`` or ``environment NAME``."""
+        origins = {}
+        for name in type(self).model_fields:
+            variable = next((each for each in self._variables(name) if each in os.environ), None)
+            if name not in self.model_fields_set:
+                origins[name] = "default"
+            elif variable is not None and str(getattr(self, name)) == str(self._read(name, os.environ[variable])):
+                origins[name] = f"environment {variable}"
+            else:
+                origins[name] = "argument"
+        return origins
+
+    def _read(self, name: str, text: str) -> Any:
+        annotation = type(self).model_fields[name].annotation
+        if annotation is bool:
+            return text.strip().lower() in {"1", "true", "yes", "on", "t", "y"}
+        return annotation(text) if callable(annotation) else text
+
+    def without_effect(self) -> list[str]:
+        """Return the settings that were changed and have no effect in this version."""
+        defaults = type(self).model_fields
+        return sorted(name for name in self.NOT_IN_EFFECT if getattr(self, name) != defaults[name].default)
+
+
+OTHER_VARIABLES = frozenset({"ISOLANE_VECTORS", "ISOLANE_SCREENSHOTS", "ISOLANE_REQUIRE_ALL"})
+"""Variables of the project's own tests."""

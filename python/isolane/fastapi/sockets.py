@@ -1,0 +1,230 @@
+"""The WebSocket route: a socket is a cursor into the streams of its user.
+
+Written as a plain ASGI endpoint: messages go from the core to the server without a layer between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers, QueryParams
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
+
+from isolane import _core
+from isolane._core import SUBPROTOCOL, EventCursor, InvalidContextError
+from isolane.fastapi.principal import Principal
+from isolane.fastapi.scope import request_scope
+from isolane.fastapi.settings import IsolaneSettings
+
+if TYPE_CHECKING:
+    from isolane.fastapi.application import Isolane
+
+logger = logging.getLogger("isolane.fastapi")
+
+PONG_SECONDS = 10.0
+RECENT_SECONDS = 60.0
+"""A plain client is sent the logs of runs that ended at most this long ago, unless it asks for more."""
+MAX_INBOUND_CHARACTERS = 64 * 1024
+READ_EVENTS = 64
+"""Most events that are written before other tasks get a turn."""
+
+FINAL_CODES = 4500
+"""Codes from here on are final: the client is not to come back."""
+PROTOCOL_ERROR = 4500
+NOT_AUTHENTICATED = 4501
+NO_PONG = 4012
+SLOW = 4008
+DRAINING = 4001
+
+
+class Delivery:
+    """Writes a user's events to one socket."""
+
+    def __init__(self, settings: IsolaneSettings, principal: Principal, *, framed: bool) -> None:
+        self.cursor = EventCursor(principal.user_id, framed=framed, max_connections=settings.max_connections_per_user)
+        self.framed = framed
+        self._idle_seconds = settings.websocket_heartbeat_interval / 2
+        self._write_seconds = settings.websocket_delivery_timeout
+        self.last_heard = time.monotonic()
+        self._asked_at: float | None = None
+        if framed:
+            self.cursor.welcome(round(self._idle_seconds * 1000))
+
+    def heard(self) -> None:
+        """The client said something."""
+        self.last_heard = time.monotonic()
+        self._asked_at = None
+
+    async def write(self, send: Send) -> None:
+        """Write until the cursor is closed or the socket is gone. A client that stops reading is closed for resume."""
+        cursor = self.cursor
+        while True:
+            code = cursor.close_code
+            if code is not None:
+                await self._goodbye(send, code)
+                return
+            messages = cursor.read_asgi(READ_EVENTS)
+            if messages:
+                try:
+                    async with asyncio.timeout(self._write_seconds):
+                        for message in messages:
+                            await send(message)
+                except TimeoutError:
+                    cursor.close(SLOW)
+                    continue
+                # One client with a full log must not keep the others waiting.
+                await asyncio.sleep(0)
+                continue
+            await self._wait()
+
+    async def _wait(self) -> None:
+        if not self.framed:
+            # The server's own protocol pings find dead sockets; a plain client answers nothing else.
+            await self.cursor.wait()
+            return
+        now = time.monotonic()
+        if self._asked_at is not None and now - self._asked_at >= PONG_SECONDS:
+            self.cursor.close(NO_PONG)
+            return
+        deadline = self._asked_at + PONG_SECONDS if self._asked_at is not None else self.last_heard + self._idle_seconds
+        try:
+            async with asyncio.timeout(max(0.0, deadline - now)):
+                await self.cursor.wait()
+        except TimeoutError:
+            if self._asked_at is None and time.monotonic() - self.last_heard >= self._idle_seconds:
+                self._asked_at = time.monotonic()
+                self.cursor.ping()
+
+    async def _goodbye(self, send: Send, code: int) -> None:
+        # The client may be gone already.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1.0):
+                if self.framed and code < FINAL_CODES:
+                    await send({"type": "websocket.send", "text": _core.bye_frame(code, 1000)})
+                await send({"type": "websocket.close", "code": code})
+
+    def close(self) -> None:
+        """Free the cursor, and nothing else."""
+        self.cursor.detach()
+
+
+class EventSocket:
+    """The ASGI endpoint of the event stream."""
+
+    def __init__(self, isolane: Isolane) -> None:
+        self.isolane = isolane
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one socket until it closes."""
+        conn = HTTPConnection(scope)
+        principal = await request_scope(conn).principal(conn)
+        if (await receive())["type"] != "websocket.connect":
+            return
+        framed, chosen = _negotiate(scope, conn.query_params)
+        await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
+        if principal is None:
+            # After accepting: a browser shows a script the close code, but not the status of a refused handshake.
+            await send({"type": "websocket.close", "code": NOT_AUTHENTICATED, "reason": "unauthenticated"})
+            return
+        if self.isolane.draining:
+            await send({"type": "websocket.close", "code": DRAINING, "reason": "draining"})
+            return
+        try:
+            delivery = Delivery(self.isolane.settings, principal, framed=framed)
+        except InvalidContextError:
+            await send({"type": "websocket.close", "code": NOT_AUTHENTICATED, "reason": "invalid user"})
+            return
+        self.isolane.deliveries.add(delivery)
+        try:
+            if not framed:
+                _subscribe_plain(delivery.cursor, conn.query_params)
+            await self._serve(delivery, receive, send)
+        finally:
+            self.isolane.deliveries.discard(delivery)
+            delivery.close()
+
+    async def _serve(self, delivery: Delivery, receive: Receive, send: Send) -> None:
+        writer = asyncio.create_task(delivery.write(send), name="isolane socket writer")
+        reader = asyncio.create_task(_read(delivery, receive), name="isolane socket reader")
+        try:
+            await asyncio.wait({writer, reader}, return_when=asyncio.FIRST_COMPLETED)
+            if reader.done() and delivery.cursor.close_code is not None:
+                # The reader has found a reason to close, which the writer tells the client.
+                await asyncio.wait({writer}, timeout=2.0)
+        finally:
+            for task in (writer, reader):
+                task.cancel()
+            # Waiting for them does not take on their cancellation, nor lose our own.
+            await asyncio.wait({writer, reader})
+        for task in (writer, reader):
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not isinstance(error, OSError):
+                # A socket that goes away while it is written to is no error of ours.
+                logger.debug("a socket ended: %s", type(error).__name__)
+
+
+async def _read(delivery: Delivery, receive: Receive) -> None:
+    """Read what the client says until it is gone or breaks the protocol."""
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        delivery.heard()
+        text = message.get("text")
+        if not delivery.framed:
+            continue
+        if text is None or len(text) > MAX_INBOUND_CHARACTERS:
+            delivery.cursor.close(PROTOCOL_ERROR)
+            return
+        try:
+            delivery.cursor.handle(text)
+        except ValueError:
+            delivery.cursor.close(PROTOCOL_ERROR)
+            return
+
+
+def _negotiate(scope: Scope, query: QueryParams) -> tuple[bool, str | None]:
+    """Return whether frames are spoken, and the subprotocol to select: a browser wants one of those it offered."""
+    offered: list[str] = scope.get("subprotocols") or []
+    if query.get("protocol") != "events" and SUBPROTOCOL in offered:
+        return True, SUBPROTOCOL
+    return False, offered[0] if offered else None
+
+
+def _subscribe_plain(cursor: EventCursor, query: QueryParams) -> None:
+    """Send a plain client the unexpired logs of its user: all live ones and the recent ones, or those it names."""
+    after = query.getlist("after")
+    if after:
+        for position in after:
+            run, _, rest = position.partition(":")
+            epoch, _, number = rest.partition(":")
+            cursor.subscribe(run, epoch or None, int(number) if number.isdigit() else None)
+        return
+    try:
+        since = float(query.get("since", RECENT_SECONDS))
+    except ValueError:
+        since = RECENT_SECONDS
+    for stream in _core.user_streams(cursor.user_id):
+        ago = stream["ended_seconds_ago"]
+        if ago is None or ago <= since:
+            cursor.subscribe(stream["run_id"])
+
+
+def bearer_of(headers: Headers) -> str | None:
+    """Return the token of an ``Authorization: Bearer`` header, or of a ``bearer.`` entry of the offered subprotocols.
+
+    A browser cannot send headers with a WebSocket, and a token in the address would stand in every log.
+    """
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        return token.strip()
+    for entry in headers.get("sec-websocket-protocol", "").split(","):
+        name, _, value = entry.strip().partition(".")
+        if name == "bearer" and value:
+            return value
+    return None

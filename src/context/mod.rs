@@ -1,0 +1,30 @@
+//! A user's execution context: identity, placeholder policy, lineage, run records, states, audit trail.
+
+mod audit;
+mod binding;
+mod core;
+mod identity;
+mod lineage;
+mod placeholder;
+mod runs;
+mod state;
+
+pub use audit::{AuditEntry, AuditTrail};
+pub use binding::SessionBindings;
+pub use core::{ContextCore, ContextFault};
+pub use identity::{ContextError, Identity, Ids, shown};
+pub use lineage::{Lineage, MAX_DEPTH};
+pub use placeholder::{PlaceholderHit, PlaceholderPolicy};
+pub use runs::{ExecutionMetrics, HISTORY, RunBook, RunFault, RunOutcome, RunRecord};
+pub use state::{ContextState, IllegalMove, RunCounts, conclude, derive, is_legal};
+
+/// Keys that would let a caller's dictionary speak for the context; refused in either dictionary.
+pub const RESERVED_KEYS: [&str; 7] = [
+    "user_id",
+    "thread_id",
+    "run_id",
+    "request_id",
+    "created_at",
+    "db_session",
+    "websocket_client_id",
+];

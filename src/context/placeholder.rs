@@ -1,0 +1,172 @@
+//! Which ids are placeholders that somebody forgot to fill in.
+
+use std::collections::BTreeSet;
+
+/// What a placeholder policy found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlaceholderHit {
+    /// The whole value is a forbidden word.
+    Exact,
+    /// A short value begins like a placeholder.
+    Prefix(String),
+}
+
+/// Decides whether an id is a placeholder. A value that one replaces; never read from the environment per object.
+///
+/// Values are compared in lower case and trimmed. The allow-list wins over every rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaceholderPolicy {
+    exact: BTreeSet<String>,
+    prefixes: Vec<String>,
+    allow: BTreeSet<String>,
+    pattern_max_length: usize,
+    allow_test: bool,
+    /// Longest of `exact`, in bytes: longer values need not be compared.
+    longest_exact: usize,
+}
+
+impl PlaceholderPolicy {
+    /// The words that are refused as a whole by default.
+    pub const EXACT: [&str; 19] = [
+        "registry",
+        "placeholder",
+        "default",
+        "temp",
+        "none",
+        "null",
+        "undefined",
+        "0",
+        "1",
+        "xxx",
+        "yyy",
+        "example",
+        "test",
+        "demo",
+        "sample",
+        "template",
+        "mock",
+        "fake",
+        "dummy",
+    ];
+    /// The beginnings that are refused by default in short values.
+    pub const PREFIXES: [&str; 10] = [
+        "placeholder_",
+        "registry_",
+        "default_",
+        "temp_",
+        "example_",
+        "demo_",
+        "sample_",
+        "template_",
+        "mock_",
+        "fake_",
+    ];
+    /// Values of this many characters or more are not compared with the prefixes.
+    pub const PATTERN_MAX_LENGTH: usize = 20;
+
+    /// A policy from its parts. Everything is compared trimmed and in lower case.
+    pub fn new<'a>(
+        exact: impl IntoIterator<Item = &'a str>,
+        prefixes: impl IntoIterator<Item = &'a str>,
+        allow: impl IntoIterator<Item = &'a str>,
+        pattern_max_length: usize,
+        allow_test: bool,
+    ) -> Self {
+        let normal = |value: &str| value.trim().to_lowercase();
+        let exact: BTreeSet<String> = exact.into_iter().map(normal).collect();
+        let mut prefixes: Vec<String> = prefixes.into_iter().map(normal).filter(|p| !p.is_empty()).collect();
+        if !allow_test {
+            prefixes.push("test_".to_owned());
+        }
+        let longest_exact = exact.iter().map(String::len).max().unwrap_or(0);
+        Self {
+            exact,
+            prefixes,
+            allow: allow.into_iter().map(normal).collect(),
+            pattern_max_length,
+            allow_test,
+            longest_exact,
+        }
+    }
+
+    /// Whether values that begin with `test_` pass.
+    pub fn allows_test(&self) -> bool {
+        self.allow_test
+    }
+
+    /// What rule the value hits, if any.
+    pub fn check(&self, value: &str) -> Option<PlaceholderHit> {
+        let trimmed = value.trim();
+        // The common case, long ids, is decided by their length alone. Lower case may change the length of other than
+        // ASCII text, so such values always take the full comparison.
+        if trimmed.is_ascii() && trimmed.len() >= self.pattern_max_length && trimmed.len() > self.longest_exact {
+            return None;
+        }
+        let lower = trimmed.to_lowercase();
+        if self.allow.contains(&lower) {
+            return None;
+        }
+        if self.exact.contains(&lower) {
+            return Some(PlaceholderHit::Exact);
+        }
+        if lower.chars().count() < self.pattern_max_length {
+            return self
+                .prefixes
+                .iter()
+                .find(|p| lower.starts_with(p.as_str()))
+                .cloned()
+                .map(PlaceholderHit::Prefix);
+        }
+        None
+    }
+}
+
+impl Default for PlaceholderPolicy {
+    fn default() -> Self {
+        Self::new(Self::EXACT, Self::PREFIXES, [], Self::PATTERN_MAX_LENGTH, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_policy_is_the_seeds() {
+        let policy = PlaceholderPolicy::default();
+        for word in PlaceholderPolicy::EXACT {
+            assert_eq!(policy.check(word), Some(PlaceholderHit::Exact), "{word}");
+            assert_eq!(
+                policy.check(&format!(" {} ", word.to_uppercase())),
+                Some(PlaceholderHit::Exact),
+                "{word}"
+            );
+        }
+        for prefix in PlaceholderPolicy::PREFIXES {
+            assert!(
+                matches!(policy.check(&format!("{prefix}x")), Some(PlaceholderHit::Prefix(_))),
+                "{prefix}"
+            );
+        }
+        assert!(matches!(policy.check("test_user"), Some(PlaceholderHit::Prefix(_))));
+        for fine in [
+            "2",
+            "user",
+            "alice@example.com",
+            "placeholder_12345678901",
+            "default_account_of_the_firm",
+            "demolition",
+        ] {
+            assert_eq!(policy.check(fine), None, "{fine}");
+        }
+    }
+
+    #[test]
+    fn the_allow_list_wins_and_tests_may_be_allowed() {
+        let policy = PlaceholderPolicy::new(["default"], ["default_"], ["default_user", "DEFAULT"], 20, true);
+        assert_eq!(policy.check("default_user"), None);
+        assert_eq!(policy.check("default"), None);
+        assert!(policy.check("default_x").is_some());
+        assert_eq!(policy.check("test_user"), None);
+    }
+}

@@ -1,0 +1,5 @@
+//! Engine slots, lifetimes and factory metrics.
+
+mod book;
+
+pub use book::{EngineBook, EngineEnd, EngineMetrics, EngineView};

@@ -1,0 +1,400 @@
+//! A connection: a cursor that sees all runs of its user.
+//!
+//! *Order of locks*: connection, then log, then the lane's streams. A publisher takes the last two and wakes after both.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::frame;
+use super::log::{Batch, RunLog};
+use crate::clock::Micros;
+use crate::ids;
+use crate::lanes::LaneHandle;
+use crate::owner::Crossing;
+
+/// Wakes whoever waits for a connection to have something to write.
+pub trait Wake: Send + Sync {
+    /// Called without any lock held.
+    fn wake(&self);
+}
+
+/// How a connection wants its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CursorMode {
+    /// Frames of `isolane.v1`.
+    Framed,
+    /// Each event as one bare JSON message, for clients that know nothing of positions.
+    Plain,
+}
+
+/// From where a subscription goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscribeMode {
+    /// Right after the client's position: nothing lost, nothing twice.
+    Exact,
+    /// The client is behind the fold: a snapshot first.
+    Snapshot,
+    /// The client's position is of another incarnation or makes no sense: it starts over.
+    Reset,
+    /// There is no such stream for this client.
+    Gone,
+}
+
+impl SubscribeMode {
+    /// The word on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Snapshot => "snapshot",
+            Self::Reset => "reset",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+struct Position {
+    log: Arc<RunLog>,
+    /// The latest number that the client was sent.
+    number: u64,
+    /// Whether the client was told that the stream has ended.
+    end_told: bool,
+}
+
+impl Position {
+    fn has_work(&self) -> bool {
+        self.log.head() > self.number || self.log.is_over() && !self.end_told || self.log.is_forgotten()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    positions: Vec<Position>,
+    /// Where the next read begins, so that one busy run does not keep the others waiting.
+    turn: usize,
+    /// Control frames that go first.
+    control: Vec<String>,
+    waker: Option<Arc<dyn Wake>>,
+    last_read: Micros,
+}
+
+impl State {
+    fn has_work(&self) -> bool {
+        !self.control.is_empty() || self.positions.iter().any(Position::has_work)
+    }
+
+    fn seek(&mut self, log: &Arc<RunLog>, number: u64) {
+        match self
+            .positions
+            .iter_mut()
+            .find(|position| position.log.run() == log.run())
+        {
+            Some(position) => {
+                *position = Position {
+                    log: log.clone(),
+                    number,
+                    end_told: false,
+                }
+            }
+            None => self.positions.push(Position {
+                log: log.clone(),
+                number,
+                end_told: false,
+            }),
+        }
+    }
+}
+
+/// One socket of a user.
+pub struct Connection {
+    id: String,
+    lane: LaneHandle,
+    mode: CursorMode,
+    /// Close code, once the connection is to be closed; 0 before.
+    closed: AtomicU16,
+    state: Mutex<State>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.id)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    pub(super) fn new(lane: LaneHandle, mode: CursorMode, now: Micros) -> Self {
+        let state = State {
+            last_read: now,
+            ..State::default()
+        };
+        Self {
+            id: ids::fresh_with("conn"),
+            lane,
+            mode,
+            closed: AtomicU16::new(0),
+            state: Mutex::new(state),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its name in the welcome.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The user's lane.
+    pub fn lane(&self) -> &LaneHandle {
+        &self.lane
+    }
+
+    /// How it wants its events.
+    pub fn mode(&self) -> CursorMode {
+        self.mode
+    }
+
+    /// When something was last read for it, by the monotonic clock.
+    pub fn last_read(&self) -> Micros {
+        self.state().last_read
+    }
+
+    /// The close code, once it is to be closed.
+    pub fn close_code(&self) -> Option<u16> {
+        Some(self.closed.load(Ordering::SeqCst)).filter(|code| *code != 0)
+    }
+
+    /// Says that the connection is to be closed. The first code counts.
+    pub fn close(&self, code: u16) {
+        let _ = self
+            .closed
+            .compare_exchange(0, code, Ordering::SeqCst, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Puts the welcome and the client's position of each stream in front, for a framed connection.
+    pub fn welcome(&self, ping_ms: u64) {
+        let streams = self.lane.streams().views();
+        self.tell(frame::welcome(&self.id, &streams, ping_ms));
+    }
+
+    /// Queues a control frame, and wakes the writer for it. A plain client knows no such frames.
+    fn tell(&self, text: String) {
+        if self.mode == CursorMode::Plain {
+            return;
+        }
+        self.state().control.push(text);
+        self.wake();
+    }
+
+    /// Puts a ping in front.
+    pub fn ping(&self) {
+        let ping = {
+            let state = self.state();
+            frame::ping(
+                state
+                    .positions
+                    .iter()
+                    .map(|position| (position.log.run().as_str(), position.log.head())),
+            )
+        };
+        self.tell(ping);
+    }
+
+    /// A stream that began after the connection did: it is seen from its first event.
+    pub(super) fn follow(&self, log: &Arc<RunLog>) {
+        if log.owner().same_owner(self.lane.tag(), Crossing::Subscribe).is_err() {
+            return;
+        }
+        {
+            let mut state = self.state();
+            let replaced = state.positions.iter().any(|position| position.log.run() == log.run());
+            state.seek(log, 0);
+            if self.mode == CursorMode::Framed {
+                let mode = if replaced {
+                    SubscribeMode::Reset
+                } else {
+                    SubscribeMode::Exact
+                };
+                state.control.push(frame::subscribed(log, mode, 0));
+            }
+        }
+        self.wake();
+    }
+
+    /// Begins to read a stream after `position` of `epoch`. Foreign and unknown streams get the same answer.
+    pub fn subscribe(&self, stream: &str, epoch: Option<&str>, position: Option<u64>) -> SubscribeMode {
+        self.lane.shared().sweep_logs();
+        let found = self.lane.streams().find(stream);
+        let log = found.filter(|log| log.owner().same_owner(self.lane.tag(), Crossing::Subscribe).is_ok());
+        let Some(log) = log else {
+            self.tell(frame::gone(stream));
+            return SubscribeMode::Gone;
+        };
+        let wanted = position.unwrap_or(0);
+        let (mode, number) = match epoch {
+            None if wanted > 0 => (SubscribeMode::Reset, 0),
+            Some(epoch) if *epoch != **log.epoch() || wanted > log.head() || position.is_none() => {
+                (SubscribeMode::Reset, 0)
+            }
+            _ if log.has_from(wanted) => (SubscribeMode::Exact, wanted),
+            _ => (SubscribeMode::Snapshot, wanted),
+        };
+        {
+            let mut state = self.state();
+            state.seek(&log, number);
+            if self.mode == CursorMode::Framed {
+                state.control.push(frame::subscribed(&log, mode, number));
+            }
+        }
+        self.wake();
+        mode
+    }
+
+    /// What there is to write, at most about `limit` events, in frames or as bare messages.
+    pub fn read(&self, limit: usize, now: Micros) -> Vec<String> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        state.last_read = now;
+        let mut out = std::mem::take(&mut state.control);
+        let mut left = limit.max(1);
+        let mut sent = 0;
+        let count = state.positions.len();
+        for step in 0..count {
+            if left == 0 {
+                break;
+            }
+            let position = &mut state.positions[(state.turn.wrapping_add(step)) % count];
+            if !position.has_work() {
+                continue;
+            }
+            let before = out.len();
+            let events = self.read_one(position, left, &mut out);
+            left = left.saturating_sub(events.max(out.len() - before));
+            sent += events;
+        }
+        state.turn = state.turn.wrapping_add(1);
+        // A position whose stream has been read to its end has nothing to come.
+        state
+            .positions
+            .retain(|position| !position.end_told && !position.log.is_forgotten());
+        drop(guard);
+        self.lane.shared().events.sent.add(sent as u64);
+        out
+    }
+
+    fn read_one(&self, position: &mut Position, limit: usize, out: &mut Vec<String>) -> usize {
+        let log = position.log.clone();
+        if log.is_forgotten() {
+            if position.number < log.head() && self.mode == CursorMode::Framed {
+                out.push(frame::gone(log.run().as_str()));
+            }
+            return 0;
+        }
+        // A foreign log cannot be among the positions; should one be, nothing of it is written, and it is counted.
+        let result = log.read(self.lane.tag(), position.number, limit, |batch| match self.mode {
+            CursorMode::Framed => write_framed(&log, batch, position, out),
+            CursorMode::Plain => write_plain(batch, position, out),
+        });
+        result.unwrap_or_else(|_| {
+            position.number = log.head();
+            0
+        })
+    }
+
+    /// Parks `waker` until there is something to read. Answers `false`, and keeps nothing, when there already is.
+    pub fn park(&self, waker: Arc<dyn Wake>) -> bool {
+        let streams = self.lane.streams();
+        // Counted before looking: a publisher that does not see the count is seen here.
+        streams.parked(1);
+        let earlier = {
+            let mut state = self.state();
+            if state.has_work() || self.close_code().is_some() {
+                drop(state);
+                streams.parked(-1);
+                return false;
+            }
+            state.waker.replace(waker)
+        };
+        if let Some(earlier) = earlier {
+            streams.parked(-1);
+            earlier.wake();
+        }
+        true
+    }
+
+    /// Takes `waker` back, if it is the one that is parked.
+    pub fn unpark_if(&self, waker: &Arc<dyn Wake>) {
+        let taken = {
+            let mut state = self.state();
+            let is_it = state
+                .waker
+                .as_ref()
+                .is_some_and(|held| std::ptr::addr_eq(Arc::as_ptr(held), Arc::as_ptr(waker)));
+            if is_it { state.waker.take() } else { None }
+        };
+        if taken.is_some() {
+            self.lane.streams().parked(-1);
+        }
+    }
+
+    /// Takes the waker back.
+    fn unpark(&self) -> Option<Arc<dyn Wake>> {
+        let waker = self.state().waker.take();
+        if waker.is_some() {
+            self.lane.streams().parked(-1);
+        }
+        waker
+    }
+
+    /// Wakes who waits, if anybody does.
+    pub fn wake(&self) {
+        if let Some(waker) = self.unpark() {
+            waker.wake();
+        }
+    }
+}
+
+fn write_framed(log: &RunLog, batch: &Batch<'_>, position: &mut Position, out: &mut Vec<String>) -> usize {
+    if let Some(to) = batch.snapshot_to {
+        out.push(frame::snapshot(log, to, &batch.snapshot));
+        position.number = to;
+    }
+    let mut rest = &batch.entries[..];
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = rest.iter().take(frame::BATCH_EVENTS).take_while(|entry| {
+            let first = bytes == 0;
+            bytes += entry.text.len();
+            first || bytes <= frame::BATCH_BYTES
+        });
+        let (now, later) = rest.split_at(fits.count());
+        out.push(frame::events(log, now));
+        rest = later;
+    }
+    if let Some(last) = batch.entries.last() {
+        position.number = last.number;
+    }
+    if let Some((number, outcome)) = batch.end {
+        out.push(frame::end(log, number, outcome));
+        position.end_told = true;
+    }
+    batch.snapshot.len() + batch.entries.len()
+}
+
+fn write_plain(batch: &Batch<'_>, position: &mut Position, out: &mut Vec<String>) -> usize {
+    if let Some(to) = batch.snapshot_to {
+        position.number = to;
+    }
+    let messages = batch.snapshot.iter().chain(&batch.entries);
+    out.extend(messages.map(|entry| entry.text.to_string()));
+    if let Some(last) = batch.entries.last() {
+        position.number = last.number;
+    }
+    position.end_told = batch.end.is_some();
+    batch.snapshot.len() + batch.entries.len()
+}

@@ -1,0 +1,91 @@
+//! What is left of the oldest events when a log is full: the latest of each span and key, in log order.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::log::Entry;
+
+/// What an event is the latest of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Slot {
+    Started,
+    Thinking,
+    /// A tool call that has begun, by its number in the span.
+    ToolBegun(u32),
+    /// The latest ended call of a tool, by the number of the tool's name.
+    ToolEnded(u32),
+    Terminal,
+    /// An application's own event, by the number of its type.
+    Custom(u32),
+}
+
+/// The span (0 for none) and the slot.
+pub(super) type FoldKey = (u32, Slot);
+
+/// The prefix of a log as a state.
+#[derive(Debug, Default)]
+pub(super) struct Fold {
+    by_number: BTreeMap<u64, Entry>,
+    latest: HashMap<FoldKey, u64>,
+    bytes: usize,
+    forgotten: u64,
+}
+
+impl Fold {
+    /// Takes in the oldest entry of the log.
+    pub(super) fn take(&mut self, entry: Entry) {
+        if let Some(begun) = entry.closes.and_then(|closes| self.latest.remove(&closes)) {
+            self.drop_number(begun);
+        }
+        if let Some(earlier) = self.latest.insert(entry.key, entry.number) {
+            self.drop_number(earlier);
+        }
+        self.bytes += entry.weight();
+        self.by_number.insert(entry.number, entry);
+    }
+
+    fn drop_number(&mut self, number: u64) {
+        if let Some(entry) = self.by_number.remove(&number) {
+            self.bytes -= entry.weight();
+        }
+    }
+
+    /// Makes room by dropping the oldest events that no open span needs, then the oldest thoughts and messages of open ones.
+    /// What remains at the worst is how each open span and its open tools began.
+    pub(super) fn shrink(&mut self, max_bytes: usize, max_events: usize, is_open: impl Fn(u32) -> bool) {
+        for keep_open_spans in [true, false] {
+            while self.bytes > max_bytes || self.by_number.len() > max_events {
+                let victim = self.by_number.values().find(|entry| {
+                    if keep_open_spans {
+                        !is_open(entry.key.0)
+                    } else {
+                        matches!(entry.key.1, Slot::Thinking | Slot::Custom(_))
+                    }
+                });
+                let Some((number, key)) = victim.map(|entry| (entry.number, entry.key)) else {
+                    break;
+                };
+                self.latest.remove(&key);
+                self.drop_number(number);
+                self.forgotten += 1;
+            }
+        }
+    }
+
+    /// The events that stand for the prefix, in log order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.by_number.values()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Events dropped because the snapshot itself was full.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}

@@ -1,0 +1,261 @@
+//! Spans: each agent execution is one, from `agent_started` to exactly one of `agent_completed` and `agent_error`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::event::{EventError, EventKind};
+use crate::clock::Micros;
+use crate::ids::{self, RequestId};
+
+/// Most spans of one run.
+pub(super) const MAX_SPANS: u32 = 10_000;
+/// Most tool calls open in one span.
+const MAX_OPEN_TOOLS: usize = 256;
+
+/// The context that publishes.
+#[derive(Debug, Clone)]
+pub struct SpanScope {
+    /// Its request id, which names its first span.
+    pub request: RequestId,
+    /// The request that started it.
+    pub parent: Option<RequestId>,
+}
+
+/// A tool call that has not ended.
+#[derive(Debug, Clone)]
+pub(super) struct OpenTool {
+    pub(super) name: Box<str>,
+    /// Tells the calls of a span apart.
+    call: u32,
+    since: Micros,
+}
+
+/// A span that has not ended.
+#[derive(Debug, Clone)]
+pub(super) struct Span {
+    /// Counts the spans of the run.
+    pub(super) index: u32,
+    pub(super) id: Arc<str>,
+    pub(super) parent: Option<Arc<str>>,
+    scope: Box<str>,
+    pub(super) agent: Arc<str>,
+    since: Micros,
+    pub(super) tools: Vec<OpenTool>,
+    calls: u32,
+}
+
+/// What the log needs to know to write an event of a span.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) index: u32,
+    pub(super) id: Arc<str>,
+    pub(super) parent: Option<Arc<str>>,
+    pub(super) agent: Option<Arc<str>>,
+    /// How long the tool call or the span took.
+    pub(super) took: Option<Micros>,
+    /// Which tool call of the span begins or ends.
+    pub(super) call: u32,
+}
+
+/// The spans of one run.
+#[derive(Debug, Default)]
+pub(super) struct SpanBook {
+    /// Open spans in the order in which they began.
+    open: Vec<Span>,
+    /// Ids of spans, with the last number that was added to each: the second span of a request needs a name of its own.
+    used: HashMap<Box<str>, u32>,
+    count: u32,
+    failed: u32,
+    completed: u32,
+}
+
+impl SpanBook {
+    /// Open spans in the order in which they began.
+    pub(super) fn open(&self) -> &[Span] {
+        &self.open
+    }
+
+    pub(super) fn is_open(&self, index: u32) -> bool {
+        self.open.iter().any(|span| span.index == index)
+    }
+
+    /// Spans that completed and spans that failed.
+    pub(super) fn ended(&self) -> (u32, u32) {
+        (self.completed, self.failed)
+    }
+
+    fn find(&self, scope: &SpanScope, agent: Option<&str>) -> Option<usize> {
+        self.open
+            .iter()
+            .rposition(|span| &*span.scope == scope.request.as_str() && agent.is_none_or(|agent| agent == &*span.agent))
+    }
+
+    fn start(&mut self, scope: &SpanScope, agent: Option<&str>, now: Micros) -> Result<usize, EventError> {
+        let Some(agent) = agent else {
+            return Err(EventError::invalid("agent_started names no agent; pass its name"));
+        };
+        if self.find(scope, Some(agent)).is_some() {
+            return Err(EventError::invalid(format!(
+                "agent {} has started already and has not ended; send agent_completed or agent_error first, or use a child \
+                 context for the second execution",
+                quoted(agent)
+            )));
+        }
+        if self.count >= MAX_SPANS {
+            return Err(EventError::Budget {
+                what: "the run's number of agent executions",
+                scope: "run",
+                limit: MAX_SPANS as usize,
+            });
+        }
+        let request = scope.request.as_str();
+        let (id, parent) = if self.used.contains_key(request) {
+            (self.derived_id(request), Some(Arc::from(request)))
+        } else {
+            (
+                request.to_owned(),
+                scope.parent.as_ref().map(|parent| Arc::from(parent.as_str())),
+            )
+        };
+        self.used.entry(Box::from(request)).or_insert(1);
+        self.used.entry(Box::from(id.as_str())).or_insert(1);
+        self.count += 1;
+        self.open.push(Span {
+            index: self.count,
+            id: id.into(),
+            parent,
+            scope: Box::from(request),
+            agent: Arc::from(agent),
+            since: now,
+            tools: Vec::new(),
+            calls: 0,
+        });
+        Ok(self.open.len() - 1)
+    }
+
+    /// A name for the second and further spans of a request: `{request}#2`. A child's name continues with `_`, so the two kinds
+    /// do not meet; should somebody have chosen such a request id, the next number is taken.
+    fn derived_id(&mut self, request: &str) -> String {
+        let mut count = self.used.get(request).copied().unwrap_or(1);
+        loop {
+            count += 1;
+            let id = format!("{}#{count}", ids::cut(request, 240));
+            if !self.used.contains_key(id.as_str()) {
+                self.used.insert(Box::from(request), count);
+                return id;
+            }
+        }
+    }
+
+    /// Finds the place of an event, and refuses one that has none. Changes nothing when it refuses.
+    pub(super) fn place(
+        &mut self,
+        scope: &SpanScope,
+        kind: EventKind<'_>,
+        agent: Option<&str>,
+        now: Micros,
+    ) -> Result<Placed, EventError> {
+        let at = match kind {
+            EventKind::Started => Some(self.start(scope, agent, now)?),
+            _ => self.find(scope, agent),
+        };
+        let Some(at) = at else {
+            if let EventKind::Custom(_) = kind {
+                // An application's own event needs no agent around it.
+                return Ok(Placed {
+                    index: 0,
+                    id: Arc::from(scope.request.as_str()),
+                    parent: scope.parent.as_ref().map(|parent| Arc::from(parent.as_str())),
+                    agent: agent.map(Arc::from),
+                    took: None,
+                    call: 0,
+                });
+            }
+            let who = agent.map_or_else(
+                || "no agent".to_owned(),
+                |agent| format!("agent {} has not", quoted(agent)),
+            );
+            let verb = if agent.is_some() {
+                "started, or has ended already"
+            } else {
+                "has started, or it has ended already"
+            };
+            return Err(EventError::invalid(format!(
+                "{} before agent_started: {who} {verb}",
+                kind.name()
+            )));
+        };
+        let span = &mut self.open[at];
+        let mut elapsed = None;
+        let mut call = 0;
+        match kind {
+            EventKind::ToolExecuting(tool) => {
+                if span.tools.len() >= MAX_OPEN_TOOLS {
+                    return Err(EventError::Budget {
+                        what: "the number of open tool calls",
+                        scope: "run",
+                        limit: MAX_OPEN_TOOLS,
+                    });
+                }
+                span.calls += 1;
+                call = span.calls;
+                span.tools.push(OpenTool {
+                    name: Box::from(tool),
+                    call,
+                    since: now,
+                });
+            }
+            EventKind::ToolCompleted(tool) => {
+                let Some(open) = span.tools.iter().position(|open| &*open.name == tool) else {
+                    return Err(EventError::invalid(format!(
+                        "tool_completed without tool_executing: tool {} is not running; send tool_executing first",
+                        quoted(tool)
+                    )));
+                };
+                let ended = span.tools.remove(open);
+                call = ended.call;
+                elapsed = Some(now.saturating_sub(ended.since));
+            }
+            EventKind::Completed | EventKind::Error => {
+                if let Some(tool) = span.tools.first() {
+                    return Err(EventError::invalid(format!(
+                        "{} while tool {} is running; send tool_completed first",
+                        kind.name(),
+                        quoted(&tool.name)
+                    )));
+                }
+                elapsed = Some(now.saturating_sub(span.since));
+            }
+            EventKind::Started | EventKind::Thinking | EventKind::Custom(_) => {}
+        }
+        let placed = Placed {
+            index: span.index,
+            id: span.id.clone(),
+            parent: span.parent.clone(),
+            agent: Some(span.agent.clone()),
+            took: elapsed,
+            call,
+        };
+        if kind.is_terminal() {
+            self.open.remove(at);
+            if kind == EventKind::Completed {
+                self.completed += 1;
+            } else {
+                self.failed += 1;
+            }
+        }
+        Ok(placed)
+    }
+
+    /// The scope in which an open span was published.
+    pub(super) fn scope_of(span: &Span) -> Option<SpanScope> {
+        Some(SpanScope {
+            request: RequestId::new(&span.scope).ok()?,
+            parent: None,
+        })
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("'{}'", ids::cut(name, 60))
+}

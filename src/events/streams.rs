@@ -1,0 +1,201 @@
+//! The streams and connections of one lane.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::connection::{Connection, CursorMode};
+use super::event::EventError;
+use super::log::{LogBounds, RunLog, StreamView, StreamWriter};
+use crate::clock::Micros;
+use crate::ids::{RunId, ThreadId};
+use crate::lanes::{Account, LaneHandle, Shared};
+
+/// Most logs of one user, ended ones included.
+pub const MAX_STREAMS: usize = 256;
+
+/// Close code for a connection that a newer one of the same user replaced.
+const REPLACED: u16 = 4504;
+
+#[derive(Default)]
+struct Inner {
+    logs: HashMap<RunId, Arc<RunLog>>,
+    connections: Vec<Arc<Connection>>,
+}
+
+/// The event streams of one user and the sockets that read them.
+#[derive(Default)]
+pub struct Streams {
+    inner: Mutex<Inner>,
+    /// How many connections wait for something to read: publishers look here first.
+    parked: AtomicIsize,
+    account: Arc<Account>,
+}
+
+impl fmt::Debug for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streams")
+            .field("bytes", &self.account.bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Streams {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of all logs of the user.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// Opens the stream of a run, or joins it while it has not ended. A run id that is used again after its stream ended
+    /// gets a new incarnation of the log.
+    pub fn open(
+        lane: &LaneHandle,
+        run: &RunId,
+        thread: &ThreadId,
+        bounds: LogBounds,
+    ) -> Result<StreamWriter, EventError> {
+        let streams = lane.streams();
+        loop {
+            let (replaced, log, connections) = {
+                let mut inner = streams.inner();
+                let old = inner.logs.get(run).cloned();
+                if let Some(old) = old.as_ref().filter(|old| !old.is_over()) {
+                    return Ok(old.writer());
+                }
+                if old.is_none() && inner.logs.len() >= MAX_STREAMS {
+                    drop(inner);
+                    if streams.drop_oldest_ended() {
+                        continue;
+                    }
+                    return Err(EventError::Budget {
+                        what: "the user's number of streams",
+                        scope: "user",
+                        limit: MAX_STREAMS,
+                    });
+                }
+                lane.shared().claim_run(run, lane.user())?;
+                let log = Arc::new(RunLog::new(lane.clone(), run.clone(), thread.clone(), bounds));
+                inner.logs.insert(run.clone(), log.clone());
+                (old, log, inner.connections.clone())
+            };
+            if let Some(replaced) = replaced {
+                replaced.forget();
+            }
+            let writer = log.writer();
+            for connection in connections {
+                connection.follow(&log);
+            }
+            streams.wake();
+            return Ok(writer);
+        }
+    }
+
+    /// The stream of a run.
+    pub fn find(&self, run: &str) -> Option<Arc<RunLog>> {
+        let run = RunId::new(run).ok()?;
+        self.inner().logs.get(&run).cloned()
+    }
+
+    pub(super) fn remove(&self, log: &RunLog, shared: &Shared) {
+        let mut inner = self.inner();
+        if inner
+            .logs
+            .get(log.run())
+            .is_some_and(|held| std::ptr::eq(&raw const **held, log))
+        {
+            inner.logs.remove(log.run());
+            shared.release_run(log.run());
+        }
+    }
+
+    fn logs(&self) -> Vec<Arc<RunLog>> {
+        self.inner().logs.values().cloned().collect()
+    }
+
+    /// All unexpired streams, in the order in which they were opened.
+    pub fn views(&self) -> Vec<StreamView> {
+        let mut views: Vec<_> = self.logs().iter().map(|log| log.view()).collect();
+        views.sort_by_key(|view| view.serial);
+        views
+    }
+
+    /// Drops the log that ended first, to make room. Answers whether there was one.
+    pub(super) fn drop_oldest_ended(&self) -> bool {
+        let oldest = {
+            let inner = self.inner();
+            let ended = inner.logs.values().filter_map(|log| Some((log.ended_at()?, log)));
+            ended.min_by_key(|(at, _)| *at).map(|(_, log)| log.clone())
+        };
+        oldest.is_some_and(|log| {
+            log.forget();
+            true
+        })
+    }
+
+    /// Attaches a socket. One connection more than `max` replaces the one that was read from longest ago.
+    pub fn attach(lane: &LaneHandle, mode: CursorMode, max: usize, now: Micros) -> Arc<Connection> {
+        // A client must not see what has expired, whoever has swept last.
+        lane.shared().sweep_logs();
+        let connection = Arc::new(Connection::new(lane.clone(), mode, now));
+        let mut replaced = Vec::new();
+        // Read before the lock is taken: the order is connection first.
+        let mut readers: Vec<_> = {
+            let connections = lane.streams().inner().connections.clone();
+            connections
+                .into_iter()
+                .map(|connection| (connection.last_read(), connection))
+                .collect()
+        };
+        readers.sort_by_key(|(read, _)| *read);
+        {
+            let mut inner = lane.streams().inner();
+            for (_, reader) in readers {
+                if inner.connections.len() < max.max(1) {
+                    break;
+                }
+                inner.connections.retain(|held| !Arc::ptr_eq(held, &reader));
+                replaced.push(reader);
+            }
+            inner.connections.push(connection.clone());
+        }
+        for old in replaced {
+            old.close(REPLACED);
+        }
+        connection
+    }
+
+    /// Frees the cursor of a socket, and nothing else.
+    pub fn detach(connection: &Arc<Connection>) {
+        connection
+            .lane()
+            .streams()
+            .inner()
+            .connections
+            .retain(|held| !Arc::ptr_eq(held, connection));
+        connection.wake();
+    }
+
+    /// The sockets.
+    pub fn connections(&self) -> Vec<Arc<Connection>> {
+        self.inner().connections.clone()
+    }
+
+    pub(super) fn parked(&self, by: isize) {
+        self.parked.fetch_add(by, Ordering::SeqCst);
+    }
+
+    /// Wakes the connections that wait for something to read.
+    pub fn wake(&self) {
+        if self.parked.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        for connection in self.connections() {
+            connection.wake();
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The one shared map: `UserId → Arc<Lane>`.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use dashmap::DashMap;
+
+use super::budget::Account;
+use super::lane::{Lane, LaneHandle};
+use crate::clock::{Clock, Micros};
+use crate::events::RunLog;
+use crate::ids::{RunId, UserId};
+use crate::metrics::EventCounters;
+use crate::owner::{Crossing, IsolationViolation, violation};
+
+/// How many idle lanes are kept by default.
+pub const DEFAULT_MAX_IDLE: usize = 10_000;
+
+/// Eviction works in batches, so that its scan costs nothing per lane: this part of the bound, at least one.
+const BATCH_DIVISOR: usize = 16;
+
+/// What the lanes share.
+pub struct Shared {
+    /// Time.
+    pub clock: Box<dyn Clock>,
+    /// Bytes held for all users.
+    pub account: Arc<Account>,
+    /// Events over all users.
+    pub events: EventCounters,
+    /// Lanes without a handle. Signed: a handle may be counted by one thread before another has counted the lane.
+    pub(super) idle: AtomicIsize,
+    /// Ended logs in the order in which they expire, which is the order in which they ended.
+    expiry: Mutex<VecDeque<(Micros, Weak<RunLog>)>>,
+    /// Whose the runs with an unexpired log are.
+    run_owners: Mutex<HashMap<RunId, UserId>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("account", &self.account)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn expiry(&self) -> MutexGuard<'_, VecDeque<(Micros, Weak<RunLog>)>> {
+        self.expiry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run_owners(&self) -> MutexGuard<'_, HashMap<RunId, UserId>> {
+        self.run_owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a run that is another user's.
+    pub fn check_run_owner(&self, run: &RunId, user: &UserId) -> Result<(), IsolationViolation> {
+        match self.run_owners().get(run) {
+            Some(owner) if !owner.is(user) => {
+                Err(violation(Crossing::Publish, "the run id belongs to another user's run"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes whose a run is, or refuses one that is another user's.
+    pub fn claim_run(&self, run: &RunId, user: &UserId) -> Result<(), IsolationViolation> {
+        let mut owners = self.run_owners();
+        match owners.get(run) {
+            Some(owner) if !owner.is(user) => {
+                Err(violation(Crossing::Bind, "the run id belongs to another user's run"))
+            }
+            Some(_) => Ok(()),
+            None => {
+                owners.insert(run.clone(), user.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// A run has no log any more.
+    pub fn release_run(&self, run: &RunId) {
+        self.run_owners().remove(run);
+    }
+
+    /// Notes that a log has ended and is to be dropped at `at`.
+    pub fn expire_at(&self, at: Micros, log: &Arc<RunLog>) {
+        let mut queue = self.expiry();
+        // Retentions may differ, so the place is searched from the back, where it nearly always is.
+        let place = queue
+            .iter()
+            .rposition(|(other, _)| *other <= at)
+            .map_or(0, |before| before + 1);
+        queue.insert(place, (at, Arc::downgrade(log)));
+    }
+
+    /// Drops the logs whose retention is over. Cheap when there are none.
+    pub fn sweep_logs(&self) -> usize {
+        let now = self.clock.monotonic();
+        let mut expired = Vec::new();
+        {
+            let mut queue = self.expiry();
+            while queue.front().is_some_and(|(at, _)| *at <= now) {
+                expired.extend(queue.pop_front().and_then(|(_, log)| log.upgrade()));
+            }
+        }
+        for log in &expired {
+            log.forget();
+        }
+        expired.len()
+    }
+
+    /// Drops the log that would expire first, to make room. Answers whether there was one.
+    pub fn drop_oldest_ended(&self) -> bool {
+        loop {
+            let Some((_, log)) = self.expiry().pop_front() else {
+                return false;
+            };
+            if let Some(log) = log.upgrade() {
+                log.forget();
+                return true;
+            }
+        }
+    }
+}
+
+/// Counts of the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegistryStats {
+    /// Lanes held.
+    pub lanes: usize,
+    /// Lanes without a handle.
+    pub idle: usize,
+    /// Lanes evicted since the start.
+    pub evicted: u64,
+    /// Bytes held for all users.
+    pub bytes: usize,
+}
+
+/// All lanes of a process. Wraps the map and hands out handles, never a guard of the map.
+pub struct Registry {
+    lanes: DashMap<UserId, Arc<Lane>>,
+    shared: Arc<Shared>,
+    max_idle: AtomicU64,
+    evicted: AtomicU64,
+    /// One eviction at a time.
+    evicting: Mutex<()>,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new(clock: Box<dyn Clock>) -> Self {
+        let shared = Shared {
+            clock,
+            account: Arc::default(),
+            events: EventCounters::default(),
+            idle: AtomicIsize::new(0),
+            expiry: Mutex::default(),
+            run_owners: Mutex::default(),
+        };
+        Self {
+            lanes: DashMap::new(),
+            shared: Arc::new(shared),
+            max_idle: AtomicU64::new(DEFAULT_MAX_IDLE as u64),
+            evicted: AtomicU64::new(0),
+            evicting: Mutex::new(()),
+        }
+    }
+
+    /// The clock of all lanes.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.shared.clock
+    }
+
+    /// What the lanes share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Changes how many idle lanes are kept.
+    pub fn set_max_idle(&self, lanes: usize) {
+        self.max_idle.store(lanes as u64, Ordering::Relaxed);
+        self.evict_idle();
+    }
+
+    /// The user's lane, made when there is none.
+    pub fn lane(&self, user: &UserId) -> LaneHandle {
+        // The handle is made while the shard is held, so that eviction, which holds it too, cannot come between.
+        if let Some(lane) = self.lanes.get(user) {
+            return LaneHandle::new(lane.clone());
+        }
+        let handle = {
+            let entry = self.lanes.entry(user.clone()).or_insert_with(|| {
+                self.shared.idle.fetch_add(1, Ordering::Relaxed);
+                Lane::new(user.clone(), self.shared.clone())
+            });
+            LaneHandle::new(entry.value().clone())
+        };
+        self.shared.sweep_logs();
+        self.evict_idle();
+        handle
+    }
+
+    /// The user's lane, if there is one.
+    pub fn find(&self, user: &UserId) -> Option<LaneHandle> {
+        self.lanes.get(user).map(|lane| LaneHandle::new(lane.clone()))
+    }
+
+    fn max_idle(&self) -> usize {
+        usize::try_from(self.max_idle.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    fn idle(&self) -> usize {
+        usize::try_from(self.shared.idle.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Evicts the lanes that were idle longest, when there are more of them than the bound.
+    fn evict_idle(&self) {
+        let max = self.max_idle();
+        if self.idle() <= max {
+            return;
+        }
+        let Ok(_one_at_a_time) = self.evicting.try_lock() else {
+            return;
+        };
+        let mut idle: Vec<(Micros, UserId)> = self
+            .lanes
+            .iter()
+            .filter(|lane| lane.handles() == 0)
+            .map(|lane| (lane.idle_since(), lane.user().clone()))
+            .collect();
+        let Some(surplus) = idle.len().checked_sub(max).filter(|surplus| *surplus > 0) else {
+            return;
+        };
+        let evict = (surplus + max / BATCH_DIVISOR).min(idle.len());
+        idle.select_nth_unstable(evict - 1);
+        for (_, user) in idle.drain(..evict) {
+            self.remove_if_idle(&user);
+        }
+    }
+
+    fn remove_if_idle(&self, user: &UserId) -> bool {
+        let removed = self.lanes.remove_if(user, |_, lane| lane.handles() == 0);
+        if removed.is_some() {
+            self.shared.idle.fetch_sub(1, Ordering::Relaxed);
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+        }
+        removed.is_some()
+    }
+
+    /// Drops expired logs, and with `all_idle` every lane that nothing uses. Answers how many lanes went.
+    pub fn sweep(&self, all_idle: bool) -> usize {
+        self.shared.sweep_logs();
+        if !all_idle {
+            return 0;
+        }
+        let idle: Vec<UserId> = self
+            .lanes
+            .iter()
+            .filter(|lane| lane.handles() == 0)
+            .map(|lane| lane.user().clone())
+            .collect();
+        idle.iter().filter(|user| self.remove_if_idle(user)).count()
+    }
+
+    /// Counts.
+    pub fn stats(&self) -> RegistryStats {
+        RegistryStats {
+            lanes: self.lanes.len(),
+            idle: self.idle(),
+            evicted: self.evicted.load(Ordering::Relaxed),
+            bytes: self.shared.account.bytes(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ProcessClock;
+
+    fn registry(max_idle: usize) -> Registry {
+        let registry = Registry::new(Box::new(ProcessClock::new()));
+        registry.set_max_idle(max_idle);
+        registry
+    }
+
+    fn user(number: usize) -> UserId {
+        UserId::new(&format!("user-{number}")).expect("valid")
+    }
+
+    #[test]
+    fn idle_lanes_are_bounded_and_the_oldest_go_first() {
+        let registry = registry(32);
+        let kept: Vec<_> = (0..10).map(|number| registry.lane(&user(number))).collect();
+        for number in 10..200 {
+            drop(registry.lane(&user(number)));
+        }
+        let stats = registry.stats();
+        assert!(stats.idle <= 32 && stats.lanes <= 42, "{stats:?}");
+        assert_eq!(stats.evicted, 200 - stats.lanes as u64);
+        assert!(
+            (0..10).all(|number| registry.find(&user(number)).is_some()),
+            "lanes in use stay"
+        );
+        assert!(registry.find(&user(199)).is_some(), "the newest idle lane stays");
+        assert!(registry.find(&user(10)).is_none(), "the oldest idle lane is gone");
+        drop(kept);
+    }
+
+    #[test]
+    fn dropping_everything_returns_every_byte() {
+        let registry = registry(1_000);
+        for number in 0..100 {
+            drop(registry.lane(&user(number)));
+        }
+        assert!(registry.stats().bytes > 0);
+        assert_eq!(registry.sweep(true), 100);
+        assert_eq!(
+            registry.stats(),
+            RegistryStats {
+                lanes: 0,
+                idle: 0,
+                evicted: 100,
+                bytes: 0
+            }
+        );
+    }
+
+    #[test]
+    fn two_threads_get_the_same_lane_and_the_count_is_right() {
+        let registry = Arc::new(registry(10));
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let registry = registry.clone();
+                std::thread::spawn(move || {
+                    for round in 0..2_000 {
+                        let lane = registry.lane(&user(round % 50));
+                        drop(lane.clone());
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("the thread ends");
+        }
+        registry.sweep(true);
+        assert_eq!(
+            (registry.stats().lanes, registry.stats().idle, registry.stats().bytes),
+            (0, 0, 0)
+        );
+    }
+}

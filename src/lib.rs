@@ -1,0 +1,64 @@
+//! isolane: per-user isolation, limits and event delivery for AI agents behind `FastAPI`.
+//!
+//! The core decides and does not know Python; `py` translates. ARCHITECTURE.md is the map.
+
+pub mod clock;
+pub mod context;
+pub mod engines;
+pub mod error;
+pub mod events;
+pub mod ids;
+pub mod lanes;
+pub mod limits;
+pub mod metrics;
+pub mod owner;
+mod py;
+
+/// The native core of isolane. Import `isolane`, not this.
+#[pyo3::pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::py::{
+        connection::{EventCursor, bye_frame},
+        context::PyContext,
+        emitter::{
+            UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream, user_streams,
+        },
+        engines::PyEngineBook,
+        errors::{
+            BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
+            InvalidContextError, InvalidEvent, LimitRejected, RunClosed,
+        },
+        ids::UnifiedIDManager,
+        json::to_json,
+        lanes::{_advance_clock, _manual_clock, lane_stats, lane_usage, monotonic, set_max_idle_lanes, sweep_lanes},
+        limits::{PyFairLimiter, PyPermit, Slot, default_limiter, set_default_limiter},
+        policy::{PyContextPolicy, PyPlaceholderPolicy, set_placeholder_policy},
+        process::_after_fork_in_child,
+        runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics},
+        verify::{IsolationFinding, audit_isolation, isolation_violations},
+    };
+
+    /// The version of the extension, which is that of the package.
+    #[allow(non_upper_case_globals)] // Python's name for it
+    #[pymodule_export]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// The WebSocket subprotocol.
+    #[pymodule_export]
+    const SUBPROTOCOL: &str = crate::py::connection::SUBPROTOCOL;
+
+    #[pymodule_init]
+    fn init(py: Python<'_>) -> PyResult<()> {
+        // Child processes of a fork must not use what belongs to their parent.
+        let os = py.import("os")?;
+        if os.hasattr("register_at_fork")? {
+            let options = pyo3::types::PyDict::new(py);
+            options.set_item("after_in_child", wrap_pyfunction!(_after_fork_in_child, py)?)?;
+            os.call_method("register_at_fork", (), Some(&options))?;
+        }
+        Ok(())
+    }
+}

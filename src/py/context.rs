@@ -1,0 +1,1411 @@
+//! `UserExecutionContext`.
+
+use std::collections::hash_map::DefaultHasher;
+use std::convert::Infallible;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDateTime, PyDict, PyList, PyMappingProxy, PyString, PyTuple, PyType};
+use pyo3::{PyTraverseError, PyVisit, intern};
+
+use super::awaitable::ReadyAwaitable;
+use super::deepcopy::deep_copy;
+use super::emitter::UserWebSocketEmitter;
+use super::errors::{InvalidContextError, to_python};
+use super::lazy::Lazy;
+use super::limits::Slot;
+use super::policy::{PyContextPolicy, placeholders};
+use super::process::{CLOCK, Stamp, registry};
+use super::request::{Callback, ContextBindings, Note, NoteId, RequestBindings};
+use super::runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics, datetime};
+use super::verify;
+use crate::clock::{Micros, seconds};
+use crate::context::{
+    ContextCore, ContextError, ContextState, Identity, Ids, MAX_DEPTH, RESERVED_KEYS, RunOutcome, RunRecord, shown,
+};
+use crate::events::{StreamWriter, Streams};
+use crate::ids;
+
+/// The version of the audit metadata.
+const CONTEXT_VERSION: &str = "1.0";
+
+static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+static THREAD_MISMATCHES: AtomicU64 = AtomicU64::new(0);
+
+fn refused(py: Python<'_>, field: &str, value: &str, rule: &str, message: String, fix: &str) -> PyErr {
+    let text = format!("{message}. {fix}");
+    InvalidContextError::raise(
+        py,
+        text,
+        field.to_owned(),
+        value.to_owned(),
+        rule.to_owned(),
+        fix.to_owned(),
+    )
+}
+
+fn required<'a>(value: &'a Bound<'_, PyAny>, field: &'static str) -> PyResult<&'a str> {
+    let Ok(text) = value.cast::<PyString>() else {
+        let repr = value
+            .repr()
+            .map_or_else(|_| "?".to_owned(), |repr| repr.to_string_lossy().into_owned());
+        return Err(to_python(value.py(), ContextError::required(field, &repr)));
+    };
+    text.to_str().map_err(|_| {
+        refused(
+            value.py(),
+            field,
+            &shown(&text.to_string_lossy()),
+            "surrogate",
+            format!(
+                "Field '{field}' contains a lone surrogate: {}",
+                shown(&text.to_string_lossy())
+            ),
+            "Decode the id with the right encoding where it is read",
+        )
+    })
+}
+
+/// An id that names no lane: checked for its form alone.
+fn printable<'a>(value: &'a Bound<'_, PyAny>, field: &'static str) -> PyResult<&'a str> {
+    let text = required(value, field)?;
+    Identity::check_form(field, text).map_err(|error| to_python(value.py(), error))?;
+    Ok(text)
+}
+
+fn as_dict<'a, 'py>(value: &'a Bound<'py, PyAny>, name: &str) -> PyResult<&'a Bound<'py, PyDict>> {
+    value.cast::<PyDict>().map_err(|_| {
+        let kind = value
+            .get_type()
+            .name()
+            .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        let message = format!("{name} must be a dictionary, got: {kind}");
+        refused(value.py(), name, &kind, "type", message, "Pass a dict with string keys")
+    })
+}
+
+/// A caller's dictionary: checked and deep-copied.
+fn own_dict<'py>(value: Option<&Bound<'py, PyAny>>, name: &'static str) -> PyResult<Option<Bound<'py, PyDict>>> {
+    let Some(value) = value.filter(|value| !value.is_none()) else {
+        return Ok(None);
+    };
+    let py = value.py();
+    let dict = as_dict(value, name)?;
+    if dict.is_empty() {
+        return Ok(None);
+    }
+    let reserved = reserved_in(dict)?;
+    if !reserved.is_empty() {
+        let keys = reserved.join("', '");
+        return Err(refused(
+            py,
+            name,
+            &keys,
+            "reserved",
+            format!("{name} contains reserved keys: {{'{keys}'}}"),
+            "The context itself carries them; rename the keys",
+        ));
+    }
+    copied_dict(dict, name).map(Some)
+}
+
+/// A deep copy, or an error that says what to do about data that cannot be copied.
+fn copied_dict<'py>(dict: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, PyDict>> {
+    deep_copy(dict).map_err(|error| {
+        let py = dict.py();
+        let why = super::json::exception_text(error.value(py).as_any());
+        refused(
+            py,
+            name,
+            "",
+            "copy",
+            format!("{name} cannot be deep-copied ({})", ids::cut(&why, 120)),
+            "Keep data in it; reach sessions, clients and locks through the context's bindings",
+        )
+    })
+}
+
+/// Reserved keys at the top level of a dictionary.
+pub(crate) fn reserved_in(dict: &Bound<'_, PyDict>) -> PyResult<Vec<&'static str>> {
+    let mut found = Vec::new();
+    for key in RESERVED_KEYS {
+        if dict.contains(key)? {
+            found.push(key);
+        }
+    }
+    Ok(found)
+}
+
+/// An aware datetime as microseconds since the Unix epoch.
+fn moment(value: &Bound<'_, PyAny>) -> PyResult<Micros> {
+    let py = value.py();
+    let aware = value.getattr(intern!(py, "tzinfo")).is_ok_and(|zone| !zone.is_none());
+    let timestamp = value
+        .call_method0(intern!(py, "timestamp"))
+        .and_then(|timestamp| timestamp.extract::<f64>());
+    match timestamp {
+        Ok(seconds) if aware => Ok(crate::clock::micros(seconds)),
+        _ => Err(refused(
+            py,
+            "created_at",
+            &value.repr()?.to_string_lossy(),
+            "type",
+            "created_at must be an aware datetime".to_owned(),
+            "Use datetime.now(timezone.utc)",
+        )),
+    }
+}
+
+/// Whether a key of mixed metadata speaks of audit, trace or transport: by its whole name or a known prefix, in lower case.
+fn is_audit_key(name: &str) -> bool {
+    const NAMES: [&str; 14] = [
+        "audit",
+        "compliance",
+        "trace",
+        "log",
+        "client_ip",
+        "user_agent",
+        "method",
+        "url",
+        "content_type",
+        "created_at",
+        "x_request_id",
+        "x_correlation_id",
+        "x_trace_id",
+        "parent_request_id",
+    ];
+    const PREFIXES: [&str; 5] = ["audit_", "compliance_", "trace_", "log_", "context_"];
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// `FrozenInstanceError`, as a frozen dataclass raises it.
+fn frozen(py: Python<'_>, what: &str, name: &Bound<'_, PyString>) -> PyErr {
+    static ERROR: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let message = format!(
+        "cannot {what} field '{}': a context is immutable; use with_db_session, with_websocket_connection or \
+         create_child_context",
+        name.to_string_lossy()
+    );
+    match ERROR.import(py, "dataclasses", "FrozenInstanceError") {
+        Ok(error) => PyErr::from_type(error.clone(), message),
+        Err(error) => error,
+    }
+}
+
+/// The ids of a user's request, immutable, with the data, runs and resources that belong to it and to nobody else.
+///
+/// `user_id`, `thread_id` and `run_id` are required; `request_id` is generated when absent. `agent_context` and
+/// `audit_metadata` are deep-copied. `created_at` must be an aware datetime (default: now, UTC). `websocket_connection_id` is
+/// another name for `websocket_client_id`. `policy` replaces the process's policy.
+///
+/// Raises `InvalidContextError` for ids that are blank, placeholders, too long (over 256 characters) or contain control
+/// characters or lone surrogates, and for dictionaries with reserved keys.
+#[pyclass(frozen, weakref, name = "UserExecutionContext", module = "isolane")]
+pub(crate) struct PyContext {
+    core: Arc<ContextCore<NoteId>>,
+    /// Tells copies of one context apart.
+    serial: u64,
+    stamp: Stamp,
+    session: Option<Py<PyAny>>,
+    /// Whether the session is counted as bound to the user.
+    session_bound: AtomicBool,
+    websocket_client: Option<Box<str>>,
+    session_id: Option<Box<str>>,
+    strict: bool,
+    agent_context: Lazy<Py<PyDict>>,
+    given_audit: Option<Py<PyDict>>,
+    /// `given_audit` with the keys that the context adds, made when it is first read.
+    audit: Lazy<Py<PyDict>>,
+    created_at: Lazy<Py<PyDateTime>>,
+    own: Lazy<Py<ContextBindings>>,
+    request: Lazy<Py<RequestBindings>>,
+    emitter: Lazy<Py<UserWebSocketEmitter>>,
+    /// Containers that the last verification found to be this context's own; held, so that no address is used again.
+    pub(super) claims: Mutex<Vec<Py<PyAny>>>,
+}
+
+struct Parts<'py> {
+    core: Arc<ContextCore<NoteId>>,
+    session: Option<Py<PyAny>>,
+    websocket_client: Option<Box<str>>,
+    session_id: Option<Box<str>>,
+    strict: bool,
+    agent_context: Option<Bound<'py, PyDict>>,
+    audit: Option<Bound<'py, PyDict>>,
+}
+
+impl PyContext {
+    fn make(parts: Parts<'_>) -> Self {
+        let context = Self {
+            core: parts.core,
+            serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
+            stamp: Stamp::now(),
+            session: parts.session,
+            session_bound: AtomicBool::new(false),
+            websocket_client: parts.websocket_client,
+            session_id: parts.session_id,
+            strict: parts.strict,
+            agent_context: Lazy::with(parts.agent_context.map(Bound::unbind)),
+            given_audit: parts.audit.map(Bound::unbind),
+            audit: Lazy::new(),
+            created_at: Lazy::new(),
+            own: Lazy::new(),
+            request: Lazy::new(),
+            emitter: Lazy::new(),
+            claims: Mutex::default(),
+        };
+        if let Some(session) = &context.session {
+            verify::bind_session(session, context.core.identity());
+            context.session_bound.store(true, Ordering::Relaxed);
+        }
+        context
+    }
+
+    pub(crate) fn core(&self) -> &Arc<ContextCore<NoteId>> {
+        &self.core
+    }
+
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    pub(crate) fn session_object(&self) -> Option<&Py<PyAny>> {
+        self.session.as_ref()
+    }
+
+    pub(crate) fn agent_dict<'py>(&self, py: Python<'py>) -> &Bound<'py, PyDict> {
+        self.agent_context
+            .get_or_make(|| Ok::<_, Infallible>(PyDict::new(py).unbind()))
+            .unwrap_or_else(|never| match never {})
+            .bind(py)
+    }
+
+    pub(crate) fn audit_dict<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyDict>> {
+        let made = self.audit.get_or_make(|| {
+            let dict = match &self.given_audit {
+                Some(given) => given.bind(py).clone(),
+                None => PyDict::new(py),
+            };
+            dict.set_item(intern!(py, "context_created_at"), self.iso(py)?)?;
+            dict.set_item(intern!(py, "context_version"), CONTEXT_VERSION)?;
+            dict.set_item(intern!(py, "isolation_verified"), true)?;
+            dict.set_item(intern!(py, "operation_depth"), self.core.lineage().depth())?;
+            if let Some(parent) = self.core.lineage().parent() {
+                dict.set_item(intern!(py, "parent_request_id"), parent.as_str())?;
+            }
+            Ok::<_, PyErr>(dict.unbind())
+        })?;
+        Ok(made.bind(py))
+    }
+
+    fn iso<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.created(py)?.call_method0(intern!(py, "isoformat"))
+    }
+
+    fn created<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyDateTime>> {
+        Ok(self
+            .created_at
+            .get_or_make(|| datetime(py, self.core.created()).map(Bound::unbind))?
+            .bind(py))
+    }
+
+    fn own<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, ContextBindings>> {
+        Ok(self
+            .own
+            .get_or_make(|| Py::new(py, ContextBindings::default()))?
+            .bind(py))
+    }
+
+    pub(crate) fn request<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, RequestBindings>> {
+        Ok(self
+            .request
+            .get_or_make(|| Py::new(py, RequestBindings::default()))?
+            .bind(py))
+    }
+
+    fn unbind_session(&self) {
+        if let Some(session) = &self.session
+            && self.session_bound.swap(false, Ordering::Relaxed)
+        {
+            verify::unbind_session(session, self.core.identity());
+        }
+    }
+
+    fn read_only<'py>(&self, dict: &Bound<'py, PyDict>) -> Bound<'py, PyAny> {
+        if self.strict {
+            PyMappingProxy::new(dict.py(), dict.as_mapping()).into_any()
+        } else {
+            dict.clone().into_any()
+        }
+    }
+
+    fn fault(py: Python<'_>, fault: crate::context::ContextFault) -> PyErr {
+        to_python(py, fault)
+    }
+
+    /// Drops what was attached to runs that are no longer remembered.
+    fn drop_notes(&self, dropped: Vec<RunRecord<NoteId>>) {
+        if dropped.is_empty() {
+            return;
+        }
+        if let Some(own) = self.own.get() {
+            let notes = own.get().take_notes(dropped.into_iter().map(|record| record.payload));
+            drop(notes);
+        }
+    }
+
+    fn end_run(&self, py: Python<'_>, run_id: &str, outcome: RunOutcome, edit: impl FnOnce(&mut Note)) -> PyResult<()> {
+        self.stamp.check(py)?;
+        let mut note = None;
+        let dropped = self
+            .core
+            .end_run(run_id, outcome, &CLOCK, |id| note = Some(*id))
+            .map_err(|fault| Self::fault(py, fault))?;
+        if let Some(note) = note {
+            self.own(py)?.get().edit_note(note, edit);
+        }
+        self.drop_notes(dropped.into_iter().collect());
+        Ok(())
+    }
+
+    /// Ids, times and what is bound, as the views have them.
+    fn put_ids(&self, py: Python<'_>, dict: &Bound<'_, PyDict>) -> PyResult<()> {
+        dict.set_item("user_id", self.user_id())?;
+        dict.set_item("thread_id", self.thread_id())?;
+        dict.set_item("run_id", self.run_id())?;
+        dict.set_item("request_id", self.request_id())?;
+        dict.set_item("created_at", self.iso(py)?)?;
+        dict.set_item("operation_depth", self.operation_depth())?;
+        dict.set_item("parent_request_id", self.parent_request_id())?;
+        dict.set_item("has_db_session", self.session.is_some())
+    }
+
+    /// Joins or opens the event stream of the run, which the request keeps open until its root context is cleaned up.
+    pub(crate) fn open_stream(&self, py: Python<'_>) -> PyResult<StreamWriter> {
+        let request = self.request(py)?.get();
+        if let Some(writer) = request.writer() {
+            return Ok(writer);
+        }
+        let identity = self.core.identity();
+        let writer = Streams::open(self.core.lane(), &identity.run, &identity.thread, request.bounds())
+            .map_err(|error| to_python(py, error))?;
+        request.set_writer(writer.clone());
+        Ok(writer)
+    }
+
+    fn run(&self, py: Python<'_>, record: &RunRecord<NoteId>) -> PyResult<ExecutionRun> {
+        Ok(ExecutionRun::new(
+            record.clone(),
+            self.own(py)?.get().note(py, record.payload),
+        ))
+    }
+
+    /// A copy that is the same context with another session or socket.
+    fn copied<'py>(
+        &self,
+        py: Python<'py>,
+        session: Option<Py<PyAny>>,
+        websocket_client: Option<Box<str>>,
+    ) -> PyResult<Bound<'py, Self>> {
+        self.stamp.check(py)?;
+        let audit = self.given_audit.as_ref().map(|given| given.bind(py));
+        let copy = Self::make(Parts {
+            core: self.core.clone(),
+            session,
+            websocket_client,
+            session_id: self.session_id.clone(),
+            strict: self.strict,
+            agent_context: self
+                .agent_context
+                .get()
+                .map(|dict| copied_dict(dict.bind(py), "agent_context"))
+                .transpose()?,
+            audit: self
+                .audit
+                .get()
+                .map(|dict| dict.bind(py))
+                .or(audit)
+                .map(|dict| copied_dict(dict, "audit_metadata"))
+                .transpose()?,
+        });
+        copy.own.set(self.own(py)?.clone().unbind());
+        copy.request.set(self.request(py)?.clone().unbind());
+        if let Some(created) = self.created_at.get() {
+            copy.created_at.set(created.clone_ref(py));
+        }
+        Bound::new(py, copy)
+    }
+}
+
+impl Drop for PyContext {
+    fn drop(&mut self) {
+        self.unbind_session();
+        verify::release_claims(
+            self.serial,
+            self.claims.get_mut().unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+}
+
+#[pymethods]
+impl PyContext {
+    #[new]
+    #[pyo3(signature = (
+        user_id, thread_id, run_id, request_id = None, db_session = None, websocket_client_id = None, created_at = None,
+        agent_context = None, audit_metadata = None, operation_depth = 0, parent_request_id = None, *,
+        session_id = None, websocket_connection_id = None, policy = None,
+    ))]
+    fn new(
+        py: Python<'_>,
+        user_id: &Bound<'_, PyAny>,
+        thread_id: &Bound<'_, PyAny>,
+        run_id: &Bound<'_, PyAny>,
+        request_id: Option<&Bound<'_, PyAny>>,
+        db_session: Option<Bound<'_, PyAny>>,
+        websocket_client_id: Option<&Bound<'_, PyAny>>,
+        created_at: Option<&Bound<'_, PyAny>>,
+        agent_context: Option<&Bound<'_, PyAny>>,
+        audit_metadata: Option<&Bound<'_, PyAny>>,
+        operation_depth: i64,
+        parent_request_id: Option<&Bound<'_, PyAny>>,
+        session_id: Option<&Bound<'_, PyAny>>,
+        websocket_connection_id: Option<&Bound<'_, PyAny>>,
+        policy: Option<&Bound<'_, PyContextPolicy>>,
+    ) -> PyResult<Self> {
+        let strict = policy.is_some_and(|policy| policy.get().strict);
+        let own_policy = policy
+            .and_then(|policy| policy.get().placeholders.as_ref())
+            .map(|own| own.0.inner.clone());
+        let policy = own_policy.unwrap_or_else(placeholders);
+        let ids = Ids {
+            user: required(user_id, "user_id")?,
+            thread: required(thread_id, "thread_id")?,
+            run: required(run_id, "run_id")?,
+            request: request_id.map(|request| required(request, "request_id")).transpose()?,
+        };
+        let mut identity = Identity::new(ids, &policy).map_err(|error| to_python(py, error))?;
+        let Some(operation_depth) = u32::try_from(operation_depth).ok().filter(|depth| *depth <= MAX_DEPTH) else {
+            let depth = operation_depth.to_string();
+            let message = format!("Maximum operation depth ({MAX_DEPTH}) exceeded. Current depth: {depth}");
+            let fix = "A depth is between 0 and the maximum; start from a context nearer the root";
+            return Err(refused(py, "operation_depth", &depth, "depth", message, fix));
+        };
+        if let Some(thread) = identity.mismatched_thread() {
+            THREAD_MISMATCHES.fetch_add(1, Ordering::Relaxed);
+            if strict {
+                let message = format!(
+                    "run_id names thread {}, thread_id is {}",
+                    shown(thread),
+                    shown(ids.thread)
+                );
+                return Err(refused(
+                    py,
+                    "run_id",
+                    &shown(ids.run),
+                    "mismatch",
+                    message,
+                    "Generate the run id with UnifiedIDManager.generate_run_id(thread_id)",
+                ));
+            }
+        }
+        let parent = parent_request_id
+            .map(|parent| {
+                let parent = required(parent, "parent_request_id")?;
+                Identity::check("parent_request_id", parent, &policy).map_err(|error| to_python(py, error))?;
+                ids::RequestId::new(parent)
+                    .map_err(|_| to_python(py, ContextError::required("parent_request_id", parent)))
+            })
+            .transpose()?;
+        let given_socket = websocket_client_id.or(websocket_connection_id);
+        let websocket_client = given_socket
+            .map(|id| printable(id, "websocket_client_id").map(Box::from))
+            .transpose()?;
+        let session_id = session_id
+            .map(|id| printable(id, "session_id").map(Box::from))
+            .transpose()?;
+        let created = created_at.map(moment).transpose()?;
+        let agent_context = own_dict(agent_context, "agent_context")?;
+        let audit = own_dict(audit_metadata, "audit_metadata")?;
+        let registry = registry();
+        let lane = registry.lane(&identity.user);
+        // From here on the context and its lane share the text of the id.
+        identity.user = lane.user().clone();
+        let core = ContextCore::root(identity, lane, operation_depth, parent, created, &CLOCK);
+        let context = Self::make(Parts {
+            core: Arc::new(core),
+            session: db_session.map(Bound::unbind),
+            websocket_client,
+            session_id,
+            strict,
+            agent_context,
+            audit,
+        });
+        if let Some(created_at) = created_at {
+            context
+                .created_at
+                .set(created_at.cast::<PyDateTime>()?.clone().unbind());
+        }
+        Ok(context)
+    }
+
+    /// A context from the ids of a request. A blank `request_id` is generated.
+    #[classmethod]
+    #[pyo3(signature = (
+        user_id, thread_id, run_id, request_id = None, db_session = None, websocket_client_id = None,
+        agent_context = None, audit_metadata = None, *, websocket_connection_id = None, policy = None,
+    ))]
+    fn from_request(
+        cls: &Bound<'_, PyType>,
+        user_id: &Bound<'_, PyAny>,
+        thread_id: &Bound<'_, PyAny>,
+        run_id: &Bound<'_, PyAny>,
+        request_id: Option<&Bound<'_, PyAny>>,
+        db_session: Option<Bound<'_, PyAny>>,
+        websocket_client_id: Option<&Bound<'_, PyAny>>,
+        agent_context: Option<&Bound<'_, PyAny>>,
+        audit_metadata: Option<&Bound<'_, PyAny>>,
+        websocket_connection_id: Option<&Bound<'_, PyAny>>,
+        policy: Option<&Bound<'_, PyContextPolicy>>,
+    ) -> PyResult<Self> {
+        let request_id = match request_id {
+            Some(request) if request.is_truthy()? => Some(request),
+            _ => None,
+        };
+        let socket = websocket_client_id.or(websocket_connection_id);
+        Self::new(
+            cls.py(),
+            user_id,
+            thread_id,
+            run_id,
+            request_id,
+            db_session,
+            socket,
+            None,
+            agent_context,
+            audit_metadata,
+            0,
+            None,
+            None,
+            None,
+            policy,
+        )
+    }
+
+    /// A context from a Starlette or `FastAPI` request. The audit metadata gets `client_ip`, `user_agent`, `method`, `url` (the
+    /// path: queries carry secrets), `content_type`, and the request, correlation, trace and forwarded headers that are there.
+    #[classmethod]
+    #[pyo3(signature = (request, user_id, thread_id, run_id, db_session = None, websocket_client_id = None))]
+    fn from_fastapi_request(
+        cls: &Bound<'_, PyType>,
+        request: &Bound<'_, PyAny>,
+        user_id: &Bound<'_, PyAny>,
+        thread_id: &Bound<'_, PyAny>,
+        run_id: &Bound<'_, PyAny>,
+        db_session: Option<Bound<'_, PyAny>>,
+        websocket_client_id: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let py = cls.py();
+        let audit = PyDict::new(py);
+        let text = |value: PyResult<Bound<'_, PyAny>>| {
+            let text = value
+                .ok()
+                .filter(|value| !value.is_none())
+                .and_then(|value| value.str().ok());
+            text.map_or_else(
+                || "unknown".to_owned(),
+                |text| ids::cut(&text.to_string_lossy(), 512).to_owned(),
+            )
+        };
+        let header = |name: &str| {
+            let value = request
+                .getattr("headers")
+                .and_then(|headers| headers.call_method1("get", (name,)));
+            Some(text(value)).filter(|value| value != "unknown")
+        };
+        let unknown = || "unknown".to_owned();
+        audit.set_item(
+            "client_ip",
+            text(request.getattr("client").and_then(|client| client.getattr("host"))),
+        )?;
+        audit.set_item("user_agent", header("user-agent").unwrap_or_else(unknown))?;
+        audit.set_item("method", text(request.getattr("method")))?;
+        audit.set_item("url", text(request.getattr("url").and_then(|url| url.getattr("path"))))?;
+        audit.set_item("content_type", header("content-type").unwrap_or_else(unknown))?;
+        for name in [
+            "x-request-id",
+            "x-correlation-id",
+            "x-trace-id",
+            "traceparent",
+            "x-forwarded-for",
+            "forwarded",
+        ] {
+            if let Some(value) = header(name) {
+                audit.set_item(name.replace('-', "_"), value)?;
+            }
+        }
+        Self::new(
+            py,
+            user_id,
+            thread_id,
+            run_id,
+            None,
+            db_session,
+            websocket_client_id,
+            None,
+            None,
+            Some(audit.as_any()),
+            0,
+            None,
+            None,
+            None,
+            None,
+        )
+    }
+
+    /// A context from one dictionary of metadata, which is split: keys that speak of audit, trace and transport by their
+    /// whole name or a known prefix go to the audit metadata, the rest to the agent's.
+    #[classmethod]
+    #[pyo3(signature = (
+        user_id, thread_id, run_id, request_id = None, db_session = None, websocket_connection_id = None, metadata = None,
+    ))]
+    fn from_request_supervisor(
+        cls: &Bound<'_, PyType>,
+        user_id: &Bound<'_, PyAny>,
+        thread_id: &Bound<'_, PyAny>,
+        run_id: &Bound<'_, PyAny>,
+        request_id: Option<&Bound<'_, PyAny>>,
+        db_session: Option<Bound<'_, PyAny>>,
+        websocket_connection_id: Option<&Bound<'_, PyAny>>,
+        metadata: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let py = cls.py();
+        let (agent, audit) = (PyDict::new(py), PyDict::new(py));
+        let mut depth = 0;
+        let mut parent = None;
+        if let Some(metadata) = metadata.filter(|metadata| !metadata.is_none()) {
+            let metadata = as_dict(metadata, "metadata")?;
+            for (key, value) in super::json::entries(metadata) {
+                let name = key.str()?.to_string_lossy().to_lowercase();
+                match name.as_str() {
+                    "operation_depth" => depth = value.extract()?,
+                    "parent_request_id" => parent = Some(value).filter(|value| !value.is_none()),
+                    _ if is_audit_key(&name) => audit.set_item(key, value)?,
+                    _ => agent.set_item(key, value)?,
+                }
+            }
+        }
+        let request_id = match request_id {
+            Some(request) if request.is_truthy()? => Some(request),
+            _ => None,
+        };
+        Self::new(
+            py,
+            user_id,
+            thread_id,
+            run_id,
+            request_id,
+            db_session,
+            websocket_connection_id,
+            None,
+            Some(agent.as_any()),
+            Some(audit.as_any()),
+            depth,
+            parent.as_ref(),
+            None,
+            None,
+            None,
+        )
+    }
+
+    // -- fields ---------------------------------------------------------------------------------------------------------
+
+    /// Whose it is.
+    #[getter]
+    fn user_id(&self) -> &str {
+        self.core.identity().user.as_str()
+    }
+
+    /// The conversation. Only unique together with the user.
+    #[getter]
+    fn thread_id(&self) -> &str {
+        self.core.identity().thread.as_str()
+    }
+
+    /// The run; the name of its event stream.
+    #[getter]
+    fn run_id(&self) -> &str {
+        self.core.identity().run.as_str()
+    }
+
+    /// This execution inside the run.
+    #[getter]
+    fn request_id(&self) -> &str {
+        self.core.identity().request.as_str()
+    }
+
+    /// The same as `request_id`.
+    #[getter]
+    fn context_id(&self) -> &str {
+        self.request_id()
+    }
+
+    /// The database session given at construction, or `None`.
+    #[getter]
+    fn db_session(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.session.as_ref().map(|session| session.clone_ref(py))
+    }
+
+    /// The socket that the request came from, or `None`.
+    #[getter]
+    fn websocket_client_id(&self) -> Option<&str> {
+        self.websocket_client.as_deref()
+    }
+
+    /// The same as `websocket_client_id`.
+    #[getter]
+    fn websocket_connection_id(&self) -> Option<&str> {
+        self.websocket_client.as_deref()
+    }
+
+    /// The session of the browser, or `None`.
+    #[getter]
+    fn session_id(&self) -> Option<&str> {
+        self.session_id.as_deref()
+    }
+
+    /// When it was created: an aware UTC datetime.
+    #[getter]
+    fn created_at<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDateTime>> {
+        self.created(py).cloned()
+    }
+
+    /// The agent's own scratch dictionary, shared with nobody. Read-only in strict mode.
+    #[getter]
+    fn agent_context<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        self.read_only(self.agent_dict(py))
+    }
+
+    /// The caller's audit metadata with `context_created_at`, `context_version`, `isolation_verified`, `operation_depth` and,
+    /// for children, `parent_request_id`. Read-only in strict mode.
+    #[getter]
+    fn audit_metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(self.read_only(self.audit_dict(py)?))
+    }
+
+    /// How many operations are above this one; at most 10.
+    #[getter]
+    fn operation_depth(&self) -> u32 {
+        self.core.lineage().depth()
+    }
+
+    /// The request that started this one, or `None`.
+    #[getter]
+    fn parent_request_id(&self) -> Option<&str> {
+        self.core.lineage().parent().map(ids::RequestId::as_str)
+    }
+
+    /// Numbers of the contexts from the root to this one.
+    #[getter]
+    fn _lineage(&self) -> Vec<u64> {
+        self.core.lineage().path().to_vec()
+    }
+
+    /// Where it is in its life; follows from its runs.
+    #[getter]
+    fn status(&self) -> ExecutionStatus {
+        self.core.state().into()
+    }
+
+    /// `agent_context` and `audit_metadata` merged (the latter wins), as a read-only copy.
+    #[getter(metadata)]
+    fn read_only_metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(PyMappingProxy::new(py, self.merged_metadata(py)?.as_mapping()).into_any())
+    }
+
+    /// `agent_context` and `audit_metadata` merged (the latter wins), as a deep copy of one's own.
+    #[pyo3(name = "get_metadata", signature = () -> "dict[str, typing.Any]")]
+    fn merged_metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let merged = copied_dict(self.agent_dict(py), "agent_context")?;
+        merged.update(copied_dict(self.audit_dict(py)?, "audit_metadata")?.as_mapping())?;
+        Ok(merged)
+    }
+
+    // -- children and copies --------------------------------------------------------------------------------------------
+
+    /// A context for an operation below this one: same user, thread, run, session and socket; a new request id
+    /// `{parent}_{operation}`, depth + 1, deep copies of the dictionaries with the operation's name in them.
+    /// `agent_name` is another name for `operation_name`. Raises `InvalidContextError` at depth 10.
+    #[pyo3(signature = (
+        operation_name = None, additional_agent_context = None, additional_audit_metadata = None, *, agent_name = None,
+    ))]
+    fn create_child_context<'py>(
+        &self,
+        py: Python<'py>,
+        operation_name: Option<&Bound<'py, PyAny>>,
+        additional_agent_context: Option<&Bound<'py, PyAny>>,
+        additional_audit_metadata: Option<&Bound<'py, PyAny>>,
+        agent_name: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Self>> {
+        self.stamp.check(py)?;
+        let operation = operation_name
+            .or(agent_name)
+            .and_then(|name| name.cast::<PyString>().ok());
+        let operation = operation.and_then(|name| name.to_str().ok()).unwrap_or_default();
+        // All that may be refused comes before the child takes its name.
+        let more_agent = own_dict(additional_agent_context, "additional_agent_context")?;
+        let more_audit = own_dict(additional_audit_metadata, "additional_audit_metadata")?;
+        let agent = copied_dict(self.agent_dict(py), "agent_context")?;
+        let given = self.audit.get().or(self.given_audit.as_ref());
+        let audit = given.map_or_else(
+            || Ok(PyDict::new(py)),
+            |audit| copied_dict(audit.bind(py), "audit_metadata"),
+        )?;
+        let core = self
+            .core
+            .child(operation, &CLOCK)
+            .map_err(|error| to_python(py, error))?;
+        let parent_operation = match agent.get_item(intern!(py, "operation_name"))? {
+            Some(name) => name,
+            None => intern!(py, "root").clone().into_any(),
+        };
+        agent.set_item(intern!(py, "parent_operation"), parent_operation)?;
+        agent.set_item(intern!(py, "operation_name"), operation)?;
+        agent.set_item(intern!(py, "operation_depth"), core.lineage().depth())?;
+        if let Some(more) = more_agent {
+            agent.update(more.as_mapping())?;
+        }
+        audit.set_item(intern!(py, "operation_name"), operation)?;
+        let created = datetime(py, core.created())?;
+        audit.set_item(
+            intern!(py, "child_created_at"),
+            created.call_method0(intern!(py, "isoformat"))?,
+        )?;
+        if let Some(more) = more_audit {
+            audit.update(more.as_mapping())?;
+        }
+        let child = Self::make(Parts {
+            core: Arc::new(core),
+            session: self.session.as_ref().map(|session| session.clone_ref(py)),
+            websocket_client: self.websocket_client.clone(),
+            session_id: self.session_id.clone(),
+            strict: self.strict,
+            agent_context: Some(agent),
+            audit: Some(audit),
+        });
+        child.request.set(self.request(py)?.clone().unbind());
+        child.created_at.set(created.unbind());
+        Bound::new(py, child)
+    }
+
+    /// The same, with one dictionary of metadata for both.
+    #[pyo3(signature = (operation_name, additional_metadata = None))]
+    fn create_child_context_supervisor<'py>(
+        &self,
+        py: Python<'py>,
+        operation_name: &Bound<'py, PyAny>,
+        additional_metadata: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let (agent, audit) = (PyDict::new(py), PyDict::new(py));
+        if let Some(metadata) = additional_metadata.filter(|metadata| !metadata.is_none()) {
+            for (key, value) in super::json::entries(as_dict(metadata, "additional_metadata")?) {
+                let is_audit = is_audit_key(&key.str()?.to_string_lossy().to_lowercase());
+                if is_audit { &audit } else { &agent }.set_item(key, value)?;
+            }
+        }
+        self.create_child_context(
+            py,
+            Some(operation_name),
+            Some(agent.as_any()),
+            Some(audit.as_any()),
+            None,
+        )
+    }
+
+    /// The same context with a database session. `None` is refused.
+    fn with_db_session<'py>(&self, py: Python<'py>, db_session: Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
+        if db_session.is_none() {
+            let message = "db_session must not be None".to_owned();
+            return Err(refused(
+                py,
+                "db_session",
+                "None",
+                "required",
+                message,
+                "Pass the session of this request",
+            ));
+        }
+        self.copied(py, Some(db_session.unbind()), self.websocket_client.clone())
+    }
+
+    /// The same context with a socket. A blank id is refused.
+    fn with_websocket_connection<'py>(
+        &self,
+        py: Python<'py>,
+        connection_id: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let id = printable(connection_id, "connection_id")?;
+        self.copied(
+            py,
+            self.session.as_ref().map(|session| session.clone_ref(py)),
+            Some(Box::from(id)),
+        )
+    }
+
+    // -- checks and views -----------------------------------------------------------------------------------------------
+
+    /// Whether what the context holds is its own: `True`, or `ContextIsolationError`. Finds a database session that another
+    /// user's context holds, reserved keys and objects of another user in the dictionaries, and a container that a context
+    /// verified before holds too. Looks at 10 000 values at most. `isolane.audit_isolation()` compares all contexts.
+    fn verify_isolation(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let py = slf.py();
+        slf.get().stamp.check(py)?;
+        match verify::inspect(slf)?.into_iter().next() {
+            None => {
+                slf.get()
+                    .core
+                    .record("isolation_verified", slf.get().request_id(), &CLOCK);
+                Ok(true)
+            }
+            Some(finding) => Err(finding.into_error(py)),
+        }
+    }
+
+    /// `user:thread:run:request`, eight characters of each.
+    fn get_correlation_id(&self) -> String {
+        self.core.identity().correlation()
+    }
+
+    /// Ids, times and the audit metadata, with `record`: what happened to the context, which nobody can edit.
+    #[pyo3(signature = () -> "dict[str, typing.Any]")]
+    fn get_audit_trail<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let trail = PyDict::new(py);
+        trail.set_item("correlation_id", self.get_correlation_id())?;
+        self.put_ids(py, &trail)?;
+        trail.set_item("has_websocket", self.websocket_client.is_some())?;
+        trail.set_item("audit_metadata", copied_dict(self.audit_dict(py)?, "audit_metadata")?)?;
+        trail.set_item("context_age_seconds", seconds(self.core.age(&CLOCK)))?;
+        let (entries, dropped) = self.core.audit();
+        let record = PyList::empty(py);
+        for entry in entries {
+            let line = PyDict::new(py);
+            line.set_item("at", datetime(py, entry.at)?.call_method0(intern!(py, "isoformat"))?)?;
+            line.set_item("event", entry.event)?;
+            line.set_item("subject", entry.subject)?;
+            record.append(line)?;
+        }
+        trail.set_item("record", record)?;
+        trail.set_item("record_dropped", dropped)?;
+        Ok(trail)
+    }
+
+    /// The context as JSON-able data, without the session.
+    #[pyo3(signature = () -> "dict[str, typing.Any]")]
+    fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        self.put_ids(py, &dict)?;
+        dict.set_item("context_id", self.request_id())?;
+        dict.set_item("session_id", self.session_id())?;
+        dict.set_item("status", self.core.state().name())?;
+        dict.set_item("websocket_client_id", self.websocket_client_id())?;
+        dict.set_item("websocket_connection_id", self.websocket_client_id())?;
+        dict.set_item("agent_context", copied_dict(self.agent_dict(py), "agent_context")?)?;
+        dict.set_item("audit_metadata", copied_dict(self.audit_dict(py)?, "audit_metadata")?)?;
+        dict.set_item("metadata", self.merged_metadata(py)?)?;
+        dict.set_item("implementation", "isolane")?;
+        dict.set_item("compatibility_layer_active", false)?;
+        Ok(dict)
+    }
+
+    // -- runs -----------------------------------------------------------------------------------------------------------
+
+    /// Records that a run of an agent began. Returns its id, made when absent. Raises `ValueError` for an id that is active,
+    /// `ContextStateError` when the context has ended.
+    #[pyo3(signature = (run_id = None, agent_type = "agent", metadata = None))]
+    fn record_run_start(
+        &self,
+        py: Python<'_>,
+        run_id: Option<&str>,
+        agent_type: &str,
+        metadata: Option<Py<PyAny>>,
+    ) -> PyResult<String> {
+        self.stamp.check(py)?;
+        let id = run_id.map_or_else(|| ids::fresh_with("exec"), str::to_owned);
+        let own = self.own(py)?.get();
+        let note = own.add_note(Note {
+            metadata,
+            ..Note::default()
+        });
+        if let Err(fault) = self.core.start_run(&id, agent_type, note, &CLOCK) {
+            drop(own.take_notes(std::iter::once(note)));
+            return Err(Self::fault(py, fault));
+        }
+        Ok(id)
+    }
+
+    /// Records that a run ended well.
+    #[pyo3(signature = (run_id, result = None))]
+    fn record_run_success(&self, py: Python<'_>, run_id: &str, result: Option<Py<PyAny>>) -> PyResult<()> {
+        self.end_run(py, run_id, RunOutcome::Success, |note| note.result = result)
+    }
+
+    /// Records that a run failed.
+    #[pyo3(signature = (run_id, error = None))]
+    fn record_run_failure(&self, py: Python<'_>, run_id: &str, error: Option<Py<PyAny>>) -> PyResult<()> {
+        self.end_run(py, run_id, RunOutcome::Failure, |note| note.error = error)
+    }
+
+    /// Records that one run of this context started another.
+    fn add_child_run(&self, py: Python<'_>, run_id: &str, child_run_id: &str) -> PyResult<()> {
+        self.core
+            .add_child_run(run_id, child_run_id)
+            .map_err(|fault| Self::fault(py, fault))
+    }
+
+    /// Seconds that a run took, or has taken so far; `None` for an unknown run.
+    fn get_run_duration(&self, run_id: &str) -> Option<f64> {
+        self.core.with_runs(|runs| {
+            let record = runs.get(run_id)?;
+            let so_far = || crate::clock::Clock::monotonic(&CLOCK).saturating_sub(record.started_monotonic);
+            Some(seconds(record.duration.unwrap_or_else(so_far)))
+        })
+    }
+
+    /// The run that began last and has not ended, or `None`.
+    #[getter]
+    fn current_run_id(&self) -> Option<String> {
+        self.core.with_runs(|runs| runs.current().map(str::to_owned))
+    }
+
+    /// Runs that have not ended, by id.
+    #[getter]
+    fn active_runs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let records = self.core.with_runs(|runs| runs.active().cloned().collect::<Vec<_>>());
+        let active = PyDict::new(py);
+        for record in records {
+            active.set_item(&record.id, Py::new(py, self.run(py, &record)?)?)?;
+        }
+        Ok(active)
+    }
+
+    /// The last 100 runs that ended, oldest first.
+    #[getter]
+    fn run_history(&self, py: Python<'_>) -> PyResult<Vec<ExecutionRun>> {
+        let records = self.core.with_runs(|runs| runs.history().cloned().collect::<Vec<_>>());
+        records.iter().map(|record| self.run(py, record)).collect()
+    }
+
+    /// Totals over all runs.
+    #[getter]
+    fn execution_metrics(&self) -> PyExecutionMetrics {
+        self.core.with_runs(|runs| PyExecutionMetrics::of(runs.metrics()))
+    }
+
+    // -- life -----------------------------------------------------------------------------------------------------------
+
+    /// Takes one of the user's and the process's execution permits: `async with context.acquire_execution_lock(): …`.
+    /// `timeout` in seconds covers the whole wait. Steps and children under it borrow the permit. Raises `LimitTimeout`.
+    #[pyo3(signature = (timeout = 30.0))]
+    fn acquire_execution_lock(slf: &Bound<'_, Self>, timeout: f64) -> PyResult<Slot> {
+        slf.get().stamp.check(slf.py())?;
+        let limiter = super::limits::default_limiter(slf.py())?;
+        Slot::new(
+            limiter.bind(slf.py()),
+            slf.get().core.lane().clone(),
+            Some(slf.clone().unbind()),
+            timeout,
+            true,
+        )
+    }
+
+    /// Registers what `cleanup` is to call, last registered first. `callback` takes no arguments and may be a coroutine
+    /// function; `timeout` is its own deadline in seconds. At most 1 000.
+    #[pyo3(signature = (callback, timeout = 5.0))]
+    fn register_cleanup_callback(&self, py: Python<'_>, callback: Bound<'_, PyAny>, timeout: f64) -> PyResult<()> {
+        if !callback.is_callable() {
+            return Err(PyTypeError::new_err(
+                "callback must be callable without arguments; pass the function, not its result",
+            ));
+        }
+        if self.core.state() == ContextState::Cleaned {
+            let message = "the context was cleaned up, the callback would never run; register it before cleanup()";
+            return Err(super::errors::ContextStateError::raise(py, message.to_owned()));
+        }
+        if self.own(py)?.get().push_callback(Callback {
+            call: callback.unbind(),
+            timeout,
+        }) {
+            return Ok(());
+        }
+        Err(PyRuntimeError::new_err(
+            "1000 cleanup callbacks are registered already; register one that cleans up many things",
+        ))
+    }
+
+    /// Ends the context: runs that have not ended are failures; callbacks run, last registered first; the session made for
+    /// the request is closed; the event stream ends. Calling it again does nothing. Returns the exceptions that callbacks
+    /// raised.
+    #[pyo3(signature = () -> "collections.abc.Awaitable[tuple[BaseException, ...]]")]
+    fn cleanup<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        static CLOSE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = slf.py();
+        let context = slf.get();
+        context.stamp.check(py)?;
+        let nothing = || {
+            let none = PyTuple::empty(py).into_any().unbind();
+            Ok(Bound::new(py, ReadyAwaitable::value(none))?.into_any())
+        };
+        if context.own.get().is_some_and(|own| own.get().is_closing()) {
+            return nothing();
+        }
+        let (_, dropped) = context.core.conclude(&CLOCK);
+        context.drop_notes(dropped);
+        let is_root = context.core.lineage().path().len() == 1;
+        let request = context
+            .request
+            .get()
+            .map(|request| request.bind(py))
+            .filter(|_| is_root);
+        let session = request.and_then(|request| request.get().take_session());
+        let callbacks = context
+            .own
+            .get()
+            .map(|own| own.get().take_callbacks())
+            .unwrap_or_default();
+        if callbacks.is_empty() && session.is_none() {
+            context.finish();
+            return nothing();
+        }
+        context.own(py)?.get().begin_closing();
+        let close = CLOSE.get_or_try_init(py, || {
+            py.import("isolane.contexts.closing")?
+                .getattr("close_context")
+                .map(Bound::unbind)
+        })?;
+        let callbacks: Vec<_> = callbacks
+            .into_iter()
+            .map(|callback| (callback.call, callback.timeout))
+            .collect();
+        close.bind(py).call1((slf, callbacks, session))
+    }
+
+    /// The last step of `cleanup`.
+    #[pyo3(name = "_finish")]
+    fn finish(&self) {
+        if let Some(own) = self.own.get() {
+            own.get().end_closing();
+        }
+        if self.core.lineage().path().len() == 1
+            && let Some(request) = self.request.get()
+            && let Some(writer) = request.get().take_writer()
+        {
+            use crate::clock::Clock;
+            writer.log().end(None, "the run ended", CLOCK.unix(), CLOCK.monotonic());
+        }
+        let dropped = self.core.clean(&CLOCK);
+        self.drop_notes(dropped);
+        self.unbind_session();
+        let mut claims = std::mem::take(&mut *self.claims.lock().unwrap_or_else(PoisonError::into_inner));
+        verify::release_claims(self.serial, &mut claims);
+    }
+
+    /// Lets the context outlive its request: the middleware will not close it, the engine that runs it does. Returns itself.
+    fn detach(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get()
+            .core
+            .detach(&CLOCK)
+            .map_err(|fault| Self::fault(slf.py(), fault))?;
+        Ok(slf)
+    }
+
+    /// Whether it outlives its request.
+    #[getter]
+    fn is_detached(&self) -> bool {
+        self.core.is_detached()
+    }
+
+    /// Notes that something happened.
+    fn update_activity(&self) {
+        self.core.touch(&CLOCK);
+    }
+
+    /// Whether it belongs to this process, has not ended, and no more runs failed than succeeded.
+    fn is_healthy(&self) -> bool {
+        let counts = self.core.with_runs(crate::context::RunBook::counts);
+        self.stamp.is_current() && !self.core.state().is_over() && counts.failed <= counts.succeeded.max(1)
+    }
+
+    /// State, ages and counts.
+    #[pyo3(signature = () -> "dict[str, typing.Any]")]
+    fn get_status_summary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let summary = PyDict::new(py);
+        self.put_ids(py, &summary)?;
+        let counts = self.core.with_runs(crate::context::RunBook::counts);
+        summary.set_item("status", self.core.state().name())?;
+        summary.set_item("is_healthy", self.is_healthy())?;
+        summary.set_item("is_detached", self.is_detached())?;
+        summary.set_item("active_runs", counts.executing)?;
+        summary.set_item("waiting_runs", counts.parked)?;
+        summary.set_item("age_seconds", seconds(self.core.age(&CLOCK)))?;
+        summary.set_item("idle_seconds", seconds(self.core.idle(&CLOCK)))?;
+        let callbacks = self.own.get().map_or(0, |own| own.get().callback_count());
+        summary.set_item("cleanup_callbacks", callbacks)?;
+        summary.set_item(
+            "execution_metrics",
+            self.execution_metrics()
+                .into_pyobject(py)?
+                .call_method0("get_performance_summary")?,
+        )?;
+        Ok(summary)
+    }
+
+    // -- bindings -------------------------------------------------------------------------------------------------------
+
+    /// The emitter that publishes this context's events into the stream of its run.
+    fn get_websocket_emitter<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, UserWebSocketEmitter>> {
+        self.stamp.check(py)?;
+        if self.core.state() == ContextState::Cleaned {
+            let message = "the context was cleaned up and its event stream has ended";
+            return Err(super::errors::RunClosed::raise(py, message.to_owned()));
+        }
+        let emitter = self.emitter.get_or_make(|| {
+            let writer = self.open_stream(py)?;
+            Py::new(py, UserWebSocketEmitter::for_context(self, writer))
+        })?;
+        Ok(emitter.bind(py).clone())
+    }
+
+    /// The database session of the run: made on first use by what `setup(session_factory=…)` was given, closed with the run;
+    /// or the session given at construction. Raises `RuntimeError` when there is neither.
+    fn get_database_session<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let context = slf.get();
+        context.stamp.check(py)?;
+        let request = context.request(py)?.get();
+        if let Some(session) = request.session(py) {
+            return Ok(session.into_bound(py));
+        }
+        let Some(factory) = request.session_factory(py) else {
+            return context.db_session(py).map(|session| session.into_bound(py)).ok_or_else(|| {
+                PyRuntimeError::new_err(
+                    "No database session: pass session_factory to isolane.fastapi.setup, or db_session to the context",
+                )
+            });
+        };
+        if context.core.state() == ContextState::Cleaned {
+            let message = "the context was cleaned up, a new session would never be closed";
+            return Err(super::errors::ContextStateError::raise(py, message.to_owned()));
+        }
+        let session = factory.bind(py).call1((slf,))?;
+        if super::loops::is_coroutine(&session)? {
+            session.call_method0(intern!(py, "close"))?;
+            return Err(PyTypeError::new_err(
+                "session_factory must return a session, not a coroutine; use a plain function",
+            ));
+        }
+        if let Some(held) = request.set_session_once(py, &session) {
+            // Another thread was faster. Its session is the one; this one is closed with the context.
+            if let Ok(close) = session.getattr(intern!(py, "close")) {
+                context.register_cleanup_callback(py, close, 5.0)?;
+            }
+            return Ok(held.into_bound(py));
+        }
+        Ok(session)
+    }
+
+    /// Sets what makes the database session of the run: called with the context, on first use.
+    fn bind_session_factory(&self, py: Python<'_>, session_factory: Py<PyAny>) -> PyResult<()> {
+        self.request(py)?.get().set_session_factory(session_factory);
+        Ok(())
+    }
+
+    // -- protocol -------------------------------------------------------------------------------------------------------
+
+    fn __setattr__(&self, py: Python<'_>, name: &Bound<'_, PyString>, _value: &Bound<'_, PyAny>) -> PyResult<()> {
+        Err(frozen(py, "assign to", name))
+    }
+
+    fn __delattr__(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        Err(frozen(py, "delete", name))
+    }
+
+    fn __eq__(&self, py: Python<'_>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let Ok(other) = other.cast::<Self>() else {
+            return Ok(py.NotImplemented());
+        };
+        let other = other.get();
+        let same = self.core.identity() == other.core.identity()
+            && self.core.created() == other.core.created()
+            && self.core.lineage().depth() == other.core.lineage().depth()
+            && self.core.lineage().parent() == other.core.lineage().parent()
+            && self.websocket_client == other.websocket_client
+            && self.agent_dict(py).eq(other.agent_dict(py))?
+            && self.audit_dict(py)?.eq(other.audit_dict(py)?)?;
+        Ok(same.into_pyobject(py)?.to_owned().into_any().unbind())
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.core.identity().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __repr__(&self) -> String {
+        let identity = self.core.identity();
+        format!(
+            "<UserExecutionContext user={} thread={} run={} request={} depth={} {}>",
+            ids::shorten(identity.user.as_str()),
+            ids::shorten(identity.thread.as_str()),
+            ids::shorten(identity.run.as_str()),
+            ids::shorten(identity.request.as_str()),
+            self.core.lineage().depth(),
+            self.core.state().name()
+        )
+    }
+
+    fn __copy__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __deepcopy__(&self, _memo: &Bound<'_, PyAny>) -> PyResult<()> {
+        Err(PyTypeError::new_err(
+            "a UserExecutionContext cannot be deep-copied: it owns live resources of its request. Use create_child_context, \
+             or pass the context itself",
+        ))
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err(
+            "a UserExecutionContext cannot be pickled: it belongs to one request in one process. Send to_dict() and make a new \
+             context on the other side",
+        ))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(session) = &self.session {
+            visit.call(session)?;
+        }
+        if let Some(given) = &self.given_audit {
+            visit.call(given)?;
+        }
+        self.agent_context.traverse(&visit)?;
+        self.created_at.traverse(&visit)?;
+        self.audit.traverse(&visit)?;
+        self.own.traverse(&visit)?;
+        self.request.traverse(&visit)?;
+        self.emitter.traverse(&visit)?;
+        if let Ok(claims) = self.claims.try_lock() {
+            for container in claims.iter() {
+                visit.call(container)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! The exceptions, and the one place where an error of the core becomes one of them.
+//!
+//! Each is a subclass of the standard exception that fits, carries what it says as fields, and has the text as its only
+//! argument.
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyTuple, PyType};
+
+use crate::context::{ContextError, ContextFault};
+use crate::error::Error;
+use crate::events::EventError;
+use crate::limits::{Refusal, Scope};
+use crate::owner::IsolationViolation;
+
+macro_rules! exceptions {
+    ($($(#[$doc:meta])* $name:ident($base:ty) { $($field:ident: $type:ty = $default:expr),* $(,)? })+) => {$(
+        $(#[$doc])*
+        #[pyclass(extends = $base, subclass, frozen, module = "isolane")]
+        #[derive(Debug)]
+        pub(crate) struct $name {
+            message: String,
+            $($field: $type,)*
+        }
+
+        #[pymethods]
+        impl $name {
+            #[new]
+            #[pyo3(signature = (message, $($field = $default),*))]
+            fn new(message: String, $($field: $type),*) -> Self {
+                Self { message, $($field),* }
+            }
+
+            $(
+                #[getter]
+                fn $field(&self) -> $type {
+                    self.$field.clone()
+                }
+            )*
+
+            fn __str__(&self) -> &str {
+                &self.message
+            }
+        }
+
+        impl $name {
+            #[allow(clippy::allow_attributes, clippy::too_many_arguments)]
+            pub(crate) fn raise(py: Python<'_>, message: String, $($field: $type),*) -> PyErr {
+                let made = Py::new(py, Self { message: message.clone(), $($field),* })
+                    .and_then(|error| {
+                        let error = error.into_bound(py).into_any();
+                        error.setattr("args", PyTuple::new(py, [message])?)?;
+                        Ok(error)
+                    });
+                match made {
+                    Ok(error) => PyErr::from_value(error),
+                    Err(error) => error,
+                }
+            }
+        }
+    )+};
+}
+
+exceptions! {
+    /// A context could not be made, or changed as asked.
+    ///
+    /// Fields: `field` (which one), `value` (shortened), `rule` (one word), `fix` (what to do).
+    InvalidContextError(PyValueError) {
+        field: String = String::new(), value: String = String::new(), rule: String = String::new(), fix: String = String::new(),
+    }
+    /// An object of one user met a boundary of another. The text names nobody.
+    ///
+    /// Field: `boundary`, one of `publish`, `subscribe`, `write`, `bind`, `verify`.
+    ContextIsolationError(PyRuntimeError) { boundary: String = String::new() }
+    /// Something that the state of the context does not allow.
+    ContextStateError(PyRuntimeError) {}
+    /// A limit refused at once.
+    ///
+    /// Fields: `limit` (`user`, `global`, `tree`), `retry_after` (whole seconds), `running`, `queued`.
+    LimitRejected(PyRuntimeError) {
+        limit: String = "global".to_owned(), retry_after: u32 = 1, running: u32 = 0, queued: usize = 0,
+    }
+    /// An event breaks the order of its span, or its type or payload is not allowed. Nothing was published.
+    InvalidEvent(PyValueError) {}
+    /// The run's event stream has ended.
+    RunClosed(PyRuntimeError) {}
+    /// An event is larger than is allowed. Fields: `size` and `limit`, in bytes.
+    EventTooLarge(PyValueError) { size: usize = 0, limit: usize = 0 }
+    /// A bound is reached and nothing more can be folded away to make room. Fields: `limit`, and `scope`: `run`, `user` or
+    /// `process`.
+    BudgetExceeded(PyRuntimeError) { limit: usize = 0, scope: String = "run".to_owned() }
+    /// The object was made before a fork and belongs to the parent process.
+    ForkedProcessError(PyRuntimeError) {}
+}
+
+/// Makes a `LimitTimeout` of the refusal that a waiter would get now. The class is written in Python: `TimeoutError` has the
+/// layout of `OSError`, which `PyO3` cannot extend.
+pub(crate) fn limit_timeout(py: Python<'_>, refusal: &Refusal, seconds: f64) -> PyErr {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let message = format!("No permit within {seconds:.3} s: {}", refusal_text(refusal));
+    let fields = (
+        message,
+        refusal.scope.name(),
+        refusal.retry_after,
+        refusal.running,
+        refusal.queued,
+    );
+    match CLASS
+        .import(py, "isolane.limits", "LimitTimeout")
+        .and_then(|class| class.call1(fields))
+    {
+        Ok(error) => PyErr::from_value(error),
+        Err(error) => error,
+    }
+}
+
+fn refusal_text(refusal: &Refusal) -> String {
+    let remedy = match refusal.scope {
+        Scope::User => "wait for a run of this user to end, or raise per_user",
+        Scope::Process => "try again later, or raise total",
+        Scope::Tree => "run fewer nested agents at once",
+    };
+    format!("{refusal}; {remedy} (retry after {} s)", refusal.retry_after)
+}
+
+/// Makes the exception for an error of the core.
+pub(crate) fn to_python(py: Python<'_>, error: impl Into<Error>) -> PyErr {
+    match error.into() {
+        Error::Context(error) => {
+            let message = error.to_string();
+            let ContextError {
+                field,
+                value,
+                rule,
+                fix,
+                ..
+            } = error;
+            InvalidContextError::raise(py, message, field.to_owned(), value, rule.to_owned(), fix)
+        }
+        Error::Fault(ContextFault::Run(fault)) => PyValueError::new_err(fault.to_string()),
+        Error::Fault(ContextFault::Move(fault)) => ContextStateError::raise(py, fault.to_string()),
+        Error::Isolation(violation) | Error::Event(EventError::Isolation(violation)) => isolation(py, &violation),
+        Error::Limit(refusal) => LimitRejected::raise(
+            py,
+            refusal_text(&refusal),
+            refusal.scope.name().to_owned(),
+            refusal.retry_after,
+            refusal.running,
+            refusal.queued,
+        ),
+        Error::Event(error) => {
+            let message = error.to_string();
+            match error {
+                EventError::Closed => RunClosed::raise(py, message),
+                EventError::TooLarge { bytes, limit } => EventTooLarge::raise(py, message, bytes, limit),
+                EventError::Budget { limit, scope, .. } => BudgetExceeded::raise(py, message, limit, scope.to_owned()),
+                EventError::Invalid { .. } | EventError::Isolation(_) => InvalidEvent::raise(py, message),
+            }
+        }
+    }
+}
+
+fn isolation(py: Python<'_>, violation: &IsolationViolation) -> PyErr {
+    ContextIsolationError::raise(py, violation.to_string(), violation.crossing.name().to_owned())
+}

@@ -1,0 +1,376 @@
+//! Python values as JSON, written once, at publish: what an agent changes afterwards cannot reach the wire.
+//!
+//! | value | written as |
+//! |---|---|
+//! | `None`, `bool`, `str` | themselves; lone surrogates become U+FFFD |
+//! | `int` | a number up to ±(2⁵³ − 1), beyond it a string of its digits, since JavaScript would round it |
+//! | `float` | a number; NaN and infinities become `null`, as in `JSON.stringify` |
+//! | `dict` | an object; keys that are `int`, `float`, `bool`, `None` or enums become strings |
+//! | `list`, `tuple`, `set`, `frozenset` | an array |
+//! | `datetime`, `date`, `time` | ISO 8601 |
+//! | `Decimal`, `UUID`, `PurePath` | a string |
+//! | `Enum` | its value |
+//! | dataclass | an object of its fields |
+//! | pydantic model | what `model_dump(mode="json")` gives |
+//! | an exception | `"ClassName: text"` |
+//!
+//! Anything else is an error that names the path to it.
+
+use pyo3::exceptions::{PyBaseException, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{
+    PyBool, PyDate, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTime, PyTuple, PyType,
+};
+
+use crate::events::json;
+
+/// Nested deeper than this is an error; it also ends cycles.
+const MAX_DEPTH: usize = 64;
+/// Largest integer that JavaScript reads exactly: 2⁵³ − 1.
+const MAX_SAFE_INTEGER: i64 = (1 << 53) - 1;
+
+struct Fault {
+    /// From the value outwards, in the order in which the recursion unwinds.
+    path: Vec<String>,
+    what: String,
+}
+
+impl Fault {
+    fn new(what: impl Into<String>) -> Self {
+        Self {
+            path: Vec::new(),
+            what: what.into(),
+        }
+    }
+
+    fn within(mut self, step: impl FnOnce() -> String) -> Self {
+        self.path.push(step());
+        self
+    }
+}
+
+impl From<PyErr> for Fault {
+    fn from(error: PyErr) -> Self {
+        Self::new(Python::attach(|py| {
+            let kind = error
+                .get_type(py)
+                .name()
+                .map_or_else(|_| "an error".to_owned(), |name| name.to_string());
+            format!("converting it raised {kind}")
+        }))
+    }
+}
+
+/// Appends `value` as JSON. An error names the path from `name`.
+pub(crate) fn write(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, name: &str) -> Result<(), String> {
+    let before = out.len();
+    write_value(out, value, 0).map_err(|fault| {
+        out.truncate(before);
+        let path: String = std::iter::once(name.to_owned())
+            .chain(fault.path.into_iter().rev())
+            .collect();
+        format!("{path} is not JSON-able: {}", fault.what)
+    })
+}
+
+fn write_str(out: &mut Vec<u8>, value: &Bound<'_, PyString>) {
+    if let Ok(text) = value.to_str() {
+        json::string(out, text);
+        return;
+    }
+    // A lone surrogate: through UTF-16, so that each becomes one replacement character.
+    let encoded = value.call_method1(intern!(value.py(), "encode"), ("utf-16-le", "surrogatepass"));
+    let units: Vec<u16> = encoded
+        .and_then(|encoded| encoded.extract::<Vec<u8>>())
+        .unwrap_or_default()
+        .chunks_exact(2)
+        .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+        .collect();
+    json::string(out, &String::from_utf16_lossy(&units));
+}
+
+fn write_int(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    match value.extract::<i64>() {
+        Ok(number) if (-MAX_SAFE_INTEGER..=MAX_SAFE_INTEGER).contains(&number) => {
+            if number < 0 {
+                out.push(b'-');
+            }
+            json::number(out, number.unsigned_abs());
+        }
+        _ => {
+            static INT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            // `int.__repr__`, so that a subclass cannot write what it likes.
+            let repr = INT.get_or_try_init(value.py(), || {
+                value.py().get_type::<PyInt>().getattr("__repr__").map(Bound::unbind)
+            })?;
+            write_str(out, repr.bind(value.py()).call1((value,))?.cast::<PyString>()?);
+        }
+    }
+    Ok(())
+}
+
+fn write_value(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
+    if depth > MAX_DEPTH {
+        return Err(Fault::new(format!(
+            "it is nested deeper than {MAX_DEPTH} levels, or contains itself"
+        )));
+    }
+    if let Ok(text) = value.cast_exact::<PyString>() {
+        write_str(out, text);
+    } else if let Ok(dict) = value.cast_exact::<PyDict>() {
+        write_dict(out, dict, depth)?;
+    } else if value.cast_exact::<PyInt>().is_ok() {
+        write_int(out, value)?;
+    } else if let Ok(number) = value.cast_exact::<PyFloat>() {
+        json::float(out, number.value());
+    } else if value.is_none() {
+        out.extend_from_slice(b"null");
+    } else if let Ok(truth) = value.cast_exact::<PyBool>() {
+        out.extend_from_slice(if truth.is_true() { b"true" } else { b"false" });
+    } else if let Ok(list) = value.cast_exact::<PyList>() {
+        write_items(out, list.iter(), depth)?;
+    } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
+        write_items(out, tuple.iter(), depth)?;
+    } else {
+        write_other(out, value, depth)?;
+    }
+    Ok(())
+}
+
+fn write_items<'py>(
+    out: &mut Vec<u8>,
+    items: impl Iterator<Item = Bound<'py, PyAny>>,
+    depth: usize,
+) -> Result<(), Fault> {
+    out.push(b'[');
+    for (at, item) in items.enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write_value(out, &item, depth + 1).map_err(|fault| fault.within(|| format!("[{at}]")))?;
+    }
+    out.push(b']');
+    Ok(())
+}
+
+fn write_dict(out: &mut Vec<u8>, dict: &Bound<'_, PyDict>, depth: usize) -> Result<(), Fault> {
+    out.push(b'{');
+    write_members(out, dict, depth)?;
+    out.push(b'}');
+    Ok(())
+}
+
+/// The entries as they are now. Writing a value may run Python code, which may change the dictionary.
+pub(crate) fn entries<'py>(dict: &Bound<'py, PyDict>) -> Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    dict.iter().collect()
+}
+
+/// Appends the members of `dict` to an object that is open.
+fn write_members(out: &mut Vec<u8>, dict: &Bound<'_, PyDict>, depth: usize) -> Result<(), Fault> {
+    for (key, value) in entries(dict) {
+        if !matches!(out.last(), Some(b'{')) {
+            out.push(b',');
+        }
+        let step = || match key.cast::<PyString>() {
+            Ok(text) => format!(".{}", crate::ids::cut(&text.to_string_lossy(), 60)),
+            Err(_) => "[…]".to_owned(),
+        };
+        write_key(out, &key)?;
+        out.push(b':');
+        write_value(out, &value, depth + 1).map_err(|fault| fault.within(step))?;
+    }
+    Ok(())
+}
+
+/// Appends members of `dict` to an open object, apart from those in `except`.
+pub(crate) fn write_members_except(out: &mut Vec<u8>, dict: &Bound<'_, PyDict>, except: &[&str]) -> Result<(), String> {
+    for (key, value) in entries(dict) {
+        if let Ok(name) = key.cast::<PyString>()
+            && let Ok(name) = name.to_str()
+        {
+            if except.contains(&name) {
+                continue;
+            }
+            json::key(out, name);
+            write(out, &value, name)?;
+            continue;
+        }
+        if !matches!(out.last(), Some(b'{')) {
+            out.push(b',');
+        }
+        write_key(out, &key).map_err(|fault| format!("a key is not JSON-able: {}", fault.what))?;
+        out.push(b':');
+        write(out, &value, "[…]")?;
+    }
+    Ok(())
+}
+
+fn write_key(out: &mut Vec<u8>, key: &Bound<'_, PyAny>) -> Result<(), Fault> {
+    if let Ok(text) = key.cast_exact::<PyString>() {
+        write_str(out, text);
+        return Ok(());
+    }
+    if let Some(inner) = enum_value(key)? {
+        return write_key(out, &inner);
+    }
+    if let Ok(text) = key.cast::<PyString>() {
+        write_str(out, text);
+        return Ok(());
+    }
+    if key.is_none()
+        || key.is_instance_of::<PyBool>()
+        || key.is_instance_of::<PyInt>()
+        || key.is_instance_of::<PyFloat>()
+    {
+        let mut inner = Vec::new();
+        write_value(&mut inner, key, 0)?;
+        // A number that was written as a string keeps its quotes.
+        if inner.first() == Some(&b'"') {
+            out.extend_from_slice(&inner);
+        } else {
+            out.push(b'"');
+            out.extend_from_slice(&inner);
+            out.push(b'"');
+        }
+        return Ok(());
+    }
+    Err(Fault::new(format!(
+        "a key of type {} is not allowed; use strings",
+        type_name(key)
+    )))
+}
+
+fn type_name(value: &Bound<'_, PyAny>) -> String {
+    value
+        .get_type()
+        .name()
+        .map_or_else(|_| "unknown".to_owned(), |name| name.to_string())
+}
+
+fn imported<'py>(
+    py: Python<'py>,
+    cell: &'static PyOnceLock<Py<PyType>>,
+    module: &str,
+    name: &str,
+) -> PyResult<&'py Bound<'py, PyType>> {
+    cell.get_or_try_init(py, || {
+        Ok::<_, PyErr>(py.import(module)?.getattr(name)?.cast_into::<PyType>()?.unbind())
+    })
+    .map(|class| class.bind(py))
+}
+
+fn is_a(value: &Bound<'_, PyAny>, cell: &'static PyOnceLock<Py<PyType>>, module: &str, name: &str) -> PyResult<bool> {
+    value.is_instance(imported(value.py(), cell, module, name)?)
+}
+
+fn enum_value<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    static ENUM: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    if is_a(value, &ENUM, "enum", "Enum")? {
+        value.getattr(intern!(value.py(), "value")).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+fn write_text_of(out: &mut Vec<u8>, text: &Bound<'_, PyAny>) -> PyResult<()> {
+    write_str(out, text.cast::<PyString>()?);
+    Ok(())
+}
+
+/// What is not of a JSON type itself.
+fn write_other(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
+    static DECIMAL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static UUID: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static PATH: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = value.py();
+    // Before the base types: an enum may be a str or an int as well.
+    if let Some(inner) = enum_value(value)? {
+        return write_value(out, &inner, depth + 1);
+    }
+    if let Ok(text) = value.cast::<PyString>() {
+        write_str(out, text);
+    } else if let Ok(dict) = value.cast::<PyDict>() {
+        write_dict(out, dict, depth)?;
+    } else if value.is_instance_of::<PyInt>() {
+        write_int(out, value)?;
+    } else if let Ok(number) = value.cast::<PyFloat>() {
+        json::float(out, number.value());
+    } else if value.is_instance_of::<PyList>()
+        || value.is_instance_of::<PyTuple>()
+        || value.is_instance_of::<PySet>()
+        || value.is_instance_of::<PyFrozenSet>()
+    {
+        let items: Vec<_> = value.try_iter()?.collect::<PyResult<_>>()?;
+        write_items(out, items.into_iter(), depth)?;
+    } else if value.is_instance_of::<PyDate>() || value.is_instance_of::<PyTime>() {
+        // A datetime is a date.
+        write_text_of(out, &value.call_method0(intern!(py, "isoformat"))?)?;
+    } else if is_a(value, &DECIMAL, "decimal", "Decimal")?
+        || is_a(value, &UUID, "uuid", "UUID")?
+        || is_a(value, &PATH, "pathlib", "PurePath")?
+    {
+        write_text_of(out, value.str()?.as_any())?;
+    } else if value.is_instance_of::<PyBaseException>() {
+        json::string(out, &exception_text(value));
+    } else if value.is_instance_of::<PyType>() {
+        return Err(Fault::new("a class has no JSON form; send its name"));
+    } else if value.hasattr(intern!(py, "__dataclass_fields__"))? {
+        write_dataclass(out, value, depth)?;
+    } else if value.hasattr(intern!(py, "model_dump"))? {
+        let options = PyDict::new(py);
+        options.set_item("mode", "json")?;
+        let dumped = value.call_method(intern!(py, "model_dump"), (), Some(&options))?;
+        write_value(out, &dumped, depth + 1)?;
+    } else {
+        return Err(Fault::new(format!(
+            "type {} has no JSON form; send a dict, a list, a string or a number made from it",
+            type_name(value)
+        )));
+    }
+    Ok(())
+}
+
+fn write_dataclass(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
+    let fields = value.getattr(intern!(value.py(), "__dataclass_fields__"))?;
+    let fields = fields
+        .cast::<PyDict>()
+        .map_err(|_| Fault::new("its __dataclass_fields__ are no dict"))?;
+    out.push(b'{');
+    for (name, _) in entries(fields) {
+        let Ok(name) = name.cast_into::<PyString>() else {
+            continue;
+        };
+        // Class variables are among the fields; those without a value of the instance are left out.
+        let Ok(inner) = value.getattr(&name) else { continue };
+        if !matches!(out.last(), Some(b'{')) {
+            out.push(b',');
+        }
+        write_str(out, &name);
+        out.push(b':');
+        write_value(out, &inner, depth + 1).map_err(|fault| fault.within(|| format!(".{}", name.to_string_lossy())))?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// `ClassName: text`, for an exception.
+pub(crate) fn exception_text(error: &Bound<'_, PyAny>) -> String {
+    let text = error
+        .str()
+        .map_or_else(|_| String::new(), |text| text.to_string_lossy().into_owned());
+    if text.is_empty() {
+        type_name(error)
+    } else {
+        format!("{}: {text}", type_name(error))
+    }
+}
+
+/// The JSON of a value, as publishing would write it. For tests and for agents that want to look before they publish.
+#[pyfunction]
+pub(crate) fn to_json(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    let mut out = Vec::new();
+    write(&mut out, value, "value").map_err(PyValueError::new_err)?;
+    String::from_utf8(out).map_err(|_| PyValueError::new_err("value is not UTF-8"))
+}

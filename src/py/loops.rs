@@ -1,0 +1,132 @@
+//! asyncio event loops: which one runs, and how a future of one is completed from anywhere.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyCFunction;
+use pyo3::{PyTraverseError, PyVisit};
+
+fn cached<'py>(
+    py: Python<'py>,
+    cell: &'static PyOnceLock<Py<PyAny>>,
+    module: &str,
+    name: &str,
+) -> PyResult<&'py Bound<'py, PyAny>> {
+    cell.get_or_try_init(py, || py.import(module)?.getattr(name).map(Bound::unbind))
+        .map(|value| value.bind(py))
+}
+
+/// The loop that runs in this thread; an error that says so when there is none.
+pub(crate) fn running(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    cached(py, &GET, "asyncio", "get_running_loop")?.call0()
+}
+
+fn is_running(event_loop: &Bound<'_, PyAny>) -> bool {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = event_loop.py();
+    cached(py, &GET, "asyncio", "_get_running_loop")
+        .and_then(PyAnyMethods::call0)
+        .is_ok_and(|running| running.is(event_loop))
+}
+
+/// The task that runs in this thread, or `None` outside of one.
+pub(crate) fn current_task(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    // Raises when no loop runs.
+    let task = cached(py, &GET, "asyncio", "current_task").ok()?.call0().ok()?;
+    Some(task).filter(|task| !task.is_none())
+}
+
+/// Whether the value is a coroutine.
+pub(crate) fn is_coroutine(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static CHECK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    cached(value.py(), &CHECK, "asyncio", "iscoroutine")?
+        .call1((value,))?
+        .is_truthy()
+}
+
+/// A future of an event loop that is completed once, with `None`.
+#[derive(Debug)]
+pub(crate) struct LoopFuture {
+    event_loop: Py<PyAny>,
+    future: Py<PyAny>,
+}
+
+impl LoopFuture {
+    /// A new future of the loop that runs in this thread.
+    pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
+        let event_loop = running(py)?;
+        let future = event_loop.call_method0(intern!(py, "create_future"))?;
+        Ok(Self {
+            event_loop: event_loop.unbind(),
+            future: future.unbind(),
+        })
+    }
+
+    pub(crate) fn event_loop<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+        self.event_loop.bind(py)
+    }
+
+    pub(crate) fn future<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+        self.future.bind(py)
+    }
+
+    /// Completes the future: at once when its loop runs in this thread, else through the loop. A loop that is closed has
+    /// nobody left who waits.
+    /// Answers whether there was somebody to tell.
+    pub(crate) fn complete(&self) -> bool {
+        // Not attached means that the interpreter is going away, and every waiter with it.
+        Python::try_attach(|py| {
+            let event_loop = self.event_loop.bind(py);
+            if is_running(event_loop) {
+                set_result(self.future.bind(py));
+                return true;
+            }
+            let result = wake_function(py).and_then(|wake| {
+                event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (wake, self.future.bind(py)))
+            });
+            let Err(error) = result else { return true };
+            let closed = event_loop
+                .call_method0(intern!(py, "is_closed"))
+                .and_then(|closed| closed.is_truthy());
+            if !closed.unwrap_or(false) {
+                error.write_unraisable(py, Some(event_loop));
+            }
+            false
+        })
+        .unwrap_or(false)
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.event_loop)?;
+        visit.call(&self.future)
+    }
+}
+
+fn set_result(future: &Bound<'_, PyAny>) {
+    let py = future.py();
+    let result = future.call_method0(intern!(py, "done")).and_then(|done| {
+        // A future that was cancelled in the meantime is left alone.
+        if done.is_truthy()? {
+            return Ok(());
+        }
+        future.call_method1(intern!(py, "set_result"), (py.None(),)).map(drop)
+    });
+    if let Err(error) = result {
+        error.write_unraisable(py, Some(future));
+    }
+}
+
+/// What `call_soon_threadsafe` calls on the loop's own thread.
+fn wake_function(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static WAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    WAKE.get_or_try_init(py, || {
+        let wake = PyCFunction::new_closure(py, None, None, |args, _| -> PyResult<()> {
+            set_result(&args.get_item(0)?);
+            Ok(())
+        })?;
+        Ok(wake.into_any().unbind())
+    })
+    .map(|wake| wake.bind(py))
+}

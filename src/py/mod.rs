@@ -1,0 +1,20 @@
+//! The Python face: the only place, with `lib.rs`, that names pyo3.
+
+pub(crate) mod awaitable;
+pub(crate) mod connection;
+pub(crate) mod context;
+pub(crate) mod deepcopy;
+pub(crate) mod emitter;
+pub(crate) mod engines;
+pub(crate) mod errors;
+pub(crate) mod ids;
+pub(crate) mod json;
+pub(crate) mod lanes;
+pub(crate) mod lazy;
+pub(crate) mod limits;
+pub(crate) mod loops;
+pub(crate) mod policy;
+pub(crate) mod process;
+pub(crate) mod request;
+pub(crate) mod runs;
+pub(crate) mod verify;
