@@ -1,8 +1,18 @@
-"""The long checks run when they are asked for: ``make prove``, or with ``--short`` in a few seconds."""
+"""The long checks run when they are asked for: ``make prove``, or with ``--short`` in a few seconds.
+
+A full run writes its table into docs/proof.md.
+"""
 
 from __future__ import annotations
 
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
 import pytest
+
+PROOF = Path(__file__).resolve().parents[2] / "docs" / "proof.md"
+_rows: list[tuple[str, str, str, float]] = []
 
 
 def pytest_addoption(parser) -> None:
@@ -23,3 +33,33 @@ def pytest_collection_modifyitems(config, items) -> None:
 def rounds(request):
     """How often a check repeats: fewer times in the short form."""
     return lambda full: max(1, full // 50) if request.config.getoption("--short") else full
+
+
+@pytest.fixture
+def found(record_property):
+    """Note a figure that the table shows."""
+    return lambda text: record_property("found", text)
+
+
+def pytest_runtest_logreport(report) -> None:
+    if report.when == "call" and "tests/stress" in report.nodeid:
+        name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+        found = "; ".join(str(value) for key, value in report.user_properties if key == "found")
+        _rows.append((name, report.outcome, found, report.duration))
+
+
+def pytest_sessionfinish(session) -> None:
+    options = session.config.option
+    if not options.prove or options.short or not _rows:
+        return
+    lines = [
+        "# Proof",
+        "",
+        f"Written by `make prove` on {datetime.now(UTC):%Y-%m-%d}, CPython {platform.python_version()}.",
+        "",
+        "| check | outcome | found | seconds |",
+        "|---|---|---|---|",
+        *(f"| {name} | {outcome} | {found} | {seconds:.0f} |" for name, outcome, found, seconds in _rows),
+        "",
+    ]
+    PROOF.write_text("\n".join(lines), encoding="utf-8")

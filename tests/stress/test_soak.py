@@ -37,7 +37,7 @@ def resident_kib() -> int:
     return pages * resource.getpagesize() // 1024
 
 
-def test_contexts_leave_nothing_behind(rounds) -> None:
+def test_contexts_leave_nothing_behind(rounds, found) -> None:
     def burst(count: int) -> None:
         for number in range(count):
             context = UserContextFactory.create_context(f"soak-{number % 500}", agent_context={"rows": [{"n": number}]})
@@ -47,12 +47,14 @@ def test_contexts_leave_nothing_behind(rounds) -> None:
 
     burst(2_000)
     before = resident_kib()
-    burst(rounds(200_000))
+    count = rounds(200_000)
+    burst(count)
     grown = resident_kib() - before
+    found(f"{grown} KiB more after {count} contexts, each with a child and a reference to itself")
     assert grown < 8_192, f"{grown} KiB more"
 
 
-async def test_engines_and_events_leave_nothing_behind(rounds) -> None:
+async def test_engines_and_events_leave_nothing_behind(rounds, found) -> None:
     registry = AgentRegistry()
     registry.register(Publisher)
     factory = ExecutionEngineFactory(agent_factory=AgentInstanceFactory(registry))
@@ -67,8 +69,10 @@ async def test_engines_and_events_leave_nothing_behind(rounds) -> None:
 
     await burst(rounds(20_000))
     before = resident_kib()
-    await burst(rounds(20_000))
+    count = rounds(20_000)
+    await burst(count)
     grown = resident_kib() - before
+    found(f"{grown} KiB more after {count} engines with 4 events each")
     metrics = factory.get_factory_metrics()
     assert metrics["engines_active"] == 0
     assert factory.limiter.stats()["running"] == 0
@@ -77,7 +81,7 @@ async def test_engines_and_events_leave_nothing_behind(rounds) -> None:
     assert isolane.lane_stats()["bytes"] < 50 * (5 << 20)
 
 
-async def test_random_cancellation_leaks_no_permit(rounds) -> None:
+async def test_random_cancellation_leaks_no_permit(rounds, found) -> None:
     limiter = FairLimiter(5, 3, queue=100_000, per_user_queue=100_000)
     dice = random.Random(7)
     peak = 0
@@ -98,6 +102,7 @@ async def test_random_cancellation_leaks_no_permit(rounds) -> None:
         stats = limiter.stats()
         assert (stats["running"], stats["queued"], stats["users"]) == (0, 0, 0)
         assert stats["granted"] == stats["released"]
+    found(f"{limiter.stats()['granted']} granted, {limiter.stats()['cancelled']} cancelled, peak {peak} of 5, 0 left")
     assert peak == 5
 
 

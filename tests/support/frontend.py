@@ -41,7 +41,7 @@ def broken_rules(message: Any) -> list[str]:
         moment = datetime.fromisoformat(message["timestamp"])
         if moment.tzinfo is None:
             broken.append("`timestamp` says its zone")
-    except (KeyError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError):
         broken.append("`timestamp` is ISO 8601")
     payload = message.get("payload")
     if isinstance(payload, dict):

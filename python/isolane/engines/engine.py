@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -33,8 +34,11 @@ from isolane.engines.errors import EngineClosedError
 if TYPE_CHECKING:
     from isolane.engines.factory import ExecutionEngineFactory
 
-_step_context: ContextVar[UserExecutionContext | None] = ContextVar("isolane_step", default=None)
-"""The context of the step that runs here: what an agent runs through its engine borrows that step's permit."""
+_step_context: ContextVar[weakref.ref[UserExecutionContext] | None] = ContextVar("isolane_step", default=None)
+"""The context of the step that runs here: what an agent runs through its engine borrows that step's permit.
+
+Weakly: every timer and task that an agent starts copies the variable, and would keep the user's data until it is due.
+"""
 
 ADMISSION_SECONDS = 2.0
 """Within this time the first permit of an engine must be had."""
@@ -214,13 +218,19 @@ class UserExecutionEngine:
             results=MappingProxyType(dict(results)),
         )
 
+    def _above(self) -> UserExecutionContext:
+        """Return the context of the step in which this one is nested, or the request's."""
+        reference = _step_context.get()
+        step = reference() if reference is not None else None
+        if step is not None and (step.user_id, step.run_id) == (self.context.user_id, self.context.run_id):
+            return step
+        return self.context
+
     async def _step(
         self, name: str, cls: type[BaseAgent], request: Any, results: Mapping[str, Any]
     ) -> tuple[Any, BaseException | None]:
         """One execution: a permit, a child context, a run record, and a span with exactly one last event."""
-        above = _step_context.get()
-        nested = above is not None and above.user_id == self.context.user_id and above.run_id == self.context.run_id
-        child = (above if above is not None and nested else self.context).create_child_context(name)
+        child = self._above().create_child_context(name)
         left = max(0.0, self._deadline - time.monotonic())
         timeout = left if self._admitted else min(ADMISSION_SECONDS, left)
         try:
@@ -382,8 +392,7 @@ async def _call(agent: BaseAgent, context: UserExecutionContext, request: Any, r
     takes_results = len(parameters) > 2 or any(  # noqa: PLR2004 - context and request
         parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters.values()
     )
-    # Inside the time-out: its timer would keep the context alive until it is due, though it is cancelled.
-    token = _step_context.set(context)
+    token = _step_context.set(weakref.ref(context))
     try:
         if takes_results:
             return await agent.execute_with_context(context, request, results)
