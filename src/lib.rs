@@ -24,7 +24,8 @@ mod _core {
         connection::{EventCursor, bye_frame},
         context::PyContext,
         emitter::{
-            UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream, user_streams,
+            UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream,
+            stream_has_ended, user_streams,
         },
         engines::PyEngineBook,
         errors::{

@@ -55,6 +55,7 @@ __all__ = [
     "set_default_limiter",
     "set_max_idle_lanes",
     "set_placeholder_policy",
+    "stream_has_ended",
     "sweep_lanes",
     "to_json",
     "user_streams",
@@ -1219,6 +1220,11 @@ def set_max_idle_lanes(lanes: SupportsIndex) -> None:
 def set_placeholder_policy(policy: PlaceholderPolicy) -> PlaceholderPolicy:
     """
     Sets the placeholder policy of the process, once, at start-up. Returns the one that was in force.
+    """
+
+def stream_has_ended(ctx: UserExecutionContext) -> bool:
+    """
+    Whether the event stream of a context's run was opened and has ended.
     """
 
 def sweep_lanes(*, idle_lanes: bool = False) -> int:

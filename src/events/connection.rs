@@ -13,6 +13,11 @@ use crate::ids;
 use crate::lanes::LaneHandle;
 use crate::owner::Crossing;
 
+/// Control frames that may wait to be written. A client that asks for more without reading is asked to come back.
+const MAX_CONTROL: usize = 512;
+/// Close code for too many commands.
+const TOO_MANY: u16 = 4029;
+
 /// Wakes whoever waits for a connection to have something to write.
 pub trait Wake: Send + Sync {
     /// Called without any lock held.
@@ -79,6 +84,15 @@ struct State {
 }
 
 impl State {
+    /// Queues a control frame. Answers `false` when there are too many.
+    fn queue(&mut self, text: String) -> bool {
+        let fits = self.control.len() < MAX_CONTROL;
+        if fits {
+            self.control.push(text);
+        }
+        fits
+    }
+
     fn has_work(&self) -> bool {
         !self.control.is_empty() || self.positions.iter().any(Position::has_work)
     }
@@ -187,8 +201,12 @@ impl Connection {
         if self.mode == CursorMode::Plain {
             return;
         }
-        self.state().control.push(text);
-        self.wake();
+        let fits = self.state().queue(text);
+        if fits {
+            self.wake();
+        } else {
+            self.close(TOO_MANY);
+        }
     }
 
     /// Puts a ping in front.
@@ -210,20 +228,28 @@ impl Connection {
         if log.owner().same_owner(self.lane.tag(), Crossing::Subscribe).is_err() {
             return;
         }
-        {
+        self.begin(log, 0, |replaced| {
+            if replaced {
+                SubscribeMode::Reset
+            } else {
+                SubscribeMode::Exact
+            }
+        });
+    }
+
+    /// Sets a position and announces it, in one step: no event of the stream may come before the announcement.
+    fn begin(&self, log: &Arc<RunLog>, number: u64, mode: impl FnOnce(bool) -> SubscribeMode) {
+        let fits = {
             let mut state = self.state();
             let replaced = state.positions.iter().any(|position| position.log.run() == log.run());
-            state.seek(log, 0);
-            if self.mode == CursorMode::Framed {
-                let mode = if replaced {
-                    SubscribeMode::Reset
-                } else {
-                    SubscribeMode::Exact
-                };
-                state.control.push(frame::subscribed(log, mode, 0));
-            }
+            state.seek(log, number);
+            self.mode == CursorMode::Plain || state.queue(frame::subscribed(log, mode(replaced), number))
+        };
+        if fits {
+            self.wake();
+        } else {
+            self.close(TOO_MANY);
         }
-        self.wake();
     }
 
     /// Begins to read a stream after `position` of `epoch`. Foreign and unknown streams get the same answer.
@@ -244,14 +270,7 @@ impl Connection {
             _ if log.has_from(wanted) => (SubscribeMode::Exact, wanted),
             _ => (SubscribeMode::Snapshot, wanted),
         };
-        {
-            let mut state = self.state();
-            state.seek(&log, number);
-            if self.mode == CursorMode::Framed {
-                state.control.push(frame::subscribed(&log, mode, number));
-            }
-        }
-        self.wake();
+        self.begin(&log, number, |_| mode);
         mode
     }
 

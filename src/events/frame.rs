@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::connection::SubscribeMode;
 use super::json;
 use super::log::{Entry, Outcome, RunLog, StreamView};
+use crate::ids::MAX_ID_CHARS;
 
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "isolane.v1";
@@ -188,7 +189,9 @@ impl ClientFrame {
         let raw: RawFrame = serde_json::from_str(text).map_err(|_| "a frame must be a JSON object with a string t")?;
         match raw.t.as_str() {
             "sub" => Ok(Self::Subscribe {
-                stream: string(raw.s).ok_or("a sub frame names its stream in s")?,
+                stream: string(raw.s)
+                    .filter(|stream| stream.chars().count() <= MAX_ID_CHARS)
+                    .ok_or("a sub frame names its stream in s")?,
                 epoch: string(raw.e),
                 position: raw.n.and_then(|n| n.as_u64()),
             }),

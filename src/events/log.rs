@@ -21,6 +21,9 @@ use crate::owner::{Crossing, OwnerTag};
 /// Names of tools and custom event types that one log tells apart; the rest share one number.
 const NAMES: usize = 1_000;
 
+/// Events of a log that are folded at once to make room for another log.
+const FOLD_AT_ONCE: u64 = 64;
+
 /// How much one log may hold, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct LogBounds {
@@ -100,18 +103,22 @@ impl Entry {
 }
 
 #[derive(Debug, Default)]
-struct Names(HashMap<Box<str>, u32>);
+struct Names {
+    numbers: HashMap<Box<str>, u32>,
+    bytes: usize,
+}
 
 impl Names {
     fn number(&mut self, name: &str) -> u32 {
-        if let Some(number) = self.0.get(name) {
+        if let Some(number) = self.numbers.get(name) {
             return *number;
         }
-        if self.0.len() >= NAMES {
+        if self.numbers.len() >= NAMES {
             return 0;
         }
-        let number = u32::try_from(self.0.len() + 1).unwrap_or(0);
-        self.0.insert(Box::from(name), number);
+        let number = u32::try_from(self.numbers.len() + 1).unwrap_or(0);
+        self.numbers.insert(Box::from(name), number);
+        self.bytes += name.len() + size_of::<(Box<str>, u32)>();
         number
     }
 }
@@ -136,8 +143,18 @@ impl Inner {
         self.folded + self.entries.len() as u64
     }
 
+    /// All that the log holds, in the log, in the snapshot and in its books.
+    fn bytes(&self) -> usize {
+        self.entry_bytes + self.fixed_bytes()
+    }
+
+    /// What folding does not make less.
+    fn fixed_bytes(&self) -> usize {
+        self.fold.bytes() + self.spans.bytes() + self.names.bytes
+    }
+
     fn settle(&mut self) {
-        let bytes = self.entry_bytes + self.fold.bytes();
+        let bytes = self.bytes();
         self.charge.set(size_of::<RunLog>() + bytes);
         self.user_charge.set(bytes);
     }
@@ -385,7 +402,7 @@ impl RunLog {
             }
         }
         while lane.streams().account().bytes() + wanted > self.bounds.user_bytes {
-            if lane.streams().drop_oldest_ended() {
+            if lane.streams().drop_oldest_ended() || lane.streams().fold_larger(self, inner.user_charge.bytes()) {
                 continue;
             }
             if !inner.fold_oldest() {
@@ -399,16 +416,14 @@ impl RunLog {
             self.shrink_fold(inner, lane);
             inner.settle();
         }
-        while inner.entries.len() >= self.bounds.events
-            || inner.entry_bytes + inner.fold.bytes() + wanted > self.bounds.bytes
-        {
+        while inner.entries.len() >= self.bounds.events || inner.bytes() + wanted > self.bounds.bytes {
             if !inner.fold_oldest() {
                 break;
             }
             shared.events.folded.increment();
             self.shrink_fold(inner, lane);
         }
-        if inner.fold.bytes() + wanted > self.bounds.bytes {
+        if inner.fixed_bytes() + wanted > self.bounds.bytes {
             return Err(EventError::Budget {
                 what: "the run's event memory",
                 scope: "run",
@@ -419,12 +434,34 @@ impl RunLog {
         Ok(())
     }
 
+    /// Folds some of this log, to make room for another of the same user. Answers whether anything could be folded. Does not
+    /// wait for a publisher: two that make room for each other must not wait for each other.
+    pub(super) fn try_fold_some(&self, larger_than: usize) -> bool {
+        let Ok(mut inner) = self.inner.try_lock() else {
+            return false;
+        };
+        let Some(lane) = inner.lane.clone().filter(|_| inner.user_charge.bytes() > larger_than) else {
+            return false;
+        };
+        let mut folded = 0;
+        while folded < FOLD_AT_ONCE && inner.fold_oldest() {
+            folded += 1;
+        }
+        lane.shared().events.folded.add(folded);
+        self.shrink_fold(&mut inner, &lane);
+        inner.settle();
+        drop(inner);
+        folded > 0
+    }
+
     fn shrink_fold(&self, inner: &mut Inner, lane: &LaneHandle) {
         let before = inner.fold.forgotten();
         let spans = &inner.spans;
+        // The snapshot gets half of what the books leave.
+        let room = self.bounds.bytes.saturating_sub(spans.bytes() + inner.names.bytes) / 2;
         inner
             .fold
-            .shrink(self.bounds.bytes / 2, self.bounds.events, |index| spans.is_open(index));
+            .shrink(room, self.bounds.events, |index| spans.is_open(index));
         lane.shared().events.forgotten.add(inner.fold.forgotten() - before);
     }
 
@@ -566,6 +603,9 @@ impl RunLog {
                 _ => Outcome::Partial,
             });
             inner.ended = Some((outcome, monotonic));
+            inner.spans.forget_ids();
+            inner.names = Names::default();
+            inner.settle();
             self.over.store(monotonic.max(1), Ordering::SeqCst);
             inner.lane.clone()
         };

@@ -64,6 +64,8 @@ pub(super) struct SpanBook {
     open: Vec<Span>,
     /// Ids of spans, with the last number that was added to each: the second span of a request needs a name of its own.
     used: HashMap<Box<str>, u32>,
+    /// Bytes of `used`.
+    used_bytes: usize,
     count: u32,
     failed: u32,
     completed: u32,
@@ -117,8 +119,8 @@ impl SpanBook {
                 scope.parent.as_ref().map(|parent| Arc::from(parent.as_str())),
             )
         };
-        self.used.entry(Box::from(request)).or_insert(1);
-        self.used.entry(Box::from(id.as_str())).or_insert(1);
+        self.note_used(request);
+        self.note_used(&id);
         self.count += 1;
         self.open.push(Span {
             index: self.count,
@@ -131,6 +133,24 @@ impl SpanBook {
             calls: 0,
         });
         Ok(self.open.len() - 1)
+    }
+
+    fn note_used(&mut self, id: &str) {
+        if !self.used.contains_key(id) {
+            self.used.insert(Box::from(id), 1);
+            self.used_bytes += id.len() + size_of::<(Box<str>, u32)>();
+        }
+    }
+
+    /// Bytes of the ids that are remembered.
+    pub(super) fn bytes(&self) -> usize {
+        self.used_bytes
+    }
+
+    /// The stream has ended: no new span will need a name.
+    pub(super) fn forget_ids(&mut self) {
+        self.used = HashMap::new();
+        self.used_bytes = 0;
     }
 
     /// A name for the second and further spans of a request: `{request}#2`. A child's name continues with `_`, so the two kinds

@@ -98,8 +98,8 @@ pub struct Grant {
 pub trait Parked: Send + Sync {
     /// Keeps the grant for when the waiter looks. Must not call out.
     fn grant(&self, grant: Grant);
-    /// Makes the waiter look.
-    fn wake(&self);
+    /// Makes the waiter look. A waiter that is gone for good hands back what it was granted.
+    fn wake(&self) -> Option<Grant>;
 }
 
 /// The answer to a request.
@@ -429,6 +429,16 @@ impl State {
         Ok((false, parent))
     }
 
+    /// A permit if there is one without waiting, and the node above.
+    fn at_once(&mut self, request: Request<'_>, now: Micros) -> Result<(Option<Grant>, Option<NodeId>), Refusal> {
+        let (found, parent) = self.unit_at_once(request)?;
+        if !found {
+            return Ok((None, parent));
+        }
+        let node = self.node(Place::of(request), parent);
+        Ok((Some(self.grant(request.lane.clone(), node, now)), parent))
+    }
+
     /// Undoes a suspension that came to nothing. Only a child that would not get its parent's unit gets here.
     fn resume(&mut self, root: Option<u64>, parent: Option<NodeId>, ticket: Ticket) {
         if parent.is_some()
@@ -472,12 +482,11 @@ impl FairLimiter {
     ) -> Result<Decision, Refusal> {
         let mut guard = self.state();
         let state = &mut *guard;
-        let place = Place::of(request);
-        let (found, parent) = state.unit_at_once(request)?;
-        if found {
-            let node = state.node(place, parent);
-            return Ok(Decision::Granted(state.grant(request.lane.clone(), node, now)));
+        let (grant, parent) = state.at_once(request, now)?;
+        if let Some(grant) = grant {
+            return Ok(Decision::Granted(grant));
         }
+        let place = Place::of(request);
         state.next_ticket += 1;
         let ticket = state.next_ticket;
         let user = request.lane.user();
@@ -519,12 +528,11 @@ impl FairLimiter {
     pub fn grant_at_once(&self, request: Request<'_>, now: Micros) -> Result<Option<Grant>, Refusal> {
         let mut guard = self.state();
         let state = &mut *guard;
-        let place = Place::of(request);
-        let (found, parent) = state.unit_at_once(request)?;
-        if found {
-            let node = state.node(place, parent);
-            return Ok(Some(state.grant(request.lane.clone(), node, now)));
+        let (grant, parent) = state.at_once(request, now)?;
+        if grant.is_some() {
+            return Ok(grant);
         }
+        let place = Place::of(request);
         state.next_ticket += 1;
         let ticket = state.next_ticket;
         state.resume(place.map(|place| place.root), parent, ticket);
@@ -571,36 +579,42 @@ impl FairLimiter {
 
     /// Takes a permit back and wakes who may run now.
     pub fn release(&self, grant: Grant, now: Micros) {
+        let mut returned = vec![grant];
+        while let Some(grant) = returned.pop() {
+            for parked in self.take_back(&grant, now) {
+                returned.extend(parked.wake());
+            }
+        }
+    }
+
+    /// Answers who is to be woken, after the lock was let go.
+    fn take_back(&self, grant: &Grant, now: Micros) -> Vec<Arc<dyn Parked>> {
         let mut woken = Vec::new();
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let user = grant.lane.user();
+        let held = now.saturating_sub(grant.granted);
+        state.hold = smooth(state.hold, held);
+        state.user(user).hold = smooth(state.user(user).hold, held);
+        state.counts.released += 1;
+        let freed = match grant.node {
+            None => Freed::ToPool,
+            Some((root, node)) => state.trees.get_mut(&root).map_or(Freed::Kept, |tree| tree.remove(node)),
+        };
+        match freed {
+            Freed::ToPool => {
+                state.return_unit(user);
+                state.schedule(now, &mut woken);
+            }
+            Freed::ToWaiting(ticket) => state.grant_waiting(ticket, now, &mut woken),
+            Freed::Kept => {}
+        }
+        if let Some((root, _)) = grant.node
+            && state.trees.get(&root).is_some_and(Tree::is_empty)
         {
-            let mut guard = self.state();
-            let state = &mut *guard;
-            let user = grant.lane.user();
-            let held = now.saturating_sub(grant.granted);
-            state.hold = smooth(state.hold, held);
-            state.user(user).hold = smooth(state.user(user).hold, held);
-            state.counts.released += 1;
-            let freed = match grant.node {
-                None => Freed::ToPool,
-                Some((root, node)) => state.trees.get_mut(&root).map_or(Freed::Kept, |tree| tree.remove(node)),
-            };
-            match freed {
-                Freed::ToPool => {
-                    state.return_unit(user);
-                    state.schedule(now, &mut woken);
-                }
-                Freed::ToWaiting(ticket) => state.grant_waiting(ticket, now, &mut woken),
-                Freed::Kept => {}
-            }
-            if let Some((root, _)) = grant.node
-                && state.trees.get(&root).is_some_and(Tree::is_empty)
-            {
-                state.trees.remove(&root);
-            }
+            state.trees.remove(&root);
         }
-        for parked in woken {
-            parked.wake();
-        }
+        woken
     }
 
     /// Counts.

@@ -144,11 +144,12 @@ impl Tree {
                 return Freed::Kept;
             }
         }
-        // A sibling that waits comes before the pool: the parent may depend on it alone.
-        match self.waiting.iter().find(|waiting| waiting.parent == node.parent) {
-            Some(sibling) => Freed::ToWaiting(sibling.ticket),
-            None => Freed::ToPool,
-        }
+        // Under a suspended parent a sibling that waits comes before the pool: the parent may depend on it alone. Without one,
+        // the fair order decides who is next.
+        let sibling = node
+            .parent
+            .and_then(|_| self.waiting.iter().find(|waiting| waiting.parent == node.parent));
+        sibling.map_or(Freed::ToPool, |sibling| Freed::ToWaiting(sibling.ticket))
     }
 
     /// A suspended node is done before its children: they move up to its own parent. Its unit is with them.

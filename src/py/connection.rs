@@ -1,6 +1,6 @@
 //! `EventCursor`: a socket's view of its user's streams.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use pyo3::exceptions::{PyStopIteration, PyValueError};
 use pyo3::prelude::*;
@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::awaitable::ReadyAwaitable;
-use super::loops::LoopFuture;
+use super::loops::{FutureSteps, LoopFuture};
 use super::process::{CLOCK, Stamp, lane_of};
 use crate::clock::Clock;
 use crate::events::{ClientFrame, Connection, CursorMode, Streams, Wake, frame};
@@ -134,7 +134,7 @@ impl EventCursor {
         let waiting = CursorAwaitable {
             connection: self.inner.clone(),
             waker,
-            steps: Mutex::new(None),
+            steps: FutureSteps::default(),
         };
         Ok(Bound::new(py, waiting)?.into_any())
     }
@@ -161,25 +161,10 @@ impl EventCursor {
 struct CursorAwaitable {
     connection: Arc<Connection>,
     waker: Arc<Waker>,
-    steps: Mutex<Option<Py<PyAny>>>,
+    steps: FutureSteps,
 }
 
 impl CursorAwaitable {
-    fn steps<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let held = self
-            .steps
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map(|steps| steps.clone_ref(py));
-        if let Some(steps) = held {
-            return Ok(steps.into_bound(py));
-        }
-        let steps = self.waker.0.future(py).call_method0(intern!(py, "__await__"))?;
-        *self.steps.lock().unwrap_or_else(PoisonError::into_inner) = Some(steps.clone().unbind());
-        Ok(steps)
-    }
-
     fn step<'py>(&self, py: Python<'py>, result: PyResult<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
         match result {
             Err(error) if error.is_instance_of::<PyStopIteration>(py) => Err(PyStopIteration::new_err((py.None(),))),
@@ -209,9 +194,7 @@ impl CursorAwaitable {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let steps = self.steps(py)?;
-        let result = steps.call_method0(intern!(py, "__next__"));
-        self.step(py, result)
+        self.step(py, self.steps.next(py, &self.waker.0))
     }
 
     fn send<'py>(&self, py: Python<'py>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -220,9 +203,7 @@ impl CursorAwaitable {
 
     #[pyo3(signature = (*exception))]
     fn throw<'py>(&self, py: Python<'py>, exception: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        let steps = self.steps(py)?;
-        let result = steps.call_method1(intern!(py, "throw"), exception.clone());
-        self.step(py, result)
+        self.step(py, self.steps.throw(py, &self.waker.0, exception))
     }
 
     /// Waits no longer. A waker that another wait has parked since is left alone.
@@ -232,12 +213,11 @@ impl CursorAwaitable {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // Only here, though the connection holds the waker as well: the waker has one reference to the future.
-        self.waker.0.traverse(&visit)?;
-        let Ok(steps) = self.steps.try_lock() else {
-            return Ok(());
-        };
-        steps.as_ref().map_or(Ok(()), |steps| visit.call(steps))
+        // While the connection holds the waker as well, its future is reached from there.
+        if Arc::strong_count(&self.waker) == 1 {
+            self.waker.0.traverse(&visit)?;
+        }
+        self.steps.traverse(&visit)
     }
 }
 

@@ -388,9 +388,19 @@ impl PyContext {
         dict.set_item("has_db_session", self.session.is_some())
     }
 
+    fn check_not_ended(&self, py: Python<'_>) -> PyResult<()> {
+        let ended = self.request.get().is_some_and(|request| request.get().has_ended());
+        if ended || self.core.state() == ContextState::Cleaned {
+            let message = "the context was cleaned up and its event stream has ended";
+            return Err(super::errors::RunClosed::raise(py, message.to_owned()));
+        }
+        Ok(())
+    }
+
     /// Joins or opens the event stream of the run, which the request keeps open until its root context is cleaned up.
     pub(crate) fn open_stream(&self, py: Python<'_>) -> PyResult<StreamWriter> {
         let request = self.request(py)?.get();
+        self.check_not_ended(py)?;
         if let Some(writer) = request.writer() {
             return Ok(writer);
         }
@@ -1204,10 +1214,12 @@ impl PyContext {
         }
         if self.core.lineage().path().len() == 1
             && let Some(request) = self.request.get()
-            && let Some(writer) = request.get().take_writer()
         {
             use crate::clock::Clock;
-            writer.log().end(None, "the run ended", CLOCK.unix(), CLOCK.monotonic());
+            request.get().end();
+            if let Some(writer) = request.get().take_writer() {
+                writer.log().end(None, "the run ended", CLOCK.unix(), CLOCK.monotonic());
+            }
         }
         let dropped = self.core.clean(&CLOCK);
         self.drop_notes(dropped);
@@ -1271,10 +1283,7 @@ impl PyContext {
     /// The emitter that publishes this context's events into the stream of its run.
     fn get_websocket_emitter<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, UserWebSocketEmitter>> {
         self.stamp.check(py)?;
-        if self.core.state() == ContextState::Cleaned {
-            let message = "the context was cleaned up and its event stream has ended";
-            return Err(super::errors::RunClosed::raise(py, message.to_owned()));
-        }
+        self.check_not_ended(py)?;
         let emitter = self.emitter.get_or_make(|| {
             let writer = self.open_stream(py)?;
             Py::new(py, UserWebSocketEmitter::for_context(self, writer))
@@ -1299,7 +1308,7 @@ impl PyContext {
                 )
             });
         };
-        if context.core.state() == ContextState::Cleaned {
+        if request.has_ended() || context.core.state() == ContextState::Cleaned {
             let message = "the context was cleaned up, a new session would never be closed";
             return Err(super::errors::ContextStateError::raise(py, message.to_owned()));
         }

@@ -76,6 +76,10 @@ struct Method {
     /// Positional order of the second seed.
     second: &'static [&'static str],
     forms: &'static str,
+    /// What is published, for the name of a tool where there is one.
+    kind: for<'a> fn(&'a str) -> EventKind<'a>,
+    /// Whether the payload gets the time that the call or the execution took.
+    timed: bool,
 }
 
 const STARTED: Method = Method {
@@ -83,36 +87,48 @@ const STARTED: Method = Method {
     first: &["agent_name", "run_id"],
     second: &["agent_type", "metadata"],
     forms: "notify_agent_started(agent_name, run_id) or notify_agent_started(agent_type, metadata=None)",
+    kind: |_| EventKind::Started,
+    timed: false,
 };
 const THINKING: Method = Method {
     name: "notify_agent_thinking",
     first: &["agent_name", "run_id", "thinking"],
     second: &["content", "metadata"],
     forms: "notify_agent_thinking(agent_name, run_id, thinking) or notify_agent_thinking(content, metadata=None)",
+    kind: |_| EventKind::Thinking,
+    timed: false,
 };
 const TOOL_EXECUTING: Method = Method {
     name: "notify_tool_executing",
     first: &["agent_name", "run_id", "tool_name", "tool_input"],
     second: &["tool_name", "params"],
     forms: "notify_tool_executing(agent_name, run_id, tool_name, tool_input) or notify_tool_executing(tool_name, params)",
+    kind: |tool| EventKind::ToolExecuting(tool),
+    timed: false,
 };
 const TOOL_COMPLETED: Method = Method {
     name: "notify_tool_completed",
     first: &["agent_name", "run_id", "tool_name", "tool_output"],
     second: &["tool_name", "result"],
     forms: "notify_tool_completed(agent_name, run_id, tool_name, tool_output) or notify_tool_completed(tool_name, result=…)",
+    kind: |tool| EventKind::ToolCompleted(tool),
+    timed: true,
 };
 const COMPLETED: Method = Method {
     name: "notify_agent_completed",
     first: &["agent_name", "run_id", "result"],
     second: &["result", "metadata"],
     forms: "notify_agent_completed(agent_name, run_id, result) or notify_agent_completed(result=…, metadata=None)",
+    kind: |_| EventKind::Completed,
+    timed: true,
 };
 const ERROR: Method = Method {
     name: "notify_agent_error",
     first: &["agent_name", "run_id", "error"],
     second: &["error", "metadata"],
     forms: "notify_agent_error(agent_name, run_id, error) or notify_agent_error(error=…, metadata=None)",
+    kind: |_| EventKind::Error,
+    timed: true,
 };
 
 /// Keywords that only the first seed has.
@@ -275,7 +291,39 @@ impl<'py> Payload<'py> {
     }
 }
 
+/// What is particular to one of the six.
+struct Built<'py> {
+    payload: Payload<'py>,
+    tool: String,
+    message: Option<String>,
+}
+
 impl UserWebSocketEmitter {
+    /// Publishes one of the six.
+    fn notify<'py>(
+        &self,
+        method: &Method,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+        build: impl FnOnce(Payload<'py>, &Call<'py>, Option<&str>) -> PyResult<Built<'py>>,
+    ) -> PyResult<ReadyAwaitable> {
+        self.counting(|| {
+            let py = args.py();
+            let call = method.bind(args, kwargs)?;
+            let (agent, run) = (call.text(&["agent_name", "agent_type"])?, call.text(&["run_id"])?);
+            let event = build(Payload::new(py), &call, agent.as_deref())?;
+            let draft = Draft {
+                kind: (method.kind)(&event.tool),
+                agent: agent.as_deref(),
+                message: event.message.as_deref(),
+                payload: &event.payload.out,
+                timed: method.timed,
+            };
+            self.emit(py, run.as_deref(), draft)
+                .map(|number| Self::answer(py, number))
+        })
+    }
+
     fn make(lane: LaneHandle, connection_id: Option<String>, target: Target) -> Self {
         Self {
             lane,
@@ -466,27 +514,16 @@ impl UserWebSocketEmitter {
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<ReadyAwaitable> {
-        self.counting(|| {
-            let py = args.py();
-            let call = STARTED.bind(args, kwargs)?;
-            let agent = call
-                .text(&["agent_name", "agent_type"])?
-                .ok_or_else(|| STARTED.wrong("it needs the agent's name"))?;
-            let run = call.text(&["run_id"])?;
-            let payload = Payload::new(py)
+        self.notify(&STARTED, args, kwargs, |payload, call, agent| {
+            let agent = agent.ok_or_else(|| STARTED.wrong("it needs the agent's name"))?;
+            let payload = payload
                 .text("status", "started")
-                .members(call.metadata()?, &["status"]);
-            let payload = payload?;
-            let message = format!("{agent} started");
-            let draft = Draft {
-                kind: EventKind::Started,
-                agent: Some(&agent),
-                message: Some(&message),
-                payload: &payload.out,
-                timed: false,
-            };
-            self.emit(py, run.as_deref(), draft)
-                .map(|number| Self::answer(py, number))
+                .members(call.metadata()?, &["status"])?;
+            Ok(Built {
+                payload,
+                tool: String::new(),
+                message: Some(format!("{agent} started")),
+            })
         })
     }
 
@@ -498,27 +535,16 @@ impl UserWebSocketEmitter {
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<ReadyAwaitable> {
-        self.counting(|| {
-            let py = args.py();
-            let call = THINKING.bind(args, kwargs)?;
-            let agent = call.text(&["agent_name", "agent_type"])?;
-            let run = call.text(&["run_id"])?;
-            let content = call.get(&["thinking", "content"]);
-            let payload = Payload::new(py).value("reasoning", content).and_then(|payload| {
-                payload
-                    .text("status", "thinking")
-                    .members(call.metadata()?, &["reasoning", "status"])
-            });
-            let payload = payload?;
-            let draft = Draft {
-                kind: EventKind::Thinking,
-                agent: agent.as_deref(),
+        self.notify(&THINKING, args, kwargs, |payload, call, _| {
+            let payload = payload
+                .value("reasoning", call.get(&["thinking", "content"]))?
+                .text("status", "thinking")
+                .members(call.metadata()?, &["reasoning", "status"])?;
+            Ok(Built {
+                payload,
+                tool: String::new(),
                 message: None,
-                payload: &payload.out,
-                timed: false,
-            };
-            self.emit(py, run.as_deref(), draft)
-                .map(|number| Self::answer(py, number))
+            })
         })
     }
 
@@ -529,32 +555,17 @@ impl UserWebSocketEmitter {
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<ReadyAwaitable> {
-        self.counting(|| {
-            let py = args.py();
-            let call = TOOL_EXECUTING.bind(args, kwargs)?;
+        self.notify(&TOOL_EXECUTING, args, kwargs, |payload, call, _| {
             let tool = call
                 .text(&["tool_name"])?
                 .ok_or_else(|| TOOL_EXECUTING.wrong("it needs the tool's name"))?;
-            let (agent, run) = (call.text(&["agent_name", "agent_type"])?, call.text(&["run_id"])?);
-            let payload = Payload::new(py)
+            let payload = payload
                 .text("tool_name", &tool)
-                .value("parameters", call.get(&["tool_input", "params"]))
-                .and_then(|payload| {
-                    payload
-                        .text("status", "executing")
-                        .members(call.metadata()?, &["tool_name", "parameters", "status"])
-                });
-            let payload = payload?;
-            let message = format!("Running {tool}");
-            let draft = Draft {
-                kind: EventKind::ToolExecuting(&tool),
-                agent: agent.as_deref(),
-                message: Some(&message),
-                payload: &payload.out,
-                timed: false,
-            };
-            self.emit(py, run.as_deref(), draft)
-                .map(|number| Self::answer(py, number))
+                .value("parameters", call.get(&["tool_input", "params"]))?
+                .text("status", "executing")
+                .members(call.metadata()?, &["tool_name", "parameters", "status"])?;
+            let message = Some(format!("Running {tool}"));
+            Ok(Built { payload, tool, message })
         })
     }
 
@@ -565,29 +576,20 @@ impl UserWebSocketEmitter {
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<ReadyAwaitable> {
-        self.counting(|| {
-            let py = args.py();
-            let call = TOOL_COMPLETED.bind(args, kwargs)?;
+        self.notify(&TOOL_COMPLETED, args, kwargs, |payload, call, _| {
             let tool = call
                 .text(&["tool_name"])?
                 .ok_or_else(|| TOOL_COMPLETED.wrong("it needs the tool's name"))?;
-            let (agent, run) = (call.text(&["agent_name", "agent_type"])?, call.text(&["run_id"])?);
-            let except = ["tool_name", "result", "status", "execution_time_ms"];
-            let payload = Payload::new(py)
+            let payload = payload
                 .text("tool_name", &tool)
-                .value("result", call.get(&["tool_output", "result"]))
-                .and_then(|payload| payload.text("status", "completed").members(call.metadata()?, &except));
-            let payload = payload?;
-            let message = format!("{tool} completed");
-            let draft = Draft {
-                kind: EventKind::ToolCompleted(&tool),
-                agent: agent.as_deref(),
-                message: Some(&message),
-                payload: &payload.out,
-                timed: true,
-            };
-            self.emit(py, run.as_deref(), draft)
-                .map(|number| Self::answer(py, number))
+                .value("result", call.get(&["tool_output", "result"]))?
+                .text("status", "completed")
+                .members(
+                    call.metadata()?,
+                    &["tool_name", "result", "status", "execution_time_ms"],
+                )?;
+            let message = Some(format!("{tool} completed"));
+            Ok(Built { payload, tool, message })
         })
     }
 
@@ -598,26 +600,17 @@ impl UserWebSocketEmitter {
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<ReadyAwaitable> {
-        self.counting(|| {
-            let py = args.py();
-            let call = COMPLETED.bind(args, kwargs)?;
-            let (agent, run) = (call.text(&["agent_name", "agent_type"])?, call.text(&["run_id"])?);
-            let payload = Payload::new(py)
-                .text("status", "completed")
-                .value("result", call.get(&["result"]));
+        self.notify(&COMPLETED, args, kwargs, |payload, call, agent| {
             let payload = payload
-                .and_then(|payload| payload.members(call.metadata()?, &["status", "result", "execution_time_ms"]));
-            let payload = payload?;
-            let message = agent.as_deref().map(|agent| format!("{agent} completed"));
-            let draft = Draft {
-                kind: EventKind::Completed,
-                agent: agent.as_deref(),
-                message: message.as_deref(),
-                payload: &payload.out,
-                timed: true,
-            };
-            self.emit(py, run.as_deref(), draft)
-                .map(|number| Self::answer(py, number))
+                .text("status", "completed")
+                .value("result", call.get(&["result"]))?
+                .members(call.metadata()?, &["status", "result", "execution_time_ms"])?;
+            let message = agent.map(|agent| format!("{agent} completed"));
+            Ok(Built {
+                payload,
+                tool: String::new(),
+                message,
+            })
         })
     }
 
@@ -628,30 +621,20 @@ impl UserWebSocketEmitter {
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<ReadyAwaitable> {
-        self.counting(|| {
-            let py = args.py();
-            let call = ERROR.bind(args, kwargs)?;
+        self.notify(&ERROR, args, kwargs, |payload, call, _| {
             let error = call.get(&["error"]).ok_or_else(|| ERROR.wrong("it needs the error"))?;
             let (text, kind) = error_text(error)?;
-            let (agent, run) = (call.text(&["agent_name", "agent_type"])?, call.text(&["run_id"])?);
-            let mut payload = Payload::new(py).text("status", "error").text("error_message", &text);
+            let mut payload = payload.text("status", "error").text("error_message", &text);
             if let Some(kind) = kind {
                 payload = payload.text("error_type", &kind);
             }
-            let payload = payload.members(
-                call.metadata()?,
-                &["status", "error_message", "error_type", "execution_time_ms"],
-            );
-            let payload = payload?;
-            let draft = Draft {
-                kind: EventKind::Error,
-                agent: agent.as_deref(),
-                message: Some(ids::cut(&text, 200)),
-                payload: &payload.out,
-                timed: true,
-            };
-            self.emit(py, run.as_deref(), draft)
-                .map(|number| Self::answer(py, number))
+            let except = ["status", "error_message", "error_type", "execution_time_ms"];
+            let payload = payload.members(call.metadata()?, &except)?;
+            Ok(Built {
+                payload,
+                tool: String::new(),
+                message: Some(ids::cut(&text, 200).to_owned()),
+            })
         })
     }
 
@@ -919,6 +902,17 @@ pub(crate) fn end_stream(ctx: &Bound<'_, PyContext>, outcome: Option<&str>, reas
         writer.log().end(outcome, reason, CLOCK.unix(), CLOCK.monotonic());
     }
     Ok(())
+}
+
+/// Whether the event stream of a context's run was opened and has ended.
+#[pyfunction]
+pub(crate) fn stream_has_ended(ctx: &Bound<'_, PyContext>) -> PyResult<bool> {
+    Ok(ctx
+        .get()
+        .request(ctx.py())?
+        .get()
+        .writer()
+        .is_some_and(|writer| writer.log().is_over()))
 }
 
 /// The streams of a user that are not expired: `run_id`, `thread_id`, `epoch`, `head`, `outcome` and, for ended ones,

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -12,7 +12,7 @@ use pyo3::{PyTraverseError, PyVisit, intern};
 use super::awaitable::ReadyAwaitable;
 use super::context::PyContext;
 use super::errors::{limit_timeout, to_python};
-use super::loops::{LoopFuture, current_task};
+use super::loops::{FutureSteps, LoopFuture, beside_exception, current_task};
 use super::process::{CLOCK, Stamp, lane_of};
 use crate::clock::Clock;
 use crate::ids::UserId;
@@ -299,6 +299,8 @@ pub(crate) struct Slot {
     ctx: Option<Py<PyContext>>,
     timeout: f64,
     admitted: bool,
+    /// Whether a block has the slot, or waits for it.
+    taken: AtomicBool,
     permit: Mutex<Option<Py<PyPermit>>>,
 }
 
@@ -317,6 +319,7 @@ impl Slot {
             ctx,
             timeout,
             admitted,
+            taken: AtomicBool::new(false),
             permit: Mutex::new(None),
         })
     }
@@ -336,7 +339,6 @@ impl Slot {
             return self.ready(py, grant, asker.task, slot.as_ref());
         }
         let waiter = Arc::new(Waiter {
-            limiter: Arc::downgrade(&limiter.inner),
             future: LoopFuture::new(py)?,
             grant: Mutex::new(None),
             timed_out: AtomicBool::new(false),
@@ -378,6 +380,10 @@ impl Slot {
         Ok(Bound::new(py, ReadyAwaitable::value(permit.into_any()))?.into_any())
     }
 
+    fn free(&self) {
+        self.taken.store(false, Ordering::Release);
+    }
+
     fn keep(&self, py: Python<'_>, permit: &Py<PyPermit>) {
         let old = lock(&self.permit).replace(permit.clone_ref(py));
         drop(old);
@@ -388,12 +394,16 @@ impl Slot {
 impl Slot {
     #[pyo3(signature = () -> "collections.abc.Awaitable[Permit]")]
     fn __aenter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        if lock(&slf.get().permit).is_some() {
+        if slf.get().taken.swap(true, Ordering::AcqRel) {
             return Err(PyRuntimeError::new_err(
                 "this slot is in use; call limiter.slot() for each block",
             ));
         }
-        slf.get().request(slf.py(), Some(slf.clone().unbind()))
+        let asked = slf.get().request(slf.py(), Some(slf.clone().unbind()));
+        if asked.is_err() {
+            slf.get().free();
+        }
+        asked
     }
 
     #[pyo3(signature = (*_exception) -> "collections.abc.Awaitable[None]")]
@@ -402,6 +412,7 @@ impl Slot {
         if let Some(permit) = permit {
             permit.get().return_it();
         }
+        self.free();
         ReadyAwaitable::value(py.None())
     }
 
@@ -419,7 +430,6 @@ impl Slot {
 
 /// Somebody who waits for a permit on an event loop.
 struct Waiter {
-    limiter: Weak<FairLimiter>,
     future: LoopFuture,
     grant: Mutex<Option<Grant>>,
     timed_out: AtomicBool,
@@ -430,14 +440,12 @@ impl Parked for Waiter {
         *lock(&self.grant) = Some(grant);
     }
 
-    fn wake(&self) {
+    fn wake(&self) -> Option<Grant> {
+        // A waiter whose loop is closed will never look: what it was granted goes on to the next.
         if self.future.complete() {
-            return;
-        }
-        // The waiter's loop is closed: nobody will look, so the permit goes on to the next.
-        let grant = lock(&self.grant).take();
-        if let (Some(grant), Some(limiter)) = (grant, self.limiter.upgrade()) {
-            limiter.release(grant, CLOCK.monotonic());
+            None
+        } else {
+            lock(&self.grant).take()
         }
     }
 }
@@ -452,6 +460,15 @@ impl TimeOver {
         self.0.timed_out.store(true, Ordering::Relaxed);
         self.0.future.complete();
     }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Held by this timer and the awaitable alone: the limiter has let go, and only one of the two may visit.
+        if Arc::strong_count(&self.0) == 2 {
+            self.0.future.traverse(&visit)
+        } else {
+            Ok(())
+        }
+    }
 }
 
 /// Waits for a permit. Cancelled at any moment, it leaves nothing behind: a permit that it was granted goes to the next.
@@ -464,8 +481,7 @@ struct PermitAwaitable {
     task: Mutex<Option<Py<PyAny>>>,
     timeout: f64,
     slot: Option<Py<Slot>>,
-    /// The iterator of the future, once it is awaited.
-    steps: Mutex<Option<Py<PyAny>>>,
+    steps: FutureSteps,
     timer: Mutex<Option<Py<PyAny>>>,
     settled: AtomicBool,
 }
@@ -483,7 +499,7 @@ impl PermitAwaitable {
         if let Some(ctx) = &ctx {
             ctx.get().core().park();
         }
-        let (task, steps, timer) = (Mutex::new(task), Mutex::new(None), Mutex::new(None));
+        let (task, steps, timer) = (Mutex::new(task), FutureSteps::default(), Mutex::new(None));
         Self {
             limiter,
             waiter,
@@ -534,6 +550,13 @@ impl PermitAwaitable {
         if self.limiter.abandon(self.ticket, false).is_none() {
             self.return_grant();
         }
+        self.free_slot();
+    }
+
+    fn free_slot(&self) {
+        if let Some(slot) = &self.slot {
+            slot.get().free();
+        }
     }
 
     fn return_grant(&self) {
@@ -560,6 +583,7 @@ impl PermitAwaitable {
             }
             return PyStopIteration::new_err((permit,));
         }
+        self.free_slot();
         if let Some(refusal) = self
             .limiter
             .abandon(self.ticket, self.waiter.timed_out.load(Ordering::Relaxed))
@@ -569,15 +593,6 @@ impl PermitAwaitable {
         // Granted between the two looks, which takes another thread.
         self.return_grant();
         PyRuntimeError::new_err("the permit was granted and returned; ask again")
-    }
-
-    fn steps<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(steps) = &*lock(&self.steps) {
-            return Ok(steps.bind(py).clone());
-        }
-        let steps = self.waiter.future.future(py).call_method0(intern!(py, "__await__"))?;
-        *lock(&self.steps) = Some(steps.clone().unbind());
-        Ok(steps)
     }
 
     /// Passes on what a step of the future came to.
@@ -595,7 +610,7 @@ impl PermitAwaitable {
 
 impl Drop for PermitAwaitable {
     fn drop(&mut self) {
-        Python::try_attach(|py| self.abandon(py));
+        Python::try_attach(|py| beside_exception(py, || self.abandon(py)));
     }
 }
 
@@ -610,9 +625,7 @@ impl PermitAwaitable {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let steps = self.steps(py)?;
-        let result = steps.call_method0(intern!(py, "__next__"));
-        self.step(py, result)
+        self.step(py, self.steps.next(py, &self.waiter.future))
     }
 
     fn send<'py>(&self, py: Python<'py>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -621,9 +634,7 @@ impl PermitAwaitable {
 
     #[pyo3(signature = (*exception))]
     fn throw<'py>(&self, py: Python<'py>, exception: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        let steps = self.steps(py)?;
-        let result = steps.call_method1(intern!(py, "throw"), exception.clone());
-        self.step(py, result)
+        self.step(py, self.steps.throw(py, &self.waiter.future, exception))
     }
 
     fn close(&self, py: Python<'_>) {
@@ -637,9 +648,13 @@ impl PermitAwaitable {
         if let Some(slot) = &self.slot {
             visit.call(slot)?;
         }
-        // Only here, though the limiter and the timer hold the waiter as well: the waiter has one reference to the future.
-        self.waiter.future.traverse(&visit)?;
-        for cell in [&self.task, &self.steps, &self.timer] {
+        // While the limiter or the timer holds the waiter as well, its future is reached from there: visiting it here would
+        // let the collector take a task away that only waits.
+        if Arc::strong_count(&self.waiter) == 1 {
+            self.waiter.future.traverse(&visit)?;
+        }
+        self.steps.traverse(&visit)?;
+        for cell in [&self.task, &self.timer] {
             if let Ok(object) = cell.try_lock()
                 && let Some(object) = &*object
             {

@@ -1,9 +1,11 @@
 //! asyncio event loops: which one runs, and how a future of one is completed from anywhere.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyCFunction;
+use pyo3::types::{PyCFunction, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 fn cached<'py>(
@@ -38,6 +40,17 @@ pub(crate) fn current_task(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
     Some(task).filter(|task| !task.is_none())
 }
 
+/// Runs what may call Python where an exception may be on its way: destructors run while the interpreter unwinds, and Python
+/// must not be called with an exception set. It is put aside, and set again afterwards.
+pub(crate) fn beside_exception<R>(py: Python<'_>, run: impl FnOnce() -> R) -> R {
+    let raised = PyErr::take(py);
+    let result = run();
+    if let Some(raised) = raised {
+        raised.restore(py);
+    }
+    result
+}
+
 /// Whether the value is a coroutine.
 pub(crate) fn is_coroutine(value: &Bound<'_, PyAny>) -> PyResult<bool> {
     static CHECK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -68,39 +81,77 @@ impl LoopFuture {
         self.event_loop.bind(py)
     }
 
-    pub(crate) fn future<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
-        self.future.bind(py)
-    }
-
     /// Completes the future: at once when its loop runs in this thread, else through the loop. A loop that is closed has
     /// nobody left who waits.
     /// Answers whether there was somebody to tell.
     pub(crate) fn complete(&self) -> bool {
         // Not attached means that the interpreter is going away, and every waiter with it.
-        Python::try_attach(|py| {
-            let event_loop = self.event_loop.bind(py);
-            if is_running(event_loop) {
-                set_result(self.future.bind(py));
-                return true;
-            }
-            let result = wake_function(py).and_then(|wake| {
-                event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (wake, self.future.bind(py)))
-            });
-            let Err(error) = result else { return true };
-            let closed = event_loop
-                .call_method0(intern!(py, "is_closed"))
-                .and_then(|closed| closed.is_truthy());
-            if !closed.unwrap_or(false) {
-                error.write_unraisable(py, Some(event_loop));
-            }
-            false
-        })
-        .unwrap_or(false)
+        Python::try_attach(|py| beside_exception(py, || self.complete_attached(py))).unwrap_or(false)
+    }
+
+    fn complete_attached(&self, py: Python<'_>) -> bool {
+        let event_loop = self.event_loop.bind(py);
+        if is_running(event_loop) {
+            set_result(self.future.bind(py));
+            return true;
+        }
+        let result = wake_function(py).and_then(|wake| {
+            event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (wake, self.future.bind(py)))
+        });
+        let Err(error) = result else { return true };
+        let closed = event_loop
+            .call_method0(intern!(py, "is_closed"))
+            .and_then(|closed| closed.is_truthy());
+        if !closed.unwrap_or(false) {
+            error.write_unraisable(py, Some(event_loop));
+        }
+        false
     }
 
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
         visit.call(&self.future)
+    }
+}
+
+/// The steps of awaiting a [`LoopFuture`], taken one by one: what an awaitable needs that decides itself when it is done.
+#[derive(Debug, Default)]
+pub(crate) struct FutureSteps(Mutex<Option<Py<PyAny>>>);
+
+impl FutureSteps {
+    fn of<'py>(&self, py: Python<'py>, future: &LoopFuture) -> PyResult<Bound<'py, PyAny>> {
+        let held = self.lock().as_ref().map(|steps| steps.clone_ref(py));
+        if let Some(steps) = held {
+            return Ok(steps.into_bound(py));
+        }
+        let steps = future.future.bind(py).call_method0(intern!(py, "__await__"))?;
+        *self.lock() = Some(steps.clone().unbind());
+        Ok(steps)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Py<PyAny>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next step: the future while it is pending, `StopIteration` when it is done.
+    pub(crate) fn next<'py>(&self, py: Python<'py>, future: &LoopFuture) -> PyResult<Bound<'py, PyAny>> {
+        self.of(py, future)?.call_method0(intern!(py, "__next__"))
+    }
+
+    /// Throws an exception into the wait.
+    pub(crate) fn throw<'py>(
+        &self,
+        py: Python<'py>,
+        future: &LoopFuture,
+        exception: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.of(py, future)?
+            .call_method1(intern!(py, "throw"), exception.clone())
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Ok(steps) = self.0.try_lock() else { return Ok(()) };
+        steps.as_ref().map_or(Ok(()), |steps| visit.call(steps))
     }
 }
 

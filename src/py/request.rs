@@ -155,6 +155,8 @@ struct Family {
     session: Option<Py<PyAny>>,
     writer: Option<StreamWriter>,
     bounds: LogBounds,
+    /// Whether the root context was cleaned up.
+    ended: bool,
 }
 
 /// Belongs to a request: the root context, its copies and all its children.
@@ -193,6 +195,15 @@ impl RequestBindings {
 
     pub(crate) fn take_session(&self) -> Option<Py<PyAny>> {
         lock(&self.family).session.take()
+    }
+
+    /// The root context was cleaned up: nothing is opened any more.
+    pub(crate) fn end(&self) {
+        lock(&self.family).ended = true;
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        lock(&self.family).ended
     }
 
     /// Sets the bounds of the event stream, for when it is opened.

@@ -21,9 +21,11 @@ from isolane import (
     ExecutionStatus,
     InvalidContextError,
     LimitTimeout,
+    RunClosed,
     UserContextFactory,
     UserExecutionContext,
 )
+from isolane._core import user_streams
 from isolane.testing import manual_clock
 
 RESERVED = ("user_id", "thread_id", "run_id", "request_id", "created_at", "db_session", "websocket_client_id")
@@ -811,6 +813,20 @@ async def test_the_session_of_the_run_is_made_once_shared_by_children_and_closed
     assert session.closed == 1
     with pytest.raises(ContextStateError):
         context.get_database_session()
+
+
+async def test_a_child_of_a_request_that_ended_makes_no_session_and_opens_no_stream(context):
+    """Nobody would close them: the request's clean-up has been."""
+    made: list[Session] = []
+    context.bind_session_factory(lambda ctx: made.append(Session()) or made[-1])
+    child = context.create_child_context("op")
+    await context.cleanup()
+    with pytest.raises(ContextStateError):
+        child.get_database_session()
+    with pytest.raises((RunClosed, ContextStateError)):
+        child.get_websocket_emitter()
+    assert made == []
+    assert user_streams(context.user_id) == []
 
 
 def test_two_threads_that_ask_at_once_get_one_session(context):

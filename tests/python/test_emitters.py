@@ -405,6 +405,13 @@ async def test_the_bridge_refuses_bad_ids_and_contexts_of_others(context, bob):
     assert bridge.get_factory_metrics()["emitters_created"] == 0
 
 
+async def test_the_bridge_makes_no_emitter_for_a_context_that_ended(context):
+    await context.cleanup()
+    with pytest.raises((RunClosed, isolane.ContextStateError)):
+        await WebSocketBridgeFactory().create_user_emitter(context.user_id, context)
+    assert isolane._core.user_streams(context.user_id) == []
+
+
 async def test_the_bridge_counts_and_cleans_up(context, bob, new_context):
     bridge = WebSocketBridgeFactory()
     emitter = await bridge.create_user_emitter(context.user_id, context)

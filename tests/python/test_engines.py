@@ -93,15 +93,15 @@ class Fail(BaseAgent):
 
 
 class Stubborn(BaseAgent):
-    """Ignores cancellation until it is released."""
+    """Ignores being cancelled, the first time, until it is released."""
 
     name = "stubborn"
     release: ClassVar[asyncio.Event]
 
     async def execute_with_context(self, context: UserExecutionContext, request: Any) -> Any:
-        while not self.release.is_set():
-            with contextlib.suppress(asyncio.CancelledError):
-                await self.release.wait()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.release.wait()
+        await self.release.wait()
         context.get_websocket_emitter().notify_agent_thinking("still here")
         return "late"
 
@@ -317,6 +317,45 @@ def test_wrong_settings_of_the_factory_are_refused(options):
         ExecutionEngineFactory(**options)
 
 
+async def test_a_context_that_ended_gets_no_engine(factory, limiter, context):
+    """Its engine could run nothing, and would hold a slot and a stream that nobody ends."""
+    await context.cleanup()
+    with pytest.raises((ExecutionEngineFactoryError, isolane.ContextStateError)):
+        await factory.create_for_user(context)
+    assert user_streams(context.user_id) == []
+    assert nothing_left(factory, limiter)
+
+
+async def test_the_end_of_one_engine_does_not_end_the_stream_of_another_of_the_same_run(factory, limiter, context):
+    """Either a run has one engine, or its stream lives as long as the last of them."""
+    first = await factory.create_for_user(context)
+    try:
+        second = await factory.create_for_user(context)
+    except ExecutionEngineFactoryError:
+        pass
+    else:
+        if second is not first:
+            await first.cleanup()
+            assert (await second.execute_agent("data")).success
+            await second.cleanup()
+    await first.cleanup()
+    assert nothing_left(factory, limiter)
+
+
+async def test_a_second_engine_of_a_run_works_or_is_refused_when_it_is_made(factory, limiter, context):
+    """Not in the middle of a step, by an error about events."""
+    async with factory.user_execution_scope(context) as engine:
+        assert (await engine.execute_agent("data")).success
+    try:
+        engine = await factory.create_for_user(context)
+    except ExecutionEngineFactoryError as error:
+        assert "context" in str(error)  # noqa: PT017 - either answer is right
+    else:
+        assert (await engine.execute_agent("data")).success
+        await engine.cleanup()
+    assert nothing_left(factory, limiter)
+
+
 # -- one execution -----------------------------------------------------------------------------------------------------
 
 
@@ -347,6 +386,24 @@ async def test_a_pipeline_passes_results_on_and_emits_one_span_a_step(factory, l
     assert {message["parent_request_id"] for message in messages} == {context.request_id}
     assert outcome(context) == "completed"
     assert nothing_left(factory, limiter)
+
+
+async def test_a_step_gets_the_results_that_it_requires_and_no_others(factory, context):
+    seen = []
+
+    class Look(BaseAgent):
+        requires = ("optimization",)
+
+        async def execute_with_context(self, context: UserExecutionContext, request: Any, results: Any) -> Any:
+            seen.append(dict(results))
+
+    class Free(BaseAgent):
+        async def execute_with_context(self, context: UserExecutionContext, request: Any, results: Any) -> Any:
+            seen.append(dict(results))
+
+    async with factory.user_execution_scope(context) as engine:
+        assert (await engine.execute_agent_pipeline(["data", "optimization", Look, Free])).success
+    assert seen == [{"optimization": 6}, {}]
 
 
 @pytest.mark.parametrize(

@@ -458,8 +458,11 @@ def still_open(messages: list[dict[str, Any]]) -> tuple[set[str], dict[tuple[str
             spans.add(span)
         elif kind in TERMINAL:
             spans.discard(span)
-        elif kind.startswith("tool_"):
-            tools[span, message["payload"]["tool_name"]] += 1 if kind == "tool_executing" else -1
+        elif kind == "tool_executing":
+            tools[span, message["payload"]["tool_name"]] += 1
+        elif kind == "tool_completed" and tools[span, message["payload"]["tool_name"]]:
+            # Without its beginning, which was folded away, it stands for a call that is over.
+            tools[span, message["payload"]["tool_name"]] -= 1
     return spans, {call: count for call, count in tools.items() if count}
 
 

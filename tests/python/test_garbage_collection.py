@@ -160,7 +160,7 @@ def test_a_context_that_holds_its_own_slot_is_collected(new_context):
 
 
 @pytest.mark.parametrize("wait", ["cursor", "permit"])
-def test_a_wait_of_a_loop_that_is_gone_is_collected(new_user, new_context, wait):
+def test_a_wait_of_a_loop_that_is_gone_is_collected_when_nothing_could_wake_it(new_context, wait):
     """The cycle goes from the task over the awaitable to its future and back."""
     limiter = FairLimiter(1, 1)
     ctx = new_context()
@@ -181,9 +181,39 @@ def test_a_wait_of_a_loop_that_is_gone_is_collected(new_user, new_context, wait)
     task._log_destroy_pending = False
     loop.close()
     del task, thing, loop
-    assert collected(reference)
-    assert limiter.stats()["queued"] == 0
+    cursor.detach()
     held.release()
+    assert collected(reference)
+    assert (limiter.stats()["running"], limiter.stats()["queued"]) == (0, 0)
+
+
+@pytest.mark.parametrize("wait", ["cursor", "permit", "slot"])
+async def test_a_task_that_nobody_holds_is_not_collected_while_it_waits(context, wait):
+    """The loop holds tasks weakly: whoever is going to wake a task has to keep it."""
+    limiter = FairLimiter(1, 1)
+    held = limiter.slot_nowait("another-user")
+    emitter = context.get_websocket_emitter()
+    cursor = EventCursor(context.user_id)
+    done = asyncio.Event()
+
+    async def waiter() -> None:
+        if wait == "cursor":
+            await cursor.wait()
+        elif wait == "permit":
+            (await limiter.acquire(context.user_id, ctx=context, timeout=float("inf"))).release()
+        else:
+            async with limiter.slot(context.user_id, timeout=float("inf")):
+                pass
+        done.set()
+
+    asyncio.create_task(waiter())  # noqa: RUF006 - the point
+    for _ in range(3):
+        await asyncio.sleep(0)
+        gc.collect()
+    emitter.publish("mine")
+    held.release()
+    await asyncio.wait_for(done.wait(), 1)
+    assert (limiter.stats()["running"], limiter.stats()["queued"]) == (0, 0)
 
 
 async def test_waits_that_end_keep_nothing(context):

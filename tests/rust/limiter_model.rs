@@ -23,7 +23,9 @@ impl Parked for Waiting {
         *self.grant.lock().expect("not poisoned") = Some(grant);
     }
 
-    fn wake(&self) {}
+    fn wake(&self) -> Option<Grant> {
+        None
+    }
 }
 
 struct Waiter {
@@ -196,6 +198,43 @@ proptest! {
         let stats = limiter.stats();
         prop_assert_eq!((stats.running, stats.queued, stats.users), (0, 0, 0));
     }
+}
+
+/// A run with many tasks of its own does not keep the unit from others: it takes its turn like everybody.
+#[test]
+fn a_run_does_not_hand_its_unit_on_to_itself() {
+    let registry = Registry::new(Box::new(ProcessClock::new()));
+    let (limiter, lanes) = (limiter(1, 1), lanes(&registry, 2));
+    let ask = |user: usize, path: &[u64], task| {
+        let waiting = Arc::new(Waiting::default());
+        let parked = waiting.clone();
+        let request = Request {
+            lane: &lanes[user],
+            path,
+            task,
+            admitted: true,
+        };
+        (limiter.request(request, 0, || parked).expect("not refused"), waiting)
+    };
+    let (first, _) = ask(0, &[1], 1);
+    let Decision::Granted(first) = first else {
+        panic!("the limiter is free")
+    };
+    let (_, again) = ask(0, &[1], 2);
+    let (_, other) = ask(1, &[2], 3);
+    let (_, third) = ask(0, &[1], 4);
+    limiter.release(first, 0);
+    let mut turns = Vec::new();
+    for _ in 0..3 {
+        for (name, waiting) in [("ann", &again), ("bob", &other), ("ann", &third)] {
+            if let Some(grant) = waiting.grant.lock().expect("not poisoned").take() {
+                turns.push(name);
+                limiter.release(grant, 0);
+                break;
+            }
+        }
+    }
+    assert_eq!(turns, ["bob", "ann", "ann"]);
 }
 
 #[derive(PartialEq)]

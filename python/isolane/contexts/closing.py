@@ -19,6 +19,11 @@ async def _within(seconds: float, call: Callable[[], Any]) -> None:
             await result
 
 
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
 async def close_context(
     context: UserExecutionContext,
     callbacks: Sequence[tuple[Callable[[], Any], float]],
@@ -31,6 +36,8 @@ async def close_context(
     """
     errors: list[BaseException] = []
     cancelled: asyncio.CancelledError | None = None
+    # Taken once: a cancellation that is asked for in one step may arrive in a later one.
+    before = _cancellations()
     steps = list(callbacks)
     if session is not None:
         close = getattr(session, "aclose", None) or getattr(session, "close", None)
@@ -41,7 +48,9 @@ async def close_context(
             try:
                 await _within(seconds, call)
             except asyncio.CancelledError as error:
-                cancelled = error
+                # Else it is of something that the callback awaited: most often a task that it cancelled itself.
+                if _cancellations() > before:
+                    cancelled = error
             except Exception as error:  # noqa: BLE001 - one callback must not keep the others from running
                 errors.append(error)
     finally:

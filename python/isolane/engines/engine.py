@@ -18,6 +18,7 @@ from isolane._core import (
     ContextIsolationError,
     EventTooLarge,
     InvalidEvent,
+    LimitRejected,
     Permit,
     RunClosed,
     UnifiedIDManager,
@@ -30,6 +31,7 @@ from isolane.agents.instances import AgentInstanceFactory
 from isolane.agents.pipeline import check_pipeline
 from isolane.agents.result import ExecutionResult
 from isolane.engines.errors import EngineClosedError
+from isolane.limits import LimitTimeout
 
 if TYPE_CHECKING:
     from isolane.engines.factory import ExecutionEngineFactory
@@ -87,6 +89,7 @@ class UserExecutionEngine:
         self._failures = 0
         self._timeouts = 0
         self._cancelled: str | None = None
+        self._broken = False
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -196,6 +199,9 @@ class UserExecutionEngine:
                     return self._result(started, name, results, error=error)
                 results[name] = result
             return self._result(started, name, results, result=result)
+        except Exception:
+            self._broken = True
+            raise
         finally:
             if outer and task is not None:
                 self._tasks.discard(task)
@@ -234,9 +240,13 @@ class UserExecutionEngine:
         left = max(0.0, self._deadline - time.monotonic())
         timeout = left if self._admitted else min(ADMISSION_SECONDS, left)
         try:
-            permit = await self._factory.limiter.acquire(
-                child.user_id, ctx=child, timeout=timeout, admitted=self._admitted
-            )
+            try:
+                permit = await self._factory.limiter.acquire(
+                    child.user_id, ctx=child, timeout=timeout, admitted=self._admitted
+                )
+            except (LimitRejected, LimitTimeout) as error:
+                await self._publish_refusal(name, child, error)
+                raise
             # Kept here as well, so that a close by force can return what an agent holds that ignores its cancellation.
             self._permits.add(permit)
             try:
@@ -247,6 +257,20 @@ class UserExecutionEngine:
                 permit.release()
         finally:
             await child.cleanup()
+
+    async def _publish_refusal(
+        self, name: str, child: UserExecutionContext, error: LimitRejected | LimitTimeout
+    ) -> None:
+        """Show that a step did not run: whoever only watches the stream would wait for it for ever."""
+        self._failures += 1
+        with contextlib.suppress(RunClosed, BudgetExceeded):
+            emitter = child.get_websocket_emitter()
+            await emitter.notify_agent_started(agent_name=name)
+            await emitter.notify_agent_error(
+                agent_name=name,
+                error="no capacity was free; try again",
+                metadata={"retriable": True, "retry_after_ms": error.retry_after * 1000},
+            )
 
     async def _run_agent(
         self,
@@ -377,9 +401,17 @@ class UserExecutionEngine:
         finally:
             for permit in list(self._permits):
                 permit.release()
-            outcome = "cancelled" if self._cancelled else None
-            end_stream(self.context, outcome, reason)
+            if not self._factory.shares_context(self):
+                end_stream(self.context, self._outcome(), reason)
         return stopped
+
+    def _outcome(self) -> str | None:
+        """Return how the stream ends, or ``None`` when that follows from its executions."""
+        if self._cancelled:
+            return "cancelled"
+        if self._broken:
+            return "partial" if self._executions > self._failures else "failed"
+        return None
 
     def __repr__(self) -> str:
         state = "active" if self.is_active() else "ended"

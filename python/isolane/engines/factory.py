@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 from isolane._core import (
     EngineBook,
+    ExecutionStatus,
     FairLimiter,
     LimitRejected,
     Permit,
     UserExecutionContext,
     default_limiter,
+    stream_has_ended,
     sweep_lanes,
 )
 from isolane.agents.instances import AgentInstanceFactory
@@ -29,6 +31,9 @@ from isolane.limits import LimitTimeout
 logger = logging.getLogger("isolane.engines")
 
 NO_PROCESS_LIMIT = 1_000_000
+ENDED = frozenset(
+    {ExecutionStatus.COMPLETED, ExecutionStatus.PARTIAL_FAILURE, ExecutionStatus.FAILED, ExecutionStatus.CLEANED}
+)
 DRAINING = "the service is shutting down and starts no more runs; try another instance"
 
 
@@ -108,6 +113,11 @@ class ExecutionEngineFactory:
         shared = self._engine_above(context)
         if shared is not None:
             return shared
+        if context.status in ENDED or stream_has_ended(context):
+            raise ExecutionEngineFactoryError(
+                "the run of this context has ended: make a context with a new run id for the next engine, "
+                "or run both pipelines on one engine"
+            )
         slot = await self._reserve(context)
         try:
             # A shutdown may have begun while this one waited.
@@ -134,6 +144,18 @@ class ExecutionEngineFactory:
         return engine
 
     create_execution_engine = create_for_user
+
+    def shares_context(self, engine: UserExecutionEngine) -> bool:
+        """Return whether another living engine belongs to the same context: then the stream goes on."""
+        return any(other is not engine and other.context is engine.context for other in self._numbers)
+
+    def refuse(self) -> None:
+        """Make no more engines; those that run go on."""
+        self._draining = True
+
+    def reopen(self) -> None:
+        """Make engines again after a shutdown."""
+        self._draining = False
 
     def _check_open(self) -> None:
         if self._draining:
@@ -237,7 +259,9 @@ class ExecutionEngineFactory:
                 break
             await asyncio.wait(tasks, timeout=limit - time.monotonic())
         engines = list(self._numbers)
-        await asyncio.gather(*(self._end(engine, "closed", "the service is shutting down") for engine in engines))
+        closing = (self._end(engine, "closed", "the service is shutting down") for engine in engines)
+        # One that fails or is cancelled does not keep the others from being closed.
+        await asyncio.gather(*closing, return_exceptions=True)
         if self._closing:
             await asyncio.wait(self._closing)
         for timer in (self._deadline_timer, self._audit_timer):

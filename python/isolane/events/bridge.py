@@ -113,6 +113,10 @@ class WebSocketBridgeFactory:
             "events_failed_total": stats["events_failed"],
         }
 
+    def reopen(self) -> None:
+        """Make emitters again after a shutdown."""
+        self._closed = False
+
     async def shutdown(self) -> None:
         """Clean up all emitters and make no more."""
         self._closed = True

@@ -103,6 +103,10 @@ class Isolane:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """From the start of the application to its end."""
+        # An application may be started again, as test suites do.
+        self.draining = False
+        self.factory.reopen()
+        self.bridge.reopen()
         set_default_limiter(self.limiter)
         self._warn()
         sweeper = asyncio.create_task(self._sweep(), name="isolane sweep")
@@ -110,13 +114,22 @@ class Isolane:
             yield
         finally:
             sweeper.cancel()
-            self.draining = True
-            for delivery in list(self.deliveries):
-                delivery.cursor.close(DRAINING)
+            self.start_draining()
             await self.factory.shutdown(self.settings.drain_seconds)
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
             await self.bridge.shutdown()
+
+    def start_draining(self) -> None:
+        """Take no more runs, answer not ready, and send the sockets away with 4001.
+
+        The end of the application does this by itself, but a server may have closed the sockets by then (uvicorn closes
+        them with 1012 first). Call it from a hook that runs before the server stops, to let clients leave in order.
+        """
+        self.draining = True
+        self.factory.refuse()
+        for delivery in list(self.deliveries):
+            delivery.cursor.close(DRAINING)
 
     async def _sweep(self) -> None:
         """Drop the logs whose retention is over, also when nothing else happens."""

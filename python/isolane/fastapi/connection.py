@@ -59,6 +59,9 @@ class UserConnection:
             self._scope.release(context)
             await context.cleanup()
             raise
+        if detached:
+            # The factory ends it with its engine: a socket that lives for hours must not hold each run it started.
+            self._scope.release(context)
         return Run(context, engine, context.get_websocket_emitter())
 
     @property
@@ -75,15 +78,20 @@ class UserConnection:
         """
         from isolane.fastapi.sockets import Delivery  # noqa: PLC0415 - the route module imports this one
 
-        delivery = Delivery(self._scope.isolane.settings, self.principal, framed=framed)
+        isolane = self._scope.isolane
+        delivery = Delivery(isolane.settings, self.principal, framed=framed)
+        isolane.deliveries.add(delivery)
         writer = asyncio.create_task(delivery.write(websocket.send), name="isolane socket writer")
         try:
             yield
         finally:
-            writer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await writer
+            isolane.deliveries.discard(delivery)
             delivery.close()
+            writer.cancel()
+            # Waiting does not take on the writer's cancellation or error, nor lose our own.
+            await asyncio.wait({writer})
+            if not writer.cancelled():
+                writer.exception()
 
     def __repr__(self) -> str:
         return f"<UserConnection {self.cursors} sockets>"

@@ -35,7 +35,8 @@ class IsolaneMiddleware:
             await self.app(scope, receive, send)
             return
         held = RequestScope(self.isolane)
-        scope.setdefault("state", {})[STATE_KEY] = held
+        # A dictionary of this request alone, whatever the server passes to others.
+        scope["state"] = {**(scope.get("state") or {}), STATE_KEY: held}
         try:
             await self.app(scope, receive, send)
         finally:

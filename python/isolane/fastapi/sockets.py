@@ -30,6 +30,8 @@ PONG_SECONDS = 10.0
 RECENT_SECONDS = 60.0
 """A plain client is sent the logs of runs that ended at most this long ago, unless it asks for more."""
 MAX_INBOUND_CHARACTERS = 64 * 1024
+MAX_DIGITS = 19
+"""Digits of a position, which is a number of 64 bits."""
 READ_EVENTS = 64
 """Most events that are written before other tasks get a turn."""
 
@@ -203,7 +205,9 @@ def _subscribe_plain(cursor: EventCursor, query: QueryParams) -> None:
         for position in after:
             run, _, rest = position.partition(":")
             epoch, _, number = rest.partition(":")
-            cursor.subscribe(run, epoch or None, int(number) if number.isdigit() else None)
+            # Anything else than a number of a sensible length is no position: the client starts over.
+            known = number.isascii() and number.isdigit() and len(number) < MAX_DIGITS
+            cursor.subscribe(run, epoch or None, int(number) if known else None)
         return
     try:
         since = float(query.get("since", RECENT_SECONDS))
