@@ -1,6 +1,7 @@
 //! A connection: a cursor that sees all runs of its user.
 //!
-//! *Order of locks*: connection, then log, then the lane's streams. A publisher takes the last two and wakes after both.
+//! *Order of locks*: an emitter's map of runs, connection, log, the lane's streams. A publisher takes the last two and wakes
+//! after both.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU16, Ordering};

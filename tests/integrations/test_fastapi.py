@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import time
+from urllib.parse import urlencode
 
 import httpx
 import pytest
 import websockets
 from fastapi import FastAPI
-from isolane import lane_usage, sweep_lanes
+from isolane import UserExecutionContext, lane_usage, sweep_lanes
 from isolane.fastapi import Ctx, IsolaneSettings, setup
 from isolane.testing import manual_clock
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -355,3 +357,83 @@ async def test_setup_is_idempotent_and_composes_with_the_applications_lifespan()
 def test_setup_without_authenticate_says_what_is_missing() -> None:
     with pytest.raises(TypeError, match="authenticate"):
         setup(FastAPI())
+
+
+async def test_an_application_can_be_started_again(app) -> None:
+    for _ in range(2):
+        with serving(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            assert client.post("/execute/echo", json={"nonce": "n"}, headers=auth("ann-again")).json()["success"]
+            assert client.get("/_isolane/ready").status_code == 200
+
+
+async def test_draining_refuses_runs_and_sends_sockets_away(app) -> None:
+    with serving(app) as port:
+        async with (
+            connect(port, "ann-drains") as socket,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        ):
+            await frame(socket)
+            # On the server's own loop, as a hook of the application would do it.
+            app.state.isolane.start_draining()
+            assert (await client.get("/_isolane/ready")).status_code == 503
+            refused = await client.post("/execute/echo", json={}, headers=auth("ann-drains"))
+            assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+            assert refused.headers["retry-after"]
+            bye = await frame(socket)
+            assert (bye["t"], bye["code"]) == ("bye", 4001)
+
+
+async def test_a_socket_does_not_hold_the_runs_it_started(app) -> None:
+    with serving(app) as port:
+        async with connect(port, "ann-talks", framed=False, path="/chat") as socket:
+            for number in range(30):
+                await socket.send(json.dumps({"thread_id": "thread-1", "nonce": str(number)}))
+                await plain_messages(socket, 3)
+            await asyncio.sleep(0.2)
+            gc.collect()
+            alive = [
+                held
+                for held in gc.get_objects()
+                if isinstance(held, UserExecutionContext) and held.user_id == "ann-talks"
+            ]
+            assert len(alive) <= 2
+
+
+async def test_a_state_dictionary_that_a_server_shares_between_requests_mixes_nobody(app) -> None:
+    shared: dict = {}
+    answers = {}
+
+    async def ask(user: str) -> None:
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/who",
+            "query_string": b"",
+            "headers": [(b"authorization", f"Bearer {user}".encode())],
+            "state": shared,
+        }
+        body = b""
+
+        async def receive() -> dict:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: dict) -> None:
+            nonlocal body
+            await asyncio.sleep(0.01)
+            body += message.get("body", b"")
+
+        await app(scope, receive, send)
+        answers[user] = json.loads(body)["user"]
+
+    await asyncio.gather(ask("ann-shares"), ask("bob-shares"))
+    assert answers == {"ann-shares": "ann-shares", "bob-shares": "bob-shares"}
+    assert shared == {}
+
+
+@pytest.mark.parametrize("after", ["run:e:\u00b2", "run:e:99999999999999999999", "run", ":::", "run:e:-1"])
+async def test_positions_that_make_no_sense_are_survived(app, after) -> None:
+    with serving(app) as port:
+        async with connect(port, "ann-odd", framed=False, query=f"?{urlencode({'after': after})}") as socket:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                await client.post("/emit", headers=auth("ann-odd"))
+            assert (await frame(socket))["type"] == "note"

@@ -144,7 +144,7 @@ async def turns(count: int = 5) -> None:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what a timer of the loop is to bring about."""
     async with asyncio.timeout(2):
-        while not condition():  # noqa: ASYNC110 - nothing tells of it
+        while not condition():
             await asyncio.sleep(0.01)
 
 
@@ -1001,3 +1001,35 @@ async def test_a_user_that_only_its_own_policy_allows_runs_to_the_end(factory, l
     async with ctx.acquire_execution_lock():
         pass
     assert nothing_left(factory, limiter)
+
+
+async def test_a_run_that_gets_no_permit_says_so_in_its_stream(new_factory, context, read_plain, monkeypatch):
+    """Whoever only watches would otherwise wait for ever."""
+    monkeypatch.setattr("isolane.engines.engine.ADMISSION_SECONDS", 0.05)
+    limiter = FairLimiter(1, 1)
+    factory = new_factory(limiter=limiter)
+    held = await limiter.acquire("somebody-else")
+    engine = await factory.create_for_user(context)
+    with pytest.raises(LimitTimeout):
+        await engine.start_agent_pipeline(["data"])
+    held.release()
+    messages = read_plain(context.user_id, context.run_id)
+    assert [message["type"] for message in messages] == ["agent_started", "agent_error"]
+    assert messages[1]["payload"]["retriable"] is True
+    assert outcome(context) == "failed"
+
+
+async def test_a_callback_that_awaits_a_task_it_has_cancelled_cancels_nobody_else(context):
+    task = asyncio.create_task(asyncio.sleep(60))
+    await asyncio.sleep(0)
+    ran = []
+
+    async def stop() -> None:
+        task.cancel()
+        await task
+
+    context.register_cleanup_callback(lambda: ran.append("last"))
+    context.register_cleanup_callback(stop)
+    assert await context.cleanup() == ()
+    assert ran == ["last"]
+    assert context.status.value == "cleaned"

@@ -262,6 +262,7 @@ class UserExecutionEngine:
         self, name: str, child: UserExecutionContext, error: LimitRejected | LimitTimeout
     ) -> None:
         """Show that a step did not run: whoever only watches the stream would wait for it for ever."""
+        self._executions += 1
         self._failures += 1
         with contextlib.suppress(RunClosed, BudgetExceeded):
             emitter = child.get_websocket_emitter()
