@@ -264,6 +264,11 @@ impl RunLog {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Its number, in the order in which logs were opened.
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
     /// Whose it is.
     pub fn owner(&self) -> &OwnerTag {
         &self.owner
@@ -611,7 +616,7 @@ impl RunLog {
         };
         if let Some(lane) = lane {
             lane.shared()
-                .expire_at(monotonic.saturating_add(self.bounds.retention), self);
+                .expire_at(monotonic.max(1).saturating_add(self.bounds.retention), self);
             lane.streams().wake();
         }
     }
@@ -621,6 +626,10 @@ impl RunLog {
         let Some(lane) = self.inner().lane.take() else { return };
         self.forgotten.store(true, Ordering::Release);
         lane.streams().remove(self, lane.shared());
+        if let Some(ended) = self.ended_at() {
+            lane.shared()
+                .forget_expiry(ended.saturating_add(self.bounds.retention), self.serial);
+        }
         let (entries, fold) = {
             let mut inner = self.inner();
             inner.entry_bytes = 0;

@@ -1,6 +1,6 @@
 //! The one shared map: `UserId → Arc<Lane>`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -31,8 +31,8 @@ pub struct Shared {
     pub events: EventCounters,
     /// Lanes without a handle. Signed: a handle may be counted by one thread before another has counted the lane.
     pub(super) idle: AtomicIsize,
-    /// Ended logs in the order in which they expire, which is the order in which they ended.
-    expiry: Mutex<VecDeque<(Micros, Weak<RunLog>)>>,
+    /// Ended logs by when they expire and by their number.
+    expiry: Mutex<BTreeMap<(Micros, u64), Weak<RunLog>>>,
     /// Whose the runs with an unexpired log are.
     run_owners: Mutex<HashMap<RunId, UserId>>,
 }
@@ -46,7 +46,7 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    fn expiry(&self) -> MutexGuard<'_, VecDeque<(Micros, Weak<RunLog>)>> {
+    fn expiry(&self) -> MutexGuard<'_, BTreeMap<(Micros, u64), Weak<RunLog>>> {
         self.expiry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -86,13 +86,12 @@ impl Shared {
 
     /// Notes that a log has ended and is to be dropped at `at`.
     pub fn expire_at(&self, at: Micros, log: &Arc<RunLog>) {
-        let mut queue = self.expiry();
-        // Retentions may differ, so the place is searched from the back, where it nearly always is.
-        let place = queue
-            .iter()
-            .rposition(|(other, _)| *other <= at)
-            .map_or(0, |before| before + 1);
-        queue.insert(place, (at, Arc::downgrade(log)));
+        self.expiry().insert((at, log.serial()), Arc::downgrade(log));
+    }
+
+    /// A log was dropped before its time: what is noted of it must not keep its memory.
+    pub fn forget_expiry(&self, at: Micros, serial: u64) {
+        self.expiry().remove(&(at, serial));
     }
 
     /// Drops the logs whose retention is over. Cheap when there are none.
@@ -101,8 +100,8 @@ impl Shared {
         let mut expired = Vec::new();
         {
             let mut queue = self.expiry();
-            while queue.front().is_some_and(|(at, _)| *at <= now) {
-                expired.extend(queue.pop_front().and_then(|(_, log)| log.upgrade()));
+            while queue.first_key_value().is_some_and(|((at, _), _)| *at <= now) {
+                expired.extend(queue.pop_first().and_then(|(_, log)| log.upgrade()));
             }
         }
         for log in &expired {
@@ -114,7 +113,7 @@ impl Shared {
     /// Drops the log that would expire first, to make room. Answers whether there was one.
     pub fn drop_oldest_ended(&self) -> bool {
         loop {
-            let Some((_, log)) = self.expiry().pop_front() else {
+            let Some((_, log)) = self.expiry().pop_first() else {
                 return false;
             };
             if let Some(log) = log.upgrade() {
