@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import secrets
@@ -139,6 +140,7 @@ async def test_a_hundred_users_with_two_pipelines_each(caplog) -> None:
     with manual_clock() as clock:
         clock.advance(301)
         sweep_lanes()
+        gc.collect()
         left = {
             user: usage for user in users if (usage := lane_usage(user)) and (usage["event_bytes"] or usage["handles"])
         }
