@@ -2,7 +2,7 @@
 //!
 //! Every reader ends with an unbroken history: each number is delivered once and in order, or covered by a snapshot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use isolane::clock::ProcessClock;
 use isolane::events::{CursorMode, Draft, EventKind, LogBounds, Outcome, SpanScope, StreamWriter, Streams};
@@ -54,7 +54,8 @@ struct Client {
 }
 
 impl Client {
-    fn apply(&mut self, text: &str) {
+    /// `open` are the numbers at which the executions began that have not ended: a snapshot shows them.
+    fn apply(&mut self, text: &str, open: &BTreeSet<u64>) {
         let frame: Value = serde_json::from_str(text).expect("a frame is JSON");
         match frame["t"].as_str().expect("a frame has a type") {
             "sub" => {
@@ -68,6 +69,7 @@ impl Client {
                 let number = frame["n"].as_u64().expect("a snapshot has a number");
                 assert!(number > self.position, "a snapshot goes forward");
                 let mut last = 0;
+                let mut shown = BTreeSet::new();
                 for message in frame["b"].as_array().expect("a snapshot has a body") {
                     let seq = message["seq"].as_u64().expect("a message has a number");
                     assert!(
@@ -75,7 +77,11 @@ impl Client {
                         "the body is in log order, up to its number"
                     );
                     last = seq;
+                    shown.insert(seq);
                 }
+                assert!(!shown.is_empty(), "a snapshot stands for something");
+                let hidden = open.iter().find(|began| **began <= number && !shown.contains(began));
+                assert_eq!(hidden, None, "an open execution is in the snapshot");
                 (self.position, self.covered_to) = (number, number);
             }
             "ev" => {
@@ -105,13 +111,13 @@ impl Client {
         self.connection = Some(connection);
     }
 
-    fn read(&mut self, limit: usize) -> bool {
+    fn read(&mut self, limit: usize, open: &BTreeSet<u64>) -> bool {
         let Some(connection) = self.connection.clone() else {
             return false;
         };
         let texts = connection.read(limit, 0);
         for text in &texts {
-            self.apply(text);
+            self.apply(text, open);
         }
         !texts.is_empty()
     }
@@ -121,6 +127,8 @@ struct Agents {
     lane: LaneHandle,
     writer: StreamWriter,
     published: u64,
+    /// When the open execution of each agent began.
+    open: HashMap<usize, u64>,
 }
 
 impl Agents {
@@ -139,6 +147,11 @@ impl Agents {
         if let Ok(number) = self.writer.log().publish(self.lane.tag(), &scope, draft, 0, 1) {
             self.published += 1;
             assert_eq!(number, self.published, "numbers are dense");
+            match kind {
+                EventKind::Started => drop(self.open.insert(agent, number)),
+                EventKind::Completed | EventKind::Error => drop(self.open.remove(&agent)),
+                _ => {}
+            }
         }
     }
 }
@@ -154,7 +167,7 @@ proptest! {
         let bounds = LogBounds { events, ..LogBounds::default() };
         let writer = Streams::open(&lane, &run, &thread, bounds).expect("opens");
         let log = writer.log().clone();
-        let mut agents = Agents { lane: lane.clone(), writer, published: 0 };
+        let mut agents = Agents { lane: lane.clone(), writer, published: 0, open: HashMap::new() };
         let mut clients: Vec<Client> = (0..3).map(|_| Client::default()).collect();
         for client in &mut clients {
             client.connect(&lane, "run-1");
@@ -168,7 +181,10 @@ proptest! {
                 Step::Finish(agent) => agents.publish(agent, EventKind::Completed),
                 Step::Fail(agent) => agents.publish(agent, EventKind::Error),
                 Step::Custom(agent) => agents.publish(agent, EventKind::Custom("note")),
-                Step::Read(client, limit) => drop(clients[client].read(limit)),
+                Step::Read(client, limit) => {
+                    let open = agents.open.values().copied().collect();
+                    clients[client].read(limit, &open);
+                }
                 Step::Reconnect(client) => clients[client].connect(&lane, "run-1"),
                 Step::Reload(client) => {
                     let connection = clients[client].connection.take();
@@ -183,7 +199,7 @@ proptest! {
         let head = log.head();
         prop_assert!(head >= agents.published, "repairs are numbered like everything else");
         for client in &mut clients {
-            while client.read(5) {}
+            while client.read(5, &BTreeSet::new()) {}
             prop_assert_eq!(client.position, head);
             let missing = (client.covered_to + 1..=head).find(|number| !client.delivered.contains(number));
             prop_assert_eq!(missing, None);
