@@ -37,6 +37,14 @@ async def main():
     limiter = FairLimiter(1, 1, timeout=30)
 """
 
+WATCHED = """
+    cursor, held = EventCursor("ann"), [started()[{which}]]
+    waiting = await waits(cursor)
+    try: call(held.pop(), 1 / 0)
+    except ZeroDivisionError: pass
+    await asyncio.wait_for(waiting, 2)
+"""
+
 CASES = {
     "a wait for a permit": """
     permit = await limiter.acquire("ann")
@@ -54,20 +62,8 @@ CASES = {
     except ZeroDivisionError: pass
     assert await asyncio.wait_for(task, 2) == "got it"
 """,
-    "a context whose stream is watched": """
-    cursor, held = EventCursor("ann"), [started()[0]]
-    waiting = await waits(cursor)
-    try: call(held.pop(), 1 / 0)
-    except ZeroDivisionError: pass
-    await asyncio.wait_for(waiting, 2)
-""",
-    "an emitter whose stream is watched": """
-    cursor, held = EventCursor("ann"), [started()[1]]
-    waiting = await waits(cursor)
-    try: call(held.pop(), 1 / 0)
-    except ZeroDivisionError: pass
-    await asyncio.wait_for(waiting, 2)
-""",
+    "a context whose stream is watched": WATCHED.format(which=0),
+    "an emitter whose stream is watched": WATCHED.format(which=1),
     "a cursor that is waited for": """
     held = [EventCursor("ann")]
     waiting = await waits(held[0])
