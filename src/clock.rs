@@ -21,12 +21,28 @@ pub fn seconds(micros: Micros) -> f64 {
     micros as f64 / 1e6
 }
 
+/// One moment by both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Microseconds since an arbitrary moment.
+    pub monotonic: Micros,
+    /// Microseconds since the Unix epoch.
+    pub unix: Micros,
+}
+
 /// Where the time comes from.
 pub trait Clock: Send + Sync {
     /// Microseconds since an arbitrary moment; never goes back.
     fn monotonic(&self) -> Micros;
     /// Microseconds since the Unix epoch.
     fn unix(&self) -> Micros;
+    /// Both at once.
+    fn now(&self) -> Moment {
+        Moment {
+            monotonic: self.monotonic(),
+            unix: self.unix(),
+        }
+    }
 }
 
 /// The operating system's clocks.
@@ -48,7 +64,27 @@ pub fn unix_millis_of_system() -> u64 {
     unix_micros_of_system() / 1_000
 }
 
+/// How long the distance between the two clocks is taken for constant: a step of the system's time is seen this much later.
+const KEEP_DISTANCE: Micros = 50_000;
+
+/// Microseconds from the monotonic clock to the Unix epoch's, and until when, by the monotonic clock, this is believed.
+static DISTANCE: AtomicU64 = AtomicU64::new(0);
+static DISTANCE_UNTIL: AtomicU64 = AtomicU64::new(0);
+
 impl Clock for SystemClock {
+    /// One reading of the operating system's clock instead of two.
+    fn now(&self) -> Moment {
+        let monotonic = self.monotonic();
+        if monotonic < DISTANCE_UNTIL.load(Ordering::Acquire) {
+            let unix = monotonic.wrapping_add(DISTANCE.load(Ordering::Relaxed));
+            return Moment { monotonic, unix };
+        }
+        let unix = self.unix();
+        DISTANCE.store(unix.wrapping_sub(monotonic), Ordering::Relaxed);
+        DISTANCE_UNTIL.store(monotonic + KEEP_DISTANCE, Ordering::Release);
+        Moment { monotonic, unix }
+    }
+
     fn monotonic(&self) -> Micros {
         // Starts at one second, so that "a moment ago" is never before zero.
         SECOND + Micros::try_from(start().elapsed().as_micros()).unwrap_or(Micros::MAX)
@@ -123,35 +159,83 @@ impl Clock for ProcessClock {
             SystemClock.unix()
         }
     }
+
+    fn now(&self) -> Moment {
+        if self.manual.on.load(Ordering::Acquire) {
+            Moment {
+                monotonic: self.manual.monotonic.load(Ordering::Relaxed),
+                unix: self.manual.unix.load(Ordering::Relaxed),
+            }
+        } else {
+            SystemClock.now()
+        }
+    }
+}
+
+/// A moment as people write it, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Civil {
+    /// Year of the Gregorian calendar.
+    pub year: u16,
+    /// 1 to 12.
+    pub month: u8,
+    /// 1 to 31.
+    pub day: u8,
+    /// 0 to 23.
+    pub hour: u8,
+    /// 0 to 59.
+    pub minute: u8,
+    /// 0 to 59.
+    pub second: u8,
+    /// 0 to 999 999.
+    pub micros: u32,
+}
+
+impl Civil {
+    /// Date and time of microseconds since the Unix epoch.
+    #[allow(clippy::cast_possible_truncation)] // each value fits by its modulus; the year until 65 535
+    pub fn of(unix: Micros) -> Self {
+        let (year, month, day) = civil_from_days(unix / (86_400 * SECOND));
+        let second_of_day = unix / SECOND % 86_400;
+        Self {
+            year: year as u16,
+            month: month as u8,
+            day: day as u8,
+            hour: (second_of_day / 3_600) as u8,
+            minute: (second_of_day / 60 % 60) as u8,
+            second: (second_of_day % 60) as u8,
+            micros: (unix % SECOND) as u32,
+        }
+    }
+
+    /// `2026-11-22T08:00:00.000000`, always with microseconds.
+    #[allow(clippy::cast_possible_truncation)] // two digits fit a byte
+    pub fn iso8601(self) -> [u8; 26] {
+        let mut out = *b"0000-00-00T00:00:00.000000";
+        let century = (self.year / 100 % 100) as u8;
+        for (at, value) in [
+            (0, century),
+            (2, (self.year % 100) as u8),
+            (5, self.month),
+            (8, self.day),
+            (11, self.hour),
+            (14, self.minute),
+            (17, self.second),
+            (20, (self.micros / 10_000) as u8),
+            (22, (self.micros / 100 % 100) as u8),
+            (24, (self.micros % 100) as u8),
+        ] {
+            out[at] = b'0' + value / 10;
+            out[at + 1] = b'0' + value % 10;
+        }
+        out
+    }
 }
 
 /// Appends a moment as ISO 8601 in UTC with microseconds, `2026-11-22T08:00:00.000000Z`.
-pub fn write_iso8601(out: &mut Vec<u8>, unix: Micros) {
-    let (days, micros_of_day) = (unix / (86_400 * SECOND), unix % (86_400 * SECOND));
-    let (year, month, day) = civil_from_days(days);
-    let second_of_day = micros_of_day / SECOND;
-    digits(out, year, 4);
-    out.push(b'-');
-    digits(out, month, 2);
-    out.push(b'-');
-    digits(out, day, 2);
-    out.push(b'T');
-    digits(out, second_of_day / 3_600, 2);
-    out.push(b':');
-    digits(out, second_of_day / 60 % 60, 2);
-    out.push(b':');
-    digits(out, second_of_day % 60, 2);
-    out.push(b'.');
-    digits(out, micros_of_day % SECOND, 6);
-    out.push(b'Z');
-}
-
-fn digits(out: &mut Vec<u8>, value: u64, width: u32) {
-    for place in (0..width).rev() {
-        // A remainder of ten fits a byte.
-        #[allow(clippy::cast_possible_truncation)]
-        out.push(b'0' + (value / 10_u64.pow(place) % 10) as u8);
-    }
+pub fn write_iso8601(out: &mut String, unix: Micros) {
+    out.push_str(str::from_utf8(&Civil::of(unix).iso8601()).unwrap_or_default());
+    out.push('Z');
 }
 
 /// Days since 1970-01-01 to a proleptic Gregorian date, by Howard Hinnant's `civil_from_days`
@@ -177,9 +261,9 @@ mod tests {
     use super::*;
 
     fn iso(unix: Micros) -> String {
-        let mut out = Vec::new();
+        let mut out = String::new();
         write_iso8601(&mut out, unix);
-        String::from_utf8(out).expect("ASCII")
+        out
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Generated ids are UUIDs of version 7: 48 bits of Unix time in milliseconds, a 12-bit counter that keeps the ids of one
 //! process in order, and 62 random bits from the operating system, so that ids of different processes do not collide.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
@@ -25,20 +26,36 @@ pub enum IdFault {
     Control,
 }
 
+/// Whether all bytes are printable ASCII other than the space, and there is one: so it is with nearly all ids. Eight at a time.
+pub fn is_graphic(bytes: &[u8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * ONES;
+    // The classic tests of a word for a byte below n and for a byte that is zero, which may only be wrong in which byte it was.
+    let odd = |word: u64| {
+        let below = word.wrapping_sub(0x21 * ONES) & !word;
+        let delete = word ^ (0x7f * ONES);
+        (word | below | (delete.wrapping_sub(ONES) & !delete)) & HIGH
+    };
+    let word = |chunk: &[u8; 8]| u64::from_le_bytes(*chunk);
+    let Some(last) = bytes.last_chunk::<8>() else {
+        return !bytes.is_empty() && bytes.iter().all(u8::is_ascii_graphic);
+    };
+    // The last eight bytes may overlap those before.
+    let (chunks, _) = bytes.as_chunks::<8>();
+    chunks
+        .iter()
+        .fold(odd(word(last)), |found, chunk| found | odd(word(chunk)))
+        == 0
+}
+
 /// Checks what holds for every identifier of any kind.
 pub fn check(value: &str) -> Result<(), IdFault> {
-    let bytes = value.as_bytes();
-    if bytes.is_ascii() {
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Err(IdFault::Blank);
-        }
-        if bytes.len() > MAX_ID_CHARS {
-            return Err(IdFault::TooLong);
-        }
-        if bytes.iter().any(u8::is_ascii_control) {
-            return Err(IdFault::Control);
-        }
-        return Ok(());
+    if is_graphic(value.as_bytes()) {
+        return if value.len() > MAX_ID_CHARS {
+            Err(IdFault::TooLong)
+        } else {
+            Ok(())
+        };
     }
     if value.trim().is_empty() {
         return Err(IdFault::Blank);
@@ -52,6 +69,22 @@ pub fn check(value: &str) -> Result<(), IdFault> {
     Ok(())
 }
 
+/// Text that passed [`check`], from which an id is made without checking again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checked<'a>(&'a str);
+
+impl<'a> Checked<'a> {
+    /// Checks `value`.
+    pub fn new(value: &'a str) -> Result<Self, IdFault> {
+        check(value).map(|()| Self(value))
+    }
+
+    /// The text.
+    pub fn as_str(self) -> &'a str {
+        self.0
+    }
+}
+
 macro_rules! id_types {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
         $(#[$doc])*
@@ -61,13 +94,25 @@ macro_rules! id_types {
         impl $name {
             /// Takes a value that passes [`check`].
             pub fn new(value: &str) -> Result<Self, IdFault> {
-                check(value)?;
-                Ok(Self(Arc::from(value)))
+                Checked::new(value).map(Self::from)
             }
 
             /// The text of the id.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        /// A map is asked with the text alone.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<Checked<'_>> for $name {
+            fn from(checked: Checked<'_>) -> Self {
+                Self(Arc::from(checked.0))
             }
         }
 
@@ -88,6 +133,20 @@ id_types! {
     RunId,
     /// One agent execution inside a run: a span.
     RequestId,
+}
+
+impl RequestId {
+    /// A new one: `req_{32 hexadecimal digits}`. `millis` is the time since the Unix epoch.
+    pub fn fresh(millis: u64) -> Self {
+        let mut id = *b"req_00000000000000000000000000000000";
+        write_fresh(&mut id[4..], millis);
+        Self(Arc::from(str::from_utf8(&id).unwrap_or_default()))
+    }
+
+    /// The text, shared.
+    pub fn shared(&self) -> &Arc<str> {
+        &self.0
+    }
 }
 
 impl UserId {
@@ -151,9 +210,9 @@ fn random_u64() -> u64 {
     })
 }
 
-/// A new time-ordered id of 32 hexadecimal digits.
-pub fn fresh() -> String {
-    let now = crate::clock::unix_millis_of_system() << 12;
+/// Writes a new time-ordered id as 32 hexadecimal digits. `millis` is the time since the Unix epoch.
+fn write_fresh(into: &mut [u8], millis: u64) {
+    let now = millis << 12;
     let next = |last: u64| now.max(last + 1);
     // `fetch_update` with a function that always answers cannot fail.
     let last = LAST_TICK
@@ -167,7 +226,14 @@ pub fn fresh() -> String {
     uuid::Builder::from_unix_timestamp_millis(tick >> 12, &random)
         .into_uuid()
         .simple()
-        .to_string()
+        .encode_lower(into);
+}
+
+/// A new time-ordered id of 32 hexadecimal digits.
+pub fn fresh() -> String {
+    let mut id = [0; 32];
+    write_fresh(&mut id, crate::clock::unix_millis_of_system());
+    str::from_utf8(&id).unwrap_or_default().to_owned()
 }
 
 /// A new id with a readable prefix: `{prefix}_{32 hexadecimal digits}`.
@@ -245,8 +311,28 @@ mod tests {
     }
 
     #[test]
+    fn graphic_ids_are_told_from_others_at_every_place() {
+        for length in 1..40 {
+            for at in 0..length {
+                for byte in 0..=u8::MAX {
+                    let mut id = vec![b'a'; length];
+                    id[at] = byte;
+                    assert_eq!(
+                        is_graphic(&id),
+                        byte.is_ascii_graphic(),
+                        "{byte:#x} at {at} of {length}"
+                    );
+                }
+            }
+        }
+        assert!(!is_graphic(b""));
+    }
+
+    #[test]
     fn structural_faults_are_found() {
         assert_eq!(check(" \t"), Err(IdFault::Blank));
+        assert_eq!(check(""), Err(IdFault::Blank));
+        assert_eq!(check("with a space"), Ok(()));
         assert_eq!(check("\u{2003}"), Err(IdFault::Blank));
         assert_eq!(check("a\nb"), Err(IdFault::Control));
         assert_eq!(check("é\u{85}"), Err(IdFault::Control));

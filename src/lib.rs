@@ -19,10 +19,13 @@ mod py;
 mod _core {
     use pyo3::prelude::*;
 
+    use crate::py::awaitable::{ReadyAwaitable, ReadyNone, answer_without_exception};
+
     #[pymodule_export]
     use crate::py::{
         connection::{EventCursor, bye_frame},
         context::PyContext,
+        deepcopy::_deep_copy,
         emitter::{
             UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream,
             stream_has_ended, user_streams,
@@ -36,6 +39,7 @@ mod _core {
         json::to_json,
         lanes::{_advance_clock, _manual_clock, lane_stats, lane_usage, monotonic, set_max_idle_lanes, sweep_lanes},
         limits::{PyFairLimiter, PyPermit, Slot, default_limiter, set_default_limiter},
+        loops::_before_exit,
         policy::{PyContextPolicy, PyPlaceholderPolicy, set_placeholder_policy},
         process::_after_fork_in_child,
         runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics},
@@ -53,6 +57,10 @@ mod _core {
 
     #[pymodule_init]
     fn init(py: Python<'_>) -> PyResult<()> {
+        crate::py::process::refuse_sub_interpreter()?;
+        answer_without_exception::<ReadyAwaitable>(py);
+        answer_without_exception::<ReadyNone>(py);
+        answer_without_exception::<PyPermit>(py);
         // Child processes of a fork must not use what belongs to their parent.
         let os = py.import("os")?;
         if os.hasattr("register_at_fork")? {
@@ -60,6 +68,8 @@ mod _core {
             options.set_item("after_in_child", wrap_pyfunction!(_after_fork_in_child, py)?)?;
             os.call_method("register_at_fork", (), Some(&options))?;
         }
+        py.import("atexit")?
+            .call_method1("register", (wrap_pyfunction!(_before_exit, py)?,))?;
         Ok(())
     }
 }

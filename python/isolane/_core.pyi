@@ -40,6 +40,8 @@ __all__ = [
     "UserWebSocketEmitter",
     "_advance_clock",
     "_after_fork_in_child",
+    "_before_exit",
+    "_deep_copy",
     "_manual_clock",
     "audit_isolation",
     "bind_event_bounds",
@@ -560,10 +562,16 @@ class LimitRejected(RuntimeError):
 @final
 class Permit:
     """
-    The right to run, until it is released. Releases itself when it is collected. A context manager.
+    The right to run, until it is released. Releases itself when it is collected. A context manager, and its own awaitable: a
+    permit that was free needs no other object to be awaited.
     """
+    def __await__(self, /) -> Permit: ...
     def __enter__(self, /) -> Permit: ...
-    def __exit__(self, /, *_exception: object) -> None: ...
+    def __exit__(
+        self, /, _kind: Any | None = None, _exception: Any | None = None, _traceback: Any | None = None
+    ) -> None: ...
+    def __iter__(self, /) -> Permit: ...
+    def __next__(self, /) -> tuple[()]: ...
     def __repr__(self, /) -> str: ...
     @property
     def held(self, /) -> bool:
@@ -574,6 +582,7 @@ class Permit:
         """
         Returns the permit. Returns whether it had not been returned before.
         """
+    def send(self, /, _value: Any) -> None: ...
 
 @final
 class PlaceholderPolicy:
@@ -620,7 +629,9 @@ class Slot:
     A permit for the length of a block: `async with`. Each slot is used once at a time.
     """
     def __aenter__(self, /) -> collections.abc.Awaitable[Permit]: ...
-    def __aexit__(self, /, *_exception: object) -> collections.abc.Awaitable[None]: ...
+    def __aexit__(
+        self, /, _kind: Any | None = None, _exception: Any | None = None, _traceback: Any | None = None
+    ) -> collections.abc.Awaitable[None]: ...
 
 @final
 class UnifiedIDManager:
@@ -706,6 +717,7 @@ class UserExecutionContext:
         session_id: str | None = None,
         websocket_connection_id: str | None = None,
         policy: ContextPolicy | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> UserExecutionContext: ...
     def __reduce__(self, /) -> typing.NoReturn: ...
     def __repr__(self, /) -> str: ...
@@ -767,6 +779,7 @@ class UserExecutionContext:
         additional_audit_metadata: dict[str, Any] | None = None,
         *,
         agent_name: str | None = None,
+        additional_metadata: dict[str, Any] | None = None,
     ) -> UserExecutionContext:
         """
         A context for an operation below this one: same user, thread, run, session and socket; a new request id
@@ -778,6 +791,11 @@ class UserExecutionContext:
     ) -> UserExecutionContext:
         """
         The same, with one dictionary of metadata for both.
+        """
+    @classmethod
+    def create_for_user(cls, /, user_id: str, thread_id: str, run_id: str, **fields) -> UserExecutionContext:
+        """
+        The same as `from_request`, with everything but the three ids by keyword.
         """
     @property
     def created_at(self, /) -> datetime:
@@ -813,6 +831,8 @@ class UserExecutionContext:
         run_id: str,
         db_session: Any | None = None,
         websocket_client_id: str | None = None,
+        *,
+        websocket_connection_id: str | None = None,
     ) -> UserExecutionContext:
         """
         A context from a Starlette or `FastAPI` request. The audit metadata gets `client_ip`, `user_agent`, `method`, `url` (the
@@ -833,6 +853,7 @@ class UserExecutionContext:
         *,
         websocket_connection_id: str | None = None,
         policy: ContextPolicy | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> UserExecutionContext:
         """
         A context from the ids of a request. A blank `request_id` is generated.
@@ -848,6 +869,8 @@ class UserExecutionContext:
         db_session: Any | None = None,
         websocket_connection_id: str | None = None,
         metadata: dict[str, Any] | None = None,
+        *,
+        websocket_client_id: str | None = None,
     ) -> UserExecutionContext:
         """
         A context from one dictionary of metadata, which is split: keys that speak of audit, trace and transport by their
@@ -873,6 +896,10 @@ class UserExecutionContext:
     def get_run_duration(self, /, run_id: str) -> float | None:
         """
         Seconds that a run took, or has taken so far; `None` for an unknown run.
+        """
+    def get_scoped_key(self, /, component: str) -> str:
+        """
+        A key for what a component keeps for this request: `component:user:request`. Raises `ValueError` for a blank component.
         """
     def get_status_summary(self, /) -> dict[str, typing.Any]:
         """
@@ -995,6 +1022,10 @@ class UserExecutionContext:
         """
         The same context with a socket. A blank id is refused.
         """
+    def with_websocket_connection_supervisor(self, /, connection_id: str) -> UserExecutionContext:
+        """
+        The same as `with_websocket_connection`.
+        """
 
 @disjoint_base
 class UserWebSocketEmitter:
@@ -1115,6 +1146,16 @@ def _advance_clock(by_seconds: SupportsFloat | SupportsIndex) -> None:
 def _after_fork_in_child() -> None:
     """
     Called in the child of a fork: nothing of the parent's lanes is used again.
+    """
+
+def _before_exit() -> None:
+    """
+    Called by `atexit`: from here on no thread wakes the loop of another.
+    """
+
+def _deep_copy(value: dict) -> dict:
+    """
+    The deep copy that contexts make of their dictionaries, alone, to be measured beside `copy.deepcopy`.
     """
 
 def _manual_clock(on: bool) -> None:

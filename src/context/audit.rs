@@ -1,6 +1,7 @@
 //! What happened to a context, as a record that nobody can edit.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::clock::Micros;
 
@@ -15,7 +16,7 @@ pub struct AuditEntry {
     /// What happened.
     pub event: &'static str,
     /// To what: a request id, a run id, a state.
-    pub subject: String,
+    pub subject: Arc<str>,
 }
 
 /// The first entry and the latest ones; what fell out between is counted.
@@ -28,12 +29,8 @@ pub struct AuditTrail {
 
 impl AuditTrail {
     /// Adds a line.
-    pub fn record(&mut self, at: Micros, event: &'static str, subject: impl Into<String>) {
-        let entry = AuditEntry {
-            at,
-            event,
-            subject: subject.into(),
-        };
+    pub fn record(&mut self, at: Micros, event: &'static str, subject: Arc<str>) {
+        let entry = AuditEntry { at, event, subject };
         if self.first.is_none() {
             self.first = Some(entry);
             return;
@@ -64,7 +61,7 @@ mod tests {
     fn the_first_and_the_latest_lines_are_kept() {
         let mut trail = AuditTrail::default();
         for i in 0..100 {
-            trail.record(i, "event", i.to_string());
+            trail.record(i, "event", i.to_string().into());
         }
         let kept: Vec<_> = trail.entries().map(|entry| entry.at).collect();
         assert_eq!((kept.len(), kept[0], kept[1], kept[63]), (64, 0, 37, 99));

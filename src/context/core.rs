@@ -9,7 +9,7 @@ use super::identity::{ContextError, Identity};
 use super::lineage::Lineage;
 use super::runs::{RunBook, RunFault, RunOutcome, RunRecord};
 use super::state::{ContextState, IllegalMove, conclude, derive, is_legal};
-use crate::clock::{Clock, Micros};
+use crate::clock::{Clock, Micros, Moment};
 use crate::ids;
 use crate::lanes::LaneHandle;
 
@@ -61,25 +61,10 @@ impl<P> fmt::Debug for ContextCore<P> {
 }
 
 impl<P> ContextCore<P> {
-    /// A context without a parent in this process.
-    pub fn root(
-        identity: Identity,
-        lane: LaneHandle,
-        depth: u32,
-        parent: Option<ids::RequestId>,
-        created: Option<Micros>,
-        clock: &dyn Clock,
-    ) -> Self {
+    /// A context without a parent in this process, created at `now`.
+    pub fn root(identity: Identity, lane: LaneHandle, depth: u32, parent: Option<ids::RequestId>, now: Moment) -> Self {
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self::make(
-            number,
-            identity,
-            Lineage::root(number, depth, parent),
-            lane,
-            None,
-            created,
-            clock,
-        )
+        Self::make(number, identity, Lineage::root(number, depth, parent), lane, None, now)
     }
 
     fn make(
@@ -88,16 +73,13 @@ impl<P> ContextCore<P> {
         lineage: Lineage,
         lane: LaneHandle,
         parent: Option<Arc<Self>>,
-        created: Option<Micros>,
-        clock: &dyn Clock,
+        now: Moment,
     ) -> Self {
-        let monotonic = clock.monotonic();
-        let created = created.unwrap_or_else(|| clock.unix());
         let life = Life {
             ended: None,
             runs: None,
             trail: None,
-            last_activity: monotonic,
+            last_activity: now.monotonic,
             detached: false,
         };
         Self {
@@ -106,14 +88,14 @@ impl<P> ContextCore<P> {
             lineage,
             lane,
             parent,
-            created,
-            created_monotonic: monotonic,
+            created: now.unix,
+            created_monotonic: now.monotonic,
             life: Mutex::new(life),
         }
     }
 
     /// A context below this one: same user, thread and run, a new request id.
-    pub fn child(self: &Arc<Self>, operation: &str, clock: &dyn Clock) -> Result<Self, ContextError> {
+    pub fn child(self: &Arc<Self>, operation: &str, now: Moment) -> Result<Self, ContextError> {
         if self.state() == ContextState::Cleaned {
             return Err(ContextError {
                 field: "operation_name",
@@ -125,7 +107,10 @@ impl<P> ContextCore<P> {
         }
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let (lineage, request) = self.lineage.child(&self.identity.request, operation, number)?;
-        self.record("child_created", request.as_str(), clock);
+        self.life()
+            .trail
+            .get_or_insert_default()
+            .record(now.unix, "child_created", request.shared().clone());
         let identity = Identity {
             request,
             ..self.identity.clone()
@@ -136,8 +121,7 @@ impl<P> ContextCore<P> {
             lineage,
             self.lane.clone(),
             Some(self.clone()),
-            None,
-            clock,
+            now,
         ))
     }
 
@@ -330,7 +314,9 @@ impl<P> ContextCore<P> {
     }
 
     fn note(life: &mut Life<P>, event: &'static str, subject: &str, clock: &dyn Clock) {
-        life.trail.get_or_insert_default().record(clock.unix(), event, subject);
+        life.trail
+            .get_or_insert_default()
+            .record(clock.unix(), event, subject.into());
     }
 
     /// Adds a line to the audit record.
@@ -343,7 +329,7 @@ impl<P> ContextCore<P> {
         let created = AuditEntry {
             at: self.created,
             event: "created",
-            subject: self.identity.request.as_str().to_owned(),
+            subject: self.identity.request.shared().clone(),
         };
         let life = self.life();
         let rest = life.trail.iter().flat_map(|trail| trail.entries()).cloned();
@@ -370,7 +356,7 @@ mod tests {
         };
         let identity = Identity::new(ids, &PlaceholderPolicy::default()).expect("valid");
         let lane = registry.lane(&identity.user);
-        Arc::new(ContextCore::root(identity, lane, 0, None, None, registry.clock()))
+        Arc::new(ContextCore::root(identity, lane, 0, None, registry.clock().now()))
     }
 
     #[test]
@@ -400,7 +386,7 @@ mod tests {
         ctx.clean(clock);
         ctx.clean(clock);
         assert_eq!(ctx.state(), ContextState::Cleaned);
-        assert!(ctx.child("late", clock).is_err());
+        assert!(ctx.child("late", clock.now()).is_err());
         let (audit, _) = ctx.audit();
         assert_eq!(audit.first().map(|entry| entry.event), Some("created"));
         assert_eq!(audit.iter().filter(|entry| entry.event == "cleaned").count(), 1);
@@ -410,7 +396,7 @@ mod tests {
     fn a_child_belongs_to_the_same_lane() {
         let registry = Registry::new(Box::new(ProcessClock::new()));
         let ctx = context(&registry);
-        let child = ctx.child("data", registry.clock()).expect("child");
+        let child = ctx.child("data", registry.clock().now()).expect("child");
         assert_eq!(child.identity().request.as_str(), "req-1_data");
         assert_eq!(child.lineage().parent().map(ids::RequestId::as_str), Some("req-1"));
         assert_eq!(&child.lineage().path()[..], &[ctx.number(), child.number()]);

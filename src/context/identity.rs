@@ -1,7 +1,7 @@
 //! The ids of a context, validated once.
 
 use super::placeholder::{PlaceholderHit, PlaceholderPolicy};
-use crate::ids::{self, IdFault, RequestId, RunId, ThreadId, UserId};
+use crate::ids::{self, Checked, IdFault, RequestId, RunId, ThreadId, UserId};
 
 /// Why a context could not be made or changed. Says the field, the value (shortened), the rule and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,11 +96,11 @@ impl ContextError {
     }
 }
 
-fn checked(field: &'static str, value: &str, policy: &PlaceholderPolicy) -> Result<(), ContextError> {
-    ids::check(value).map_err(|fault| ContextError::structural(field, value, fault))?;
+fn checked<'a>(field: &'static str, value: &'a str, policy: &PlaceholderPolicy) -> Result<Checked<'a>, ContextError> {
+    let checked = Checked::new(value).map_err(|fault| ContextError::structural(field, value, fault))?;
     policy
         .check(value)
-        .map_or(Ok(()), |hit| Err(ContextError::placeholder(field, value, hit)))
+        .map_or(Ok(checked), |hit| Err(ContextError::placeholder(field, value, hit)))
 }
 
 /// The ids a context is made from, not yet checked.
@@ -114,6 +114,61 @@ pub struct Ids<'a> {
     pub run: &'a str,
     /// The span; generated when absent.
     pub request: Option<&'a str>,
+}
+
+/// Ids that were checked, and of which only the user's lane is to be found before they are an [`Identity`].
+#[derive(Debug, Clone, Copy)]
+pub struct CheckedIds<'a> {
+    user: Checked<'a>,
+    thread: Checked<'a>,
+    run: Checked<'a>,
+    request: Option<Checked<'a>>,
+}
+
+impl<'a> CheckedIds<'a> {
+    /// Checks the ids in their order; the first fault is reported.
+    pub fn new(ids: Ids<'a>, policy: &PlaceholderPolicy) -> Result<Self, ContextError> {
+        Ok(Self {
+            user: checked("user_id", ids.user, policy)?,
+            thread: checked("thread_id", ids.thread, policy)?,
+            run: checked("run_id", ids.run, policy)?,
+            request: ids
+                .request
+                .map(|request| checked("request_id", request, policy))
+                .transpose()?,
+        })
+    }
+
+    /// Whose they are.
+    pub fn user(&self) -> Checked<'a> {
+        self.user
+    }
+
+    /// The conversation.
+    pub fn thread(&self) -> Checked<'a> {
+        self.thread
+    }
+
+    /// The run.
+    pub fn run(&self) -> Checked<'a> {
+        self.run
+    }
+
+    /// The thread that a structured run id names, when it is not this one: counted and reported, an error in strict mode.
+    pub fn mismatched_thread(&self) -> Option<&'a str> {
+        ids::thread_of_run(self.run.as_str()).filter(|thread| *thread != self.thread.as_str())
+    }
+
+    /// The identity. `user` shares its text with the user's lane; `millis` since the Unix epoch goes into a new request id.
+    pub fn identity(self, user: UserId, millis: u64) -> Identity {
+        debug_assert_eq!(self.user.as_str(), user.as_str());
+        Identity {
+            user,
+            thread: self.thread.into(),
+            run: self.run.into(),
+            request: self.request.map_or_else(|| RequestId::fresh(millis), RequestId::from),
+        }
+    }
 }
 
 /// Validated ids.
@@ -130,36 +185,15 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Checks the four ids in their order; the first fault is reported.
+    /// Checks the ids in their order; the first fault is reported. For ids of a user whose lane is not at hand.
     pub fn new(ids: Ids<'_>, policy: &PlaceholderPolicy) -> Result<Self, ContextError> {
-        let made;
-        let request = if let Some(request) = ids.request {
-            request
-        } else {
-            made = ids::fresh_with("req");
-            &made
-        };
-        for (field, value) in [
-            ("user_id", ids.user),
-            ("thread_id", ids.thread),
-            ("run_id", ids.run),
-            ("request_id", request),
-        ] {
-            checked(field, value, policy)?;
-        }
-        let fault = |field, value| move |fault| ContextError::structural(field, value, fault);
-        Ok(Self {
-            user: UserId::new(ids.user).map_err(fault("user_id", ids.user))?,
-            thread: ThreadId::new(ids.thread).map_err(fault("thread_id", ids.thread))?,
-            run: RunId::new(ids.run).map_err(fault("run_id", ids.run))?,
-            request: RequestId::new(request).map_err(fault("request_id", request))?,
-        })
+        let checked = CheckedIds::new(ids, policy)?;
+        Ok(checked.identity(checked.user.into(), crate::clock::unix_millis_of_system()))
     }
 
     /// A user id alone, for lanes that are opened before there is a context.
     pub fn user(user: &str, policy: &PlaceholderPolicy) -> Result<UserId, ContextError> {
-        checked("user_id", user, policy)?;
-        UserId::new(user).map_err(|fault| ContextError::structural("user_id", user, fault))
+        checked("user_id", user, policy).map(UserId::from)
     }
 
     /// Only the form of an id: not blank, not too long, no control characters.
@@ -168,7 +202,11 @@ impl Identity {
     }
 
     /// Any other id by the same rules.
-    pub fn check(field: &'static str, value: &str, policy: &PlaceholderPolicy) -> Result<(), ContextError> {
+    pub fn check<'a>(
+        field: &'static str,
+        value: &'a str,
+        policy: &PlaceholderPolicy,
+    ) -> Result<Checked<'a>, ContextError> {
         checked(field, value, policy)
     }
 
@@ -181,11 +219,6 @@ impl Identity {
             ids::shorten(self.run.as_str()),
             ids::shorten(self.request.as_str())
         )
-    }
-
-    /// The thread that a structured run id names, when it is not this one: counted and reported, an error in strict mode.
-    pub fn mismatched_thread(&self) -> Option<&str> {
-        ids::thread_of_run(self.run.as_str()).filter(|thread| *thread != self.thread.as_str())
     }
 }
 
@@ -219,15 +252,11 @@ mod tests {
     #[test]
     fn a_run_of_another_thread_is_noticed() {
         let policy = PlaceholderPolicy::default();
-        let run = ids::fresh_run("thread-8");
-        let identity = Identity::new(ids("ann", &run), &policy).expect("valid");
-        assert_eq!(identity.mismatched_thread(), Some("thread-8"));
-        let run = ids::fresh_run("thread-7");
-        assert_eq!(
-            Identity::new(ids("ann", &run), &policy)
-                .expect("valid")
-                .mismatched_thread(),
-            None
-        );
+        let check = |run: String| {
+            let checked = CheckedIds::new(ids("ann", &run), &policy).expect("valid");
+            checked.mismatched_thread().map(str::to_owned)
+        };
+        assert_eq!(check(ids::fresh_run("thread-8")).as_deref(), Some("thread-8"));
+        assert_eq!(check(ids::fresh_run("thread-7")), None);
     }
 }

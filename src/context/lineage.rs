@@ -1,8 +1,10 @@
 //! Where a context stands in the tree of its run.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use foldhash::fast::RandomState;
 
 use super::identity::ContextError;
 use crate::ids::{self, MAX_ID_CHARS, RequestId};
@@ -13,12 +15,13 @@ pub const MAX_DEPTH: u32 = 10;
 /// After this many names in one run, children get random names: the set of taken names stays bounded.
 const NAMES_REMEMBERED: usize = 4_096;
 
-/// The request ids taken in one run, as hashes: two equal hashes only cost a counter in a name.
+/// The request ids of children taken in one run, as hashes: two equal hashes only cost a counter in a name. A root's id is not
+/// among them, for the id of a child is longer.
 #[derive(Debug, Default)]
 struct TakenNames {
-    hashes: HashSet<u64>,
+    hashes: HashSet<u64, RandomState>,
     /// The last counter given to a name, by the name's hash: the n-th child of one name is not searched from the start.
-    counters: HashMap<u64, u32>,
+    counters: HashMap<u64, u32, RandomState>,
     hasher: RandomState,
 }
 
@@ -33,9 +36,11 @@ impl TakenNames {
 pub struct Lineage {
     depth: u32,
     parent: Option<RequestId>,
-    /// Numbers of the contexts from the root to this one, itself included.
-    path: Arc<[u64]>,
-    names: Arc<Mutex<Option<TakenNames>>>,
+    number: u64,
+    /// Made when it is first asked for: most contexts ask for nothing.
+    path: OnceLock<Arc<[u64]>>,
+    /// Of the whole run, made with the first child.
+    names: OnceLock<Arc<Mutex<TakenNames>>>,
 }
 
 impl Lineage {
@@ -44,8 +49,9 @@ impl Lineage {
         Self {
             depth,
             parent,
-            path: Arc::from([number]),
-            names: Arc::default(),
+            number,
+            path: OnceLock::new(),
+            names: OnceLock::new(),
         }
     }
 
@@ -61,7 +67,13 @@ impl Lineage {
 
     /// Numbers of the contexts from the root to this one, itself included.
     pub fn path(&self) -> &Arc<[u64]> {
-        &self.path
+        // Only a root is made without one.
+        self.path.get_or_init(|| Arc::from([self.number]))
+    }
+
+    /// Whether it is a root, with no context above it in this process.
+    pub fn is_root(&self) -> bool {
+        self.path.get().is_none_or(|path| path.len() == 1)
     }
 
     /// A place below the context `request`, and the new request id: `{parent}_{operation}`, with a counter when taken.
@@ -95,39 +107,38 @@ impl Lineage {
             message: format!("operation_name {fault}: {}", super::shown(operation)),
             fix: "Use letters, digits and underscores".to_owned(),
         })?;
-        let mut path = self.path.to_vec();
-        path.push(number);
+        let path: Arc<[u64]> = self.path().iter().copied().chain([number]).collect();
         let lineage = Self {
             depth: self.depth + 1,
             parent: Some(request.clone()),
-            path: path.into(),
+            number,
+            path: OnceLock::from(path),
             names: self.names.clone(),
         };
         Ok((lineage, child))
     }
 
     fn free_name(&self, request: &RequestId, operation: &str) -> String {
-        let mut base = format!("{}_{operation}", request.as_str());
+        let cut_name = || {
+            format!(
+                "{}_{}_{}",
+                ids::cut(request.as_str(), 150),
+                ids::fresh(),
+                ids::cut(operation, 60)
+            )
+        };
+        let mut base = String::with_capacity(request.as_str().len() + 1 + operation.len());
+        base.push_str(request.as_str());
+        base.push('_');
+        base.push_str(operation);
         // Leaves room for a counter.
-        if base.chars().count() > MAX_ID_CHARS - 8 {
-            base = format!(
-                "{}_{}_{}",
-                ids::cut(request.as_str(), 150),
-                ids::fresh(),
-                ids::cut(operation, 60)
-            );
+        if base.len() > MAX_ID_CHARS - 8 && base.chars().count() > MAX_ID_CHARS - 8 {
+            base = cut_name();
         }
-        let mut guard = lock(&self.names);
-        let names = guard.get_or_insert_with(TakenNames::default);
+        let mut names = lock(self.names.get_or_init(Arc::default));
         if names.hashes.len() >= NAMES_REMEMBERED {
-            return format!(
-                "{}_{}_{}",
-                ids::cut(request.as_str(), 150),
-                ids::fresh(),
-                ids::cut(operation, 60)
-            );
+            return cut_name();
         }
-        names.take(request.as_str());
         if names.take(&base) {
             return base;
         }

@@ -12,7 +12,7 @@ mod state;
 pub use audit::{AuditEntry, AuditTrail};
 pub use binding::SessionBindings;
 pub use core::{ContextCore, ContextFault};
-pub use identity::{ContextError, Identity, Ids, shown};
+pub use identity::{CheckedIds, ContextError, Identity, Ids, shown};
 pub use lineage::{Lineage, MAX_DEPTH};
 pub use placeholder::{PlaceholderHit, PlaceholderPolicy};
 pub use runs::{ExecutionMetrics, HISTORY, RunBook, RunFault, RunOutcome, RunRecord};

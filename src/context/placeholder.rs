@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::ids;
+
 /// What a placeholder policy found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlaceholderHit {
@@ -21,8 +23,58 @@ pub struct PlaceholderPolicy {
     allow: BTreeSet<String>,
     pattern_max_length: usize,
     allow_test: bool,
-    /// Longest of `exact`, in bytes: longer values need not be compared.
-    longest_exact: usize,
+    suspects: Suspects,
+}
+
+/// Tells with a few comparisons that a value can hit no rule, which is so for nearly all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Suspects {
+    /// The words of `exact` by their length in bytes.
+    exact: Vec<Vec<Box<[u8]>>>,
+    prefixes: Vec<Box<[u8]>>,
+    /// Which first and which second letters the prefixes have, as bits of the letters' last five bits.
+    beginnings: [u32; 2],
+}
+
+impl Suspects {
+    fn new(exact: &BTreeSet<String>, prefixes: &[String]) -> Self {
+        let mut by_length = vec![Vec::new(); exact.iter().map(|word| word.len() + 1).max().unwrap_or(0)];
+        for word in exact {
+            by_length[word.len()].push(Box::from(word.as_bytes()));
+        }
+        Self {
+            exact: by_length,
+            prefixes: prefixes.iter().map(|prefix| Box::from(prefix.as_bytes())).collect(),
+            beginnings: [0, 1].map(|at| {
+                let bit = |prefix: &String| prefix.as_bytes().get(at).map_or(u32::MAX, |byte| Self::letter(*byte));
+                prefixes.iter().fold(0, |bits, prefix| bits | bit(prefix))
+            }),
+        }
+    }
+
+    fn letter(byte: u8) -> u32 {
+        1 << (byte & 0x1f)
+    }
+
+    /// Whether an ASCII value is a word of `exact`, unless it is allowed.
+    fn is_exact(&self, value: &[u8]) -> bool {
+        let words = self.exact.get(value.len());
+        words.is_some_and(|words| words.iter().any(|word| word.eq_ignore_ascii_case(value)))
+    }
+
+    /// Whether an ASCII value begins with a prefix, unless it is allowed.
+    fn has_prefix(&self, value: &[u8]) -> bool {
+        let may = |at: usize| {
+            value
+                .get(at)
+                .is_none_or(|byte| self.beginnings[at] & Self::letter(*byte) != 0)
+        };
+        let begins = |prefix: &[u8]| {
+            let beginning = value.get(..prefix.len());
+            beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(prefix))
+        };
+        may(0) && may(1) && self.prefixes.iter().any(|prefix| begins(prefix))
+    }
 }
 
 impl PlaceholderPolicy {
@@ -78,14 +130,13 @@ impl PlaceholderPolicy {
         if !allow_test {
             prefixes.push("test_".to_owned());
         }
-        let longest_exact = exact.iter().map(String::len).max().unwrap_or(0);
         Self {
+            suspects: Suspects::new(&exact, &prefixes),
             exact,
             prefixes,
             allow: allow.into_iter().map(normal).collect(),
             pattern_max_length,
             allow_test,
-            longest_exact,
         }
     }
 
@@ -96,11 +147,15 @@ impl PlaceholderPolicy {
 
     /// What rule the value hits, if any.
     pub fn check(&self, value: &str) -> Option<PlaceholderHit> {
-        let trimmed = value.trim();
-        // The common case, long ids, is decided by their length alone. Lower case may change the length of other than
-        // ASCII text, so such values always take the full comparison.
-        if trimmed.is_ascii() && trimmed.len() >= self.pattern_max_length && trimmed.len() > self.longest_exact {
-            return None;
+        let graphic = ids::is_graphic(value.as_bytes());
+        let trimmed = if graphic { value } else { value.trim() };
+        // Lower case may change the length of other than ASCII text, so such values always take the full comparison.
+        if graphic || trimmed.is_ascii() {
+            let bytes = trimmed.as_bytes();
+            let has_prefix = bytes.len() < self.pattern_max_length && self.suspects.has_prefix(bytes);
+            if !has_prefix && !self.suspects.is_exact(bytes) {
+                return None;
+            }
         }
         let lower = trimmed.to_lowercase();
         if self.allow.contains(&lower) {

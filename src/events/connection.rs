@@ -63,13 +63,28 @@ struct Position {
     log: Arc<RunLog>,
     /// The latest number that the client was sent.
     number: u64,
-    /// Whether the client was told that the stream has ended.
+    /// Whether the client was told all: that the stream has ended, or that it is gone.
     end_told: bool,
+    /// The answer that opens the position, as long as it was not written: it waits for the end of an earlier incarnation.
+    opening: Option<SubscribeMode>,
+    /// Waits until an earlier incarnation of the log has been read to its end.
+    behind: bool,
 }
 
 impl Position {
+    fn new(log: &Arc<RunLog>, number: u64) -> Self {
+        Self {
+            log: log.clone(),
+            number,
+            end_told: false,
+            opening: None,
+            behind: false,
+        }
+    }
+
     fn has_work(&self) -> bool {
-        self.log.head() > self.number || self.log.is_over() && !self.end_told || self.log.is_forgotten()
+        let unread = self.log.head() > self.number || self.log.is_over() && !self.end_told || self.log.is_forgotten();
+        !self.behind && (unread || self.opening.is_some())
     }
 }
 
@@ -98,24 +113,40 @@ impl State {
         !self.control.is_empty() || self.positions.iter().any(Position::has_work)
     }
 
+    /// Reads the log from `number` on, and no earlier incarnation any more.
     fn seek(&mut self, log: &Arc<RunLog>, number: u64) {
-        match self
-            .positions
-            .iter_mut()
-            .find(|position| position.log.run() == log.run())
-        {
-            Some(position) => {
-                *position = Position {
-                    log: log.clone(),
-                    number,
-                    end_told: false,
-                }
+        self.positions.retain(|position| position.log.run() != log.run());
+        self.positions.push(Position::new(log, number));
+    }
+
+    /// Reads a new incarnation of a log from its first event, after what is left of the earlier one. Answers `false` when no
+    /// earlier one is left.
+    fn queue_behind(&mut self, log: &Arc<RunLog>, opening: Option<SubscribeMode>) -> bool {
+        let is_left = self.positions.iter().any(|position| position.log.run() == log.run());
+        if is_left {
+            self.positions.push(Position {
+                opening,
+                behind: true,
+                ..Position::new(log, 0)
+            });
+        }
+        is_left
+    }
+
+    /// Drops the positions that have nothing to come, and lets the next incarnation of their runs begin.
+    fn drop_finished(&mut self) {
+        if !self.positions.iter().any(|position| position.end_told) {
+            return;
+        }
+        let finished: Vec<_> = self.positions.extract_if(.., |position| position.end_told).collect();
+        for position in finished {
+            let next = self
+                .positions
+                .iter_mut()
+                .find(|next| next.log.run() == position.log.run());
+            if let Some(next) = next {
+                next.behind = false;
             }
-            None => self.positions.push(Position {
-                log: log.clone(),
-                number,
-                end_told: false,
-            }),
         }
     }
 }
@@ -229,22 +260,20 @@ impl Connection {
         if log.owner().same_owner(self.lane.tag(), Crossing::Subscribe).is_err() {
             return;
         }
-        self.begin(log, 0, |replaced| {
-            if replaced {
-                SubscribeMode::Reset
-            } else {
-                SubscribeMode::Exact
-            }
-        });
+        let opening = Some(SubscribeMode::Reset).filter(|_| self.mode == CursorMode::Framed);
+        if self.state().queue_behind(log, opening) {
+            self.wake();
+        } else {
+            self.begin(log, 0, SubscribeMode::Exact);
+        }
     }
 
     /// Sets a position and announces it, in one step: no event of the stream may come before the announcement.
-    fn begin(&self, log: &Arc<RunLog>, number: u64, mode: impl FnOnce(bool) -> SubscribeMode) {
+    fn begin(&self, log: &Arc<RunLog>, number: u64, mode: SubscribeMode) {
         let fits = {
             let mut state = self.state();
-            let replaced = state.positions.iter().any(|position| position.log.run() == log.run());
             state.seek(log, number);
-            self.mode == CursorMode::Plain || state.queue(frame::subscribed(log, mode(replaced), number))
+            self.mode == CursorMode::Plain || state.queue(frame::subscribed(log, mode, number))
         };
         if fits {
             self.wake();
@@ -271,7 +300,7 @@ impl Connection {
             _ if log.has_from(wanted) => (SubscribeMode::Exact, wanted),
             _ => (SubscribeMode::Snapshot, wanted),
         };
-        self.begin(&log, number, |_| mode);
+        self.begin(&log, number, mode);
         mode
     }
 
@@ -298,10 +327,7 @@ impl Connection {
             sent += events;
         }
         state.turn = state.turn.wrapping_add(1);
-        // A position whose stream has been read to its end has nothing to come.
-        state
-            .positions
-            .retain(|position| !position.end_told && !position.log.is_forgotten());
+        state.drop_finished();
         drop(guard);
         self.lane.shared().events.sent.add(sent as u64);
         out
@@ -313,7 +339,11 @@ impl Connection {
             if position.number < log.head() && self.mode == CursorMode::Framed {
                 out.push(frame::gone(log.run().as_str()));
             }
+            position.end_told = true;
             return 0;
+        }
+        if let Some(mode) = position.opening.take() {
+            out.push(frame::subscribed(&log, mode, position.number));
         }
         // A foreign log cannot be among the positions; should one be, nothing of it is written, and it is counted.
         let result = log.read(self.lane.tag(), position.number, limit, |batch| match self.mode {

@@ -72,7 +72,7 @@ pub struct Draft<'a> {
     /// One line for people.
     pub message: Option<&'a str>,
     /// A JSON object that is not closed yet: `{"status":"started"`.
-    pub payload: &'a [u8],
+    pub payload: &'a str,
     /// Whether the payload lacks `execution_time_ms` and wants it from the log.
     pub timed: bool,
 }

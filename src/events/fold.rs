@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use foldhash::fast::RandomState;
+
 use super::log::Entry;
 
 /// What an event is the latest of.
@@ -25,7 +27,7 @@ pub(super) type FoldKey = (u32, Slot);
 #[derive(Debug, Default)]
 pub(super) struct Fold {
     by_number: BTreeMap<u64, Entry>,
-    latest: HashMap<FoldKey, u64>,
+    latest: HashMap<FoldKey, u64, RandomState>,
     bytes: usize,
     forgotten: u64,
 }

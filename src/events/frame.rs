@@ -17,24 +17,23 @@ pub const BATCH_EVENTS: usize = 16;
 /// A frame is closed when it is this long, in bytes.
 pub const BATCH_BYTES: usize = 64 * 1024;
 
-fn open(kind: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(128);
-    out.extend_from_slice(b"{\"v\":1");
+fn open(kind: &str) -> String {
+    let mut out = String::with_capacity(128);
+    out.push_str("{\"v\":1");
     json::text_member(&mut out, "t", kind);
     out
 }
 
-fn open_for(kind: &str, log: &RunLog) -> Vec<u8> {
+fn open_for(kind: &str, log: &RunLog) -> String {
     let mut out = open(kind);
     json::text_member(&mut out, "s", log.run().as_str());
     json::text_member(&mut out, "e", log.epoch());
     out
 }
 
-fn close(mut out: Vec<u8>) -> String {
-    out.push(b'}');
-    // Made from strings and JSON made from strings.
-    String::from_utf8(out).unwrap_or_default()
+fn close(mut out: String) -> String {
+    out.push('}');
+    out
 }
 
 /// The first frame of a connection.
@@ -42,12 +41,12 @@ pub fn welcome(connection: &str, streams: &[StreamView], ping_ms: u64) -> String
     let mut out = open("welcome");
     json::text_member(&mut out, "conn", connection);
     json::key(&mut out, "streams");
-    out.push(b'[');
+    out.push('[');
     for (at, stream) in streams.iter().enumerate() {
         if at > 0 {
-            out.push(b',');
+            out.push(',');
         }
-        out.push(b'{');
+        out.push('{');
         json::text_member(&mut out, "s", stream.run.as_str());
         json::text_member(&mut out, "e", &stream.epoch);
         json::number_member(&mut out, "n", stream.head);
@@ -57,9 +56,9 @@ pub fn welcome(connection: &str, streams: &[StreamView], ping_ms: u64) -> String
             if stream.ended.is_some() { "ended" } else { "running" },
         );
         json::text_member(&mut out, "thread_id", stream.thread.as_str());
-        out.push(b'}');
+        out.push('}');
     }
-    out.push(b']');
+    out.push(']');
     json::number_member(&mut out, "ping_ms", ping_ms);
     close(out)
 }
@@ -85,12 +84,12 @@ pub(super) fn gone(stream: &str) -> String {
 pub(super) fn events(log: &RunLog, entries: &[&Entry]) -> String {
     let mut out = open_for("ev", log);
     json::key(&mut out, "b");
-    out.push(b'[');
+    out.push('[');
     for (at, entry) in entries.iter().enumerate() {
         if at > 0 {
-            out.push(b',');
+            out.push(',');
         }
-        out.push(b'{');
+        out.push('{');
         json::number_member(&mut out, "n", entry.number);
         json::number_member(&mut out, "f", entry.number);
         json::number_member(&mut out, "p", u64::from(entry.class));
@@ -98,10 +97,10 @@ pub(super) fn events(log: &RunLog, entries: &[&Entry]) -> String {
         json::key(&mut out, "id");
         log.write_event_id(&mut out, entry.number);
         json::key(&mut out, "ev");
-        out.extend_from_slice(entry.text.as_bytes());
-        out.push(b'}');
+        out.push_str(&entry.text);
+        out.push('}');
     }
-    out.push(b']');
+    out.push(']');
     close(out)
 }
 
@@ -110,14 +109,14 @@ pub(super) fn snapshot(log: &RunLog, number: u64, entries: &[&Entry]) -> String 
     let mut out = open_for("snap", log);
     json::number_member(&mut out, "n", number);
     json::key(&mut out, "b");
-    out.push(b'[');
+    out.push('[');
     for (at, entry) in entries.iter().enumerate() {
         if at > 0 {
-            out.push(b',');
+            out.push(',');
         }
-        out.extend_from_slice(entry.text.as_bytes());
+        out.push_str(&entry.text);
     }
-    out.push(b']');
+    out.push(']');
     close(out)
 }
 
@@ -133,11 +132,11 @@ pub(super) fn end(log: &RunLog, number: u64, outcome: Outcome) -> String {
 pub(super) fn ping<'a>(heads: impl Iterator<Item = (&'a str, u64)>) -> String {
     let mut out = open("ping");
     json::key(&mut out, "head");
-    out.push(b'{');
+    out.push('{');
     for (run, head) in heads {
         json::number_member(&mut out, run, head);
     }
-    out.push(b'}');
+    out.push('}');
     close(out)
 }
 

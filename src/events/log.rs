@@ -9,11 +9,13 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::fast::RandomState;
+
 use super::event::{Draft, EventError, EventKind};
 use super::fold::{Fold, FoldKey, Slot};
 use super::json;
 use super::span::{Placed, SpanBook, SpanScope};
-use crate::clock::{Micros, write_iso8601};
+use crate::clock::{Micros, Moment, write_iso8601};
 use crate::ids::{self, RunId, ThreadId};
 use crate::lanes::{Charge, LaneHandle};
 use crate::owner::{Crossing, OwnerTag};
@@ -104,7 +106,7 @@ impl Entry {
 
 #[derive(Debug, Default)]
 struct Names {
-    numbers: HashMap<Box<str>, u32>,
+    numbers: HashMap<Box<str>, u32, RandomState>,
     bytes: usize,
 }
 
@@ -123,7 +125,33 @@ impl Names {
     }
 }
 
+/// Where an event's message is written before it is kept, at most this large between events.
+const KEPT_BUFFER: usize = 4_096;
+
+/// What is the same in all messages of a log, written once.
+struct Envelope {
+    /// `,"run_id":"…"`
+    run: Box<str>,
+    /// `,"thread_id":"…"`
+    thread: Box<str>,
+}
+
+impl Envelope {
+    fn new(run: &RunId, thread: &ThreadId) -> Self {
+        let member = |name, id| {
+            let mut out = String::new();
+            json::text_member(&mut out, name, id);
+            out.into_boxed_str()
+        };
+        Self {
+            run: member("run_id", run.as_str()),
+            thread: member("thread_id", thread.as_str()),
+        }
+    }
+}
+
 struct Inner {
+    buffer: String,
     entries: VecDeque<Entry>,
     entry_bytes: usize,
     fold: Fold,
@@ -207,6 +235,7 @@ pub struct RunLog {
     run: RunId,
     thread: ThreadId,
     epoch: Arc<str>,
+    envelope: Envelope,
     bounds: LogBounds,
     /// The latest number, to be read without the lock: readers that have it need not look.
     head: AtomicU64,
@@ -236,6 +265,7 @@ impl RunLog {
         Self {
             serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
             owner: lane.tag().clone(),
+            envelope: Envelope::new(&run, &thread),
             run,
             thread,
             // The last 64 bits of the id are its random ones, all but two.
@@ -246,6 +276,7 @@ impl RunLog {
             forgotten: AtomicBool::new(false),
             writers: AtomicUsize::new(0),
             inner: Mutex::new(Inner {
+                buffer: String::new(),
                 entries: VecDeque::new(),
                 entry_bytes: 0,
                 fold: Fold::default(),
@@ -322,22 +353,20 @@ impl RunLog {
         }
     }
 
-    /// Appends an event. Answers its number.
+    /// Appends an event. `lane` is the publisher's. Answers its number.
     pub fn publish(
         &self,
-        owner: &OwnerTag,
+        lane: &LaneHandle,
         scope: &SpanScope,
         draft: Draft<'_>,
-        unix: Micros,
-        monotonic: Micros,
+        now: Moment,
     ) -> Result<u64, EventError> {
-        owner.same_owner(&self.owner, Crossing::Publish)?;
-        let (lane, number) = {
+        lane.tag().same_owner(&self.owner, Crossing::Publish)?;
+        let number = {
             let mut inner = self.inner();
-            let Some(lane) = inner.lane.clone().filter(|_| inner.ended.is_none()) else {
-                drop(inner);
+            if inner.lane.is_none() || inner.ended.is_some() {
                 return Err(EventError::Closed);
-            };
+            }
             let bytes = draft.payload.len() + draft.message.map_or(0, str::len);
             if bytes > self.bounds.event_bytes {
                 return Err(EventError::TooLarge {
@@ -345,9 +374,8 @@ impl RunLog {
                     limit: self.bounds.event_bytes,
                 });
             }
-            self.make_room(&mut inner, &lane, bytes)?;
-            let number = self.append(&mut inner, scope, draft, unix, monotonic)?;
-            (lane, number)
+            self.make_room(&mut inner, lane, bytes)?;
+            self.append(&mut inner, scope, draft, now.unix, now.monotonic)?
         };
         lane.shared().events.published.increment();
         lane.streams().wake();
@@ -376,7 +404,12 @@ impl RunLog {
             EventKind::Custom(name) => Slot::Custom(inner.names.number(name)),
         };
         let number = inner.head() + 1;
-        let text = self.message(&placed, draft, number, unix);
+        let mut buffer = std::mem::take(&mut inner.buffer);
+        let text = self.message(&mut buffer, &placed, draft, number, unix);
+        // What one large event needed is not kept for the small ones.
+        if buffer.capacity() <= KEPT_BUFFER {
+            inner.buffer = buffer;
+        }
         let entry = Entry {
             number,
             class: draft.kind.class(),
@@ -421,21 +454,25 @@ impl RunLog {
             self.shrink_fold(inner, lane);
             inner.settle();
         }
+        let mut folded = 0;
         while inner.entries.len() >= self.bounds.events || inner.bytes() + wanted > self.bounds.bytes {
             if !inner.fold_oldest() {
                 break;
             }
-            shared.events.folded.increment();
+            folded += 1;
             self.shrink_fold(inner, lane);
         }
+        if folded > 0 {
+            shared.events.folded.add(folded);
+        }
         if inner.fixed_bytes() + wanted > self.bounds.bytes {
+            inner.settle();
             return Err(EventError::Budget {
                 what: "the run's event memory",
                 scope: "run",
                 limit: self.bounds.bytes,
             });
         }
-        inner.settle();
         Ok(())
     }
 
@@ -467,53 +504,59 @@ impl RunLog {
         inner
             .fold
             .shrink(room, self.bounds.events, |index| spans.is_open(index));
-        lane.shared().events.forgotten.add(inner.fold.forgotten() - before);
+        let forgotten = inner.fold.forgotten() - before;
+        if forgotten > 0 {
+            lane.shared().events.forgotten.add(forgotten);
+        }
     }
 
     /// Writes the message that every client gets. The envelope is written here and nowhere else, so that no payload can
     /// reach it.
-    fn message(&self, placed: &Placed, draft: Draft<'_>, number: u64, unix: Micros) -> Box<str> {
-        let mut out = Vec::with_capacity(draft.payload.len() + 448);
-        out.push(b'{');
-        json::text_member(&mut out, "type", draft.kind.name());
+    fn message(&self, out: &mut String, placed: &Placed, draft: Draft<'_>, number: u64, unix: Micros) -> Box<str> {
+        out.clear();
+        out.push_str("{\"type\":");
+        json::string(out, draft.kind.name());
         if let Some(agent) = placed.agent.as_deref().or(draft.agent) {
-            json::text_member(&mut out, "agent_name", agent);
+            out.push_str(",\"agent_name\":");
+            json::string(out, agent);
         }
-        json::text_member(&mut out, "run_id", self.run.as_str());
-        json::key(&mut out, "timestamp");
-        out.push(b'"');
-        write_iso8601(&mut out, unix);
-        out.push(b'"');
+        out.push_str(&self.envelope.run);
+        out.push_str(",\"timestamp\":\"");
+        write_iso8601(out, unix);
+        out.push('"');
         if let Some(message) = draft.message {
-            json::text_member(&mut out, "message", message);
+            out.push_str(",\"message\":");
+            json::string(out, message);
         }
-        json::text_member(&mut out, "thread_id", self.thread.as_str());
-        json::key(&mut out, "event_id");
-        self.write_event_id(&mut out, number);
-        json::text_member(&mut out, "request_id", &placed.id);
+        out.push_str(&self.envelope.thread);
+        out.push_str(",\"event_id\":");
+        self.write_event_id(out, number);
+        out.push_str(",\"request_id\":");
+        json::string(out, &placed.id);
         if let Some(parent) = placed.parent.as_deref() {
-            json::text_member(&mut out, "parent_request_id", parent);
+            out.push_str(",\"parent_request_id\":");
+            json::string(out, parent);
         }
-        json::key(&mut out, "payload");
-        out.extend_from_slice(draft.payload);
+        out.push_str(",\"payload\":");
+        out.push_str(draft.payload);
         if let Some(took) = placed.took.filter(|_| draft.timed) {
-            json::key(&mut out, "execution_time_ms");
-            json::float(&mut out, took as f64 / 1e3);
+            json::key(out, "execution_time_ms");
+            json::float(out, took as f64 / 1e3);
         }
-        out.push(b'}');
-        json::number_member(&mut out, "seq", number);
-        out.push(b'}');
-        // Every part is UTF-8: strings and JSON made from strings.
-        String::from_utf8(out).unwrap_or_default().into_boxed_str()
+        out.push_str("},\"seq\":");
+        json::number(out, number);
+        out.push('}');
+        // Exactly as large as it is: the buffer stays with the log.
+        Box::from(out.as_str())
     }
 
     /// The id of an event, quoted: unique, because the epoch is.
-    pub(super) fn write_event_id(&self, out: &mut Vec<u8>, number: u64) {
-        out.extend_from_slice(b"\"evt_");
-        out.extend_from_slice(self.epoch.as_bytes());
-        out.push(b'_');
+    pub(super) fn write_event_id(&self, out: &mut String, number: u64) {
+        out.push_str("\"evt_");
+        out.push_str(&self.epoch);
+        out.push('_');
         json::number(out, number);
-        out.push(b'"');
+        out.push('"');
     }
 
     /// Closes what an agent left open, on cancel, failure and shutdown: each open tool gets its `tool_completed`, and each
@@ -538,7 +581,7 @@ impl RunLog {
                 .collect();
             for (own, agent, tools) in left {
                 for tool in tools {
-                    let mut payload = b"{".to_vec();
+                    let mut payload = "{".to_owned();
                     json::text_member(&mut payload, "tool_name", &tool.name);
                     json::text_member(&mut payload, "status", "unfinished");
                     json::text_member(&mut payload, "error", reason);
@@ -546,11 +589,11 @@ impl RunLog {
                     self.append_repair(&mut inner, &own, kind, &agent, &payload, reason, unix, monotonic);
                 }
                 if !only_tools {
-                    let mut payload = b"{".to_vec();
+                    let mut payload = "{".to_owned();
                     json::text_member(&mut payload, "status", "error");
                     json::text_member(&mut payload, "error_message", reason);
                     json::key(&mut payload, "retriable");
-                    payload.extend_from_slice(b"true");
+                    payload.push_str("true");
                     self.append_repair(
                         &mut inner,
                         &own,
@@ -576,7 +619,7 @@ impl RunLog {
         scope: &SpanScope,
         kind: EventKind<'_>,
         agent: &str,
-        payload: &[u8],
+        payload: &str,
         reason: &str,
         unix: Micros,
         monotonic: Micros,

@@ -184,8 +184,8 @@ impl SpanBook {
                 // An application's own event needs no agent around it.
                 return Ok(Placed {
                     index: 0,
-                    id: Arc::from(scope.request.as_str()),
-                    parent: scope.parent.as_ref().map(|parent| Arc::from(parent.as_str())),
+                    id: scope.request.shared().clone(),
+                    parent: scope.parent.as_ref().map(|parent| parent.shared().clone()),
                     agent: agent.map(Arc::from),
                     took: None,
                     call: 0,

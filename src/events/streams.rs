@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicIsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use foldhash::fast::RandomState;
 
 use super::connection::{Connection, CursorMode};
 use super::event::EventError;
@@ -20,7 +22,9 @@ const REPLACED: u16 = 4504;
 
 #[derive(Default)]
 struct Inner {
-    logs: HashMap<RunId, Arc<RunLog>>,
+    logs: HashMap<RunId, Arc<RunLog>, RandomState>,
+    /// Ended logs whose run id was used again and which a socket has not read to their end.
+    replaced: Vec<Weak<RunLog>>,
     connections: Vec<Arc<Connection>>,
 }
 
@@ -38,6 +42,14 @@ impl fmt::Debug for Streams {
         f.debug_struct("Streams")
             .field("bytes", &self.account.bytes())
             .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// How many logs there are, those that are only still read included.
+    fn count(&mut self) -> usize {
+        self.replaced.retain(|log| log.strong_count() > 0);
+        self.logs.len() + self.replaced.len()
     }
 }
 
@@ -67,7 +79,7 @@ impl Streams {
                 if let Some(old) = old.as_ref().filter(|old| !old.is_over()) {
                     return Ok(old.writer());
                 }
-                if old.is_none() && inner.logs.len() >= MAX_STREAMS {
+                if inner.count() >= MAX_STREAMS {
                     drop(inner);
                     if streams.drop_oldest_ended() {
                         continue;
@@ -81,14 +93,17 @@ impl Streams {
                 lane.shared().claim_run(run, lane.user())?;
                 let log = Arc::new(RunLog::new(lane.clone(), run.clone(), thread.clone(), bounds));
                 inner.logs.insert(run.clone(), log.clone());
+                // Sockets may have to read the earlier incarnation to its end.
+                inner.replaced.extend(old.as_ref().map(Arc::downgrade));
                 (old, log, inner.connections.clone())
             };
-            if let Some(replaced) = replaced {
-                replaced.forget();
-            }
             let writer = log.writer();
             for connection in connections {
                 connection.follow(&log);
+            }
+            // Nobody reads the earlier incarnation: it need not wait for its retention.
+            if let Some(replaced) = replaced.filter(|replaced| Arc::strong_count(replaced) == 1) {
+                replaced.forget();
             }
             streams.wake();
             return Ok(writer);
@@ -97,8 +112,7 @@ impl Streams {
 
     /// The stream of a run.
     pub fn find(&self, run: &str) -> Option<Arc<RunLog>> {
-        let run = RunId::new(run).ok()?;
-        self.inner().logs.get(&run).cloned()
+        self.inner().logs.get(run).cloned()
     }
 
     pub(super) fn remove(&self, log: &RunLog, shared: &Shared) {
@@ -128,8 +142,10 @@ impl Streams {
     pub(super) fn drop_oldest_ended(&self) -> bool {
         let oldest = {
             let inner = self.inner();
-            let ended = inner.logs.values().filter_map(|log| Some((log.ended_at()?, log)));
-            ended.min_by_key(|(at, _)| *at).map(|(_, log)| log.clone())
+            let replaced = inner.replaced.iter().filter_map(Weak::upgrade);
+            let logs = inner.logs.values().cloned().chain(replaced);
+            let ended = logs.filter_map(|log| Some((log.ended_at()?, log)));
+            ended.min_by_key(|(at, _)| *at).map(|(_, log)| log)
         };
         oldest.is_some_and(|log| {
             log.forget();

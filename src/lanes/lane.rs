@@ -100,6 +100,18 @@ impl LaneHandle {
     }
 }
 
+/// Names a lane, and so its user, for as long as somebody holds a handle: the address. Cheap to compare, and nobody outside can
+/// choose it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LaneKey(usize);
+
+impl LaneHandle {
+    /// The name of the lane while this handle lives.
+    pub fn key(&self) -> LaneKey {
+        LaneKey(Arc::as_ptr(&self.0) as usize)
+    }
+}
+
 impl Clone for LaneHandle {
     fn clone(&self) -> Self {
         self.0.handles.fetch_add(1, Ordering::AcqRel);

@@ -5,5 +5,5 @@ mod lane;
 mod registry;
 
 pub use budget::{Account, Charge};
-pub use lane::{Lane, LaneHandle};
+pub use lane::{Lane, LaneHandle, LaneKey};
 pub use registry::{DEFAULT_MAX_IDLE, Registry, RegistryStats, Shared};

@@ -1,5 +1,6 @@
 //! The one shared map: `UserId → Arc<Lane>`.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use super::budget::Account;
 use super::lane::{Lane, LaneHandle};
 use crate::clock::{Clock, Micros};
 use crate::events::RunLog;
-use crate::ids::{RunId, UserId};
+use crate::ids::{Checked, RunId, UserId};
 use crate::metrics::EventCounters;
 use crate::owner::{Crossing, IsolationViolation, violation};
 
@@ -66,14 +67,13 @@ impl Shared {
 
     /// Notes whose a run is, or refuses one that is another user's.
     pub fn claim_run(&self, run: &RunId, user: &UserId) -> Result<(), IsolationViolation> {
-        let mut owners = self.run_owners();
-        match owners.get(run) {
-            Some(owner) if !owner.is(user) => {
+        match self.run_owners().entry(run.clone()) {
+            Entry::Occupied(owner) if !owner.get().is(user) => {
                 Err(violation(Crossing::Bind, "the run id belongs to another user's run"))
             }
-            Some(_) => Ok(()),
-            None => {
-                owners.insert(run.clone(), user.clone());
+            Entry::Occupied(_) => Ok(()),
+            Entry::Vacant(place) => {
+                place.insert(user.clone());
                 Ok(())
             }
         }
@@ -193,10 +193,15 @@ impl Registry {
 
     /// The user's lane, made when there is none.
     pub fn lane(&self, user: &UserId) -> LaneHandle {
-        // The handle is made while the shard is held, so that eviction, which holds it too, cannot come between.
-        if let Some(lane) = self.lanes.get(user) {
-            return LaneHandle::new(lane.clone());
-        }
+        self.find(user.as_str()).unwrap_or_else(|| self.make_lane(user.clone()))
+    }
+
+    /// The same for a user whose id was only checked: the id of a lane that there is needs no second text.
+    pub fn lane_of(&self, user: Checked<'_>) -> LaneHandle {
+        self.find(user.as_str()).unwrap_or_else(|| self.make_lane(user.into()))
+    }
+
+    fn make_lane(&self, user: UserId) -> LaneHandle {
         let handle = {
             let entry = self.lanes.entry(user.clone()).or_insert_with(|| {
                 self.shared.idle.fetch_add(1, Ordering::Relaxed);
@@ -210,7 +215,8 @@ impl Registry {
     }
 
     /// The user's lane, if there is one.
-    pub fn find(&self, user: &UserId) -> Option<LaneHandle> {
+    pub fn find(&self, user: &str) -> Option<LaneHandle> {
+        // The handle is made while the shard is held, so that eviction, which holds it too, cannot come between.
         self.lanes.get(user).map(|lane| LaneHandle::new(lane.clone()))
     }
 
@@ -308,11 +314,17 @@ mod tests {
         assert!(stats.idle <= 32 && stats.lanes <= 42, "{stats:?}");
         assert_eq!(stats.evicted, 200 - stats.lanes as u64);
         assert!(
-            (0..10).all(|number| registry.find(&user(number)).is_some()),
+            (0..10).all(|number| registry.find(user(number).as_str()).is_some()),
             "lanes in use stay"
         );
-        assert!(registry.find(&user(199)).is_some(), "the newest idle lane stays");
-        assert!(registry.find(&user(10)).is_none(), "the oldest idle lane is gone");
+        assert!(
+            registry.find(user(199).as_str()).is_some(),
+            "the newest idle lane stays"
+        );
+        assert!(
+            registry.find(user(10).as_str()).is_none(),
+            "the oldest idle lane is gone"
+        );
         drop(kept);
     }
 

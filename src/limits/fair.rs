@@ -9,15 +9,17 @@
 //!
 //! *Lock.* The lock is held for the decision only; waiters are woken after it was let go, because waking runs Python.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::fast::RandomState;
+
 use super::tree::{Freed, MAX_NODES, NodeId, Task, Tree};
 use crate::clock::{Micros, SECOND};
-use crate::ids::UserId;
-use crate::lanes::LaneHandle;
+use crate::lanes::{LaneHandle, LaneKey};
 
 /// Names a waiter.
 pub type Ticket = u64;
@@ -156,13 +158,14 @@ impl UserState {
 struct State {
     settings: LimitSettings,
     running: u32,
-    users: HashMap<UserId, UserState>,
+    /// By the lane, which everything in here holds a handle of: a permit, a waiter.
+    users: HashMap<LaneKey, UserState, RandomState>,
     /// Users that have a waiter and may run more, in the order of their turns.
-    ring: VecDeque<UserId>,
-    waiters: HashMap<Ticket, Waiter>,
+    ring: VecDeque<LaneKey>,
+    waiters: HashMap<Ticket, Waiter, RandomState>,
     /// Entries of the ring whose waiters have all given up.
     stale_in_ring: usize,
-    trees: HashMap<u64, Tree>,
+    trees: HashMap<u64, Tree, RandomState>,
     next_ticket: Ticket,
     hold: Micros,
     counts: Counts,
@@ -236,59 +239,69 @@ fn smooth(average: Micros, sample: Micros) -> Micros {
 }
 
 impl State {
-    fn user(&mut self, user: &UserId) -> &mut UserState {
-        if !self.users.contains_key(user) {
-            self.users.insert(user.clone(), UserState::default());
-        }
-        self.users.get_mut(user).expect("was just inserted")
+    fn user(&mut self, user: LaneKey) -> &mut UserState {
+        self.users.entry(user).or_default()
     }
 
-    fn forget_if_unused(&mut self, user: &UserId) {
-        if self
-            .users
-            .get(user)
-            .is_some_and(|state| state.is_unused() && !state.in_ring)
+    fn forget_if_unused(&mut self, user: LaneKey) {
+        if let Entry::Occupied(entry) = self.users.entry(user)
+            && entry.get().is_unused()
+            && !entry.get().in_ring
         {
-            self.users.remove(user);
+            entry.remove();
         }
     }
 
-    fn pool_has_room(&self, user: &UserId) -> bool {
-        self.running < self.settings.total.get()
-            && self
-                .users
-                .get(user)
-                .is_none_or(|state| state.running < self.settings.per_user.get() && state.queued == 0)
+    /// Takes a unit of the pool if the user may have one before everybody who waits.
+    fn take_free_unit(&mut self, user: LaneKey) -> bool {
+        if self.running >= self.settings.total.get() {
+            return false;
+        }
+        let per_user = self.settings.per_user.get();
+        let state = self.user(user);
+        if state.running >= per_user || state.queued > 0 {
+            return false;
+        }
+        state.running += 1;
+        self.count_unit();
+        true
     }
 
-    fn take_unit(&mut self, user: &UserId) {
+    fn take_unit(&mut self, user: LaneKey) {
+        self.user(user).running += 1;
+        self.count_unit();
+    }
+
+    fn count_unit(&mut self) {
         self.running += 1;
         self.counts.peak = self.counts.peak.max(self.running);
-        self.user(user).running += 1;
     }
 
-    fn return_unit(&mut self, user: &UserId) {
+    fn return_unit(&mut self, user: LaneKey) {
         self.running -= 1;
         let state = self.user(user);
         state.running -= 1;
-        self.enter_ring(user);
-        self.forget_if_unused(user);
+        if state.queued > 0 {
+            self.enter_ring(user);
+        } else {
+            self.forget_if_unused(user);
+        }
     }
 
-    fn enter_ring(&mut self, user: &UserId) {
+    fn enter_ring(&mut self, user: LaneKey) {
         let per_user = self.settings.per_user.get();
         let state = self.user(user);
         if !state.in_ring && state.queued > 0 && state.running < per_user {
             state.in_ring = true;
-            self.ring.push_back(user.clone());
+            self.ring.push_back(user);
         }
     }
 
     /// A user whose last waiter gave up keeps its place in the ring until it is met; here their number is bounded.
-    fn leave_ring_lazily(&mut self, user: &UserId) {
+    fn leave_ring_lazily(&mut self, user: LaneKey) {
         if !self
             .users
-            .get(user)
+            .get(&user)
             .is_some_and(|state| state.in_ring && state.queued == 0)
         {
             return;
@@ -304,12 +317,12 @@ impl State {
             let Some(state) = users.get_mut(user) else { return false };
             state.in_ring = state.queued > 0;
             if !state.in_ring {
-                left.push(user.clone());
+                left.push(*user);
             }
             state.in_ring
         });
         for user in left {
-            self.forget_if_unused(&user);
+            self.forget_if_unused(user);
         }
     }
 
@@ -336,7 +349,7 @@ impl State {
             .place
             .and_then(|Place { root, .. }| self.trees.get_mut(&root)?.stop_waiting(ticket));
         let node = self.node(waiter.place, parent);
-        self.user(waiter.lane.user()).queued -= 1;
+        self.user(waiter.lane.key()).queued -= 1;
         let grant = self.grant(waiter.lane, node, now);
         waiter.parked.grant(grant);
         woken.push(waiter.parked);
@@ -347,19 +360,19 @@ impl State {
         while self.running < self.settings.total.get() {
             let Some(user) = self.ring.pop_front() else { return };
             let per_user = self.settings.per_user.get();
-            let state = self.user(&user);
+            let state = self.user(user);
             state.in_ring = false;
             if state.running < per_user {
-                while let Some(ticket) = self.user(&user).queue.pop_front() {
+                while let Some(ticket) = self.user(user).queue.pop_front() {
                     if self.waiters.contains_key(&ticket) {
-                        self.take_unit(&user);
+                        self.take_unit(user);
                         self.grant_waiting(ticket, now, woken);
                         break;
                     }
                 }
-                self.enter_ring(&user);
+                self.enter_ring(user);
             }
-            self.forget_if_unused(&user);
+            self.forget_if_unused(user);
         }
     }
 
@@ -370,11 +383,11 @@ impl State {
     }
 
     /// What stands between a user and a permit.
-    fn refusal(&self, user: &UserId) -> Refusal {
+    fn refusal(&self, user: LaneKey) -> Refusal {
         let settings = self.settings;
         let (running, queued, hold) = self
             .users
-            .get(user)
+            .get(&user)
             .map_or((0, 0, 0), |state| (state.running, state.queued, state.hold));
         let (scope, limit, running, queued, hold) =
             if running >= settings.per_user.get() || queued >= settings.user_queue {
@@ -399,7 +412,7 @@ impl State {
 
     /// Finds a unit for the request without waiting: one that the run holds already, or one of the pool.
     fn unit_at_once(&mut self, request: Request<'_>) -> Result<(bool, Option<NodeId>), Refusal> {
-        let user = request.lane.user();
+        let user = request.lane.key();
         let mut parent = None;
         if let Some(root) = request.path.first()
             && let Some(tree) = self.trees.get_mut(root)
@@ -422,8 +435,7 @@ impl State {
                 return Ok((true, Some(parent)));
             }
         }
-        if self.pool_has_room(user) {
-            self.take_unit(user);
+        if self.take_free_unit(user) {
             return Ok((true, parent));
         }
         Ok((false, parent))
@@ -457,11 +469,11 @@ impl FairLimiter {
             state: Mutex::new(State {
                 settings,
                 running: 0,
-                users: HashMap::new(),
+                users: HashMap::default(),
                 ring: VecDeque::new(),
-                waiters: HashMap::new(),
+                waiters: HashMap::default(),
                 stale_in_ring: 0,
-                trees: HashMap::new(),
+                trees: HashMap::default(),
                 next_ticket: 0,
                 hold: 0,
                 counts: Counts::default(),
@@ -489,8 +501,8 @@ impl FairLimiter {
         let place = Place::of(request);
         state.next_ticket += 1;
         let ticket = state.next_ticket;
-        let user = request.lane.user();
-        let queued = state.users.get(user).map_or(0, |user| user.queued);
+        let user = request.lane.key();
+        let queued = state.users.get(&user).map_or(0, |user| user.queued);
         if !request.admitted && (state.waiters.len() >= state.settings.queue || queued >= state.settings.user_queue) {
             state.resume(place.map(|place| place.root), parent, ticket);
             state.counts.refused += 1;
@@ -515,7 +527,7 @@ impl FairLimiter {
             let waiters = &state.waiters;
             state
                 .users
-                .get_mut(user)
+                .get_mut(&user)
                 .expect("was just used")
                 .queue
                 .retain(|ticket| waiters.contains_key(ticket));
@@ -544,7 +556,7 @@ impl FairLimiter {
         self.grant_at_once(request, now)?.ok_or_else(|| {
             let mut state = self.state();
             state.counts.refused += 1;
-            state.refusal(request.lane.user())
+            state.refusal(request.lane.key())
         })
     }
 
@@ -553,7 +565,7 @@ impl FairLimiter {
         let mut guard = self.state();
         let state = &mut *guard;
         let waiter = state.waiters.remove(&ticket)?;
-        let user = waiter.lane.user().clone();
+        let user = waiter.lane.key();
         if let Some(Place { root, .. }) = waiter.place
             && let Some(tree) = state.trees.get_mut(&root)
         {
@@ -562,10 +574,10 @@ impl FairLimiter {
                 state.trees.remove(&root);
             }
         }
-        let refusal = state.refusal(&user);
-        state.user(&user).queued -= 1;
-        state.leave_ring_lazily(&user);
-        state.forget_if_unused(&user);
+        let refusal = state.refusal(user);
+        state.user(user).queued -= 1;
+        state.leave_ring_lazily(user);
+        state.forget_if_unused(user);
         if timed_out {
             state.counts.timed_out += 1;
         } else {
@@ -579,8 +591,8 @@ impl FairLimiter {
 
     /// Takes a permit back and wakes who may run now.
     pub fn release(&self, grant: Grant, now: Micros) {
-        let mut returned = vec![grant];
-        while let Some(grant) = returned.pop() {
+        let (mut first, mut returned) = (Some(grant), Vec::new());
+        while let Some(grant) = first.take().or_else(|| returned.pop()) {
             for parked in self.take_back(&grant, now) {
                 returned.extend(parked.wake());
             }
@@ -592,10 +604,11 @@ impl FairLimiter {
         let mut woken = Vec::new();
         let mut guard = self.state();
         let state = &mut *guard;
-        let user = grant.lane.user();
+        let user = grant.lane.key();
         let held = now.saturating_sub(grant.granted);
         state.hold = smooth(state.hold, held);
-        state.user(user).hold = smooth(state.user(user).hold, held);
+        let of_user = state.user(user);
+        of_user.hold = smooth(of_user.hold, held);
         state.counts.released += 1;
         let freed = match grant.node {
             None => Freed::ToPool,
@@ -636,10 +649,10 @@ impl FairLimiter {
     }
 
     /// Counts of one user.
-    pub fn load(&self, user: &UserId) -> UserLoad {
+    pub fn load(&self, lane: &LaneHandle) -> UserLoad {
         self.state()
             .users
-            .get(user)
+            .get(&lane.key())
             .map_or_else(UserLoad::default, |state| UserLoad {
                 running: state.running,
                 queued: state.queued,

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
-use super::awaitable::ReadyAwaitable;
+use super::awaitable::ReadyNone;
 use super::loops::{FutureSteps, LoopFuture};
 use super::process::{CLOCK, Stamp, lane_of};
 use crate::clock::Clock;
@@ -71,24 +71,36 @@ impl EventCursor {
     }
 
     /// Queues the welcome of `isolane.v1`.
-    fn welcome(&self, ping_ms: u64) {
+    fn welcome(&self, py: Python<'_>, ping_ms: u64) -> PyResult<()> {
+        self.stamp.check(py)?;
         self.inner.welcome(ping_ms);
+        Ok(())
     }
 
     /// Queues a ping with the latest number of each stream.
-    fn ping(&self) {
+    fn ping(&self, py: Python<'_>) -> PyResult<()> {
+        self.stamp.check(py)?;
         self.inner.ping();
+        Ok(())
     }
 
     /// Reads a stream from after `position` of `epoch`; without them from its beginning. Returns the mode: `exact`, `snapshot`,
     /// `reset`, or `gone` for streams that are unknown or another user's.
     #[pyo3(signature = (run_id, epoch = None, position = None))]
-    fn subscribe(&self, run_id: &str, epoch: Option<&str>, position: Option<u64>) -> &'static str {
-        self.inner.subscribe(run_id, epoch, position).name()
+    fn subscribe(
+        &self,
+        py: Python<'_>,
+        run_id: &str,
+        epoch: Option<&str>,
+        position: Option<u64>,
+    ) -> PyResult<&'static str> {
+        self.stamp.check(py)?;
+        Ok(self.inner.subscribe(run_id, epoch, position).name())
     }
 
     /// Handles a frame of a client: answers `sub`, `pong` or `ignored`. Raises `ValueError` for one that is not well-formed.
-    fn handle(&self, text: &str) -> PyResult<&'static str> {
+    fn handle(&self, py: Python<'_>, text: &str) -> PyResult<&'static str> {
+        self.stamp.check(py)?;
         match ClientFrame::parse(text).map_err(PyValueError::new_err)? {
             ClientFrame::Subscribe {
                 stream,
@@ -129,7 +141,7 @@ impl EventCursor {
         self.stamp.check(py)?;
         let waker = Arc::new(Waker(LoopFuture::new(py)?));
         if !self.inner.park(waker.clone()) {
-            return Ok(Bound::new(py, ReadyAwaitable::value(py.None()))?.into_any());
+            return Ok(ReadyNone::shared(py)?.into_any());
         }
         let waiting = CursorAwaitable {
             connection: self.inner.clone(),

@@ -2,11 +2,12 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::convert::Infallible;
+use std::ffi::CStr;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyDeprecationWarning, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDateTime, PyDict, PyList, PyMappingProxy, PyString, PyTuple, PyType};
@@ -18,17 +19,22 @@ use super::emitter::UserWebSocketEmitter;
 use super::errors::{InvalidContextError, to_python};
 use super::lazy::Lazy;
 use super::limits::Slot;
-use super::policy::{PyContextPolicy, placeholders};
+use super::policy::{PyContextPolicy, with_placeholders};
 use super::process::{CLOCK, Stamp, registry};
 use super::request::{Callback, ContextBindings, Note, NoteId, RequestBindings};
 use super::runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics, datetime};
 use super::verify;
-use crate::clock::{Micros, seconds};
+use crate::clock::{Civil, Clock, Micros, Moment, seconds};
 use crate::context::{
-    ContextCore, ContextError, ContextState, Identity, Ids, MAX_DEPTH, RESERVED_KEYS, RunOutcome, RunRecord, shown,
+    CheckedIds, ContextCore, ContextError, ContextState, Identity, Ids, MAX_DEPTH, PlaceholderPolicy, RESERVED_KEYS,
+    RunOutcome, RunRecord, shown,
 };
 use crate::events::{StreamWriter, Streams};
-use crate::ids;
+use crate::ids::{self, RequestId};
+
+const METADATA_IS_OLD: &CStr = c"metadata= is the older name; pass agent_context= and audit_metadata=";
+const ADDITIONAL_METADATA_IS_OLD: &CStr =
+    c"additional_metadata= is the older name; pass additional_agent_context= and additional_audit_metadata=";
 
 /// The version of the audit metadata.
 const CONTEXT_VERSION: &str = "1.0";
@@ -131,10 +137,13 @@ fn copied_dict<'py>(dict: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py
 
 /// Reserved keys at the top level of a dictionary.
 pub(crate) fn reserved_in(dict: &Bound<'_, PyDict>) -> PyResult<Vec<&'static str>> {
+    static KEYS: PyOnceLock<[Py<PyString>; RESERVED_KEYS.len()]> = PyOnceLock::new();
+    let py = dict.py();
+    let keys = KEYS.get_or_init(py, || RESERVED_KEYS.map(|key| PyString::intern(py, key).unbind()));
     let mut found = Vec::new();
-    for key in RESERVED_KEYS {
+    for (key, name) in keys.iter().zip(RESERVED_KEYS) {
         if dict.contains(key)? {
-            found.push(key);
+            found.push(name);
         }
     }
     Ok(found)
@@ -182,6 +191,106 @@ fn is_audit_key(name: &str) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// One dictionary of metadata, split by what its keys speak of.
+struct SplitMetadata<'py> {
+    agent: Bound<'py, PyDict>,
+    audit: Bound<'py, PyDict>,
+    depth: i64,
+    parent: Option<Bound<'py, PyAny>>,
+}
+
+impl<'py> SplitMetadata<'py> {
+    /// Keys of audit, trace and transport go to the audit metadata, depth and parent to the fields, the rest to the agents.
+    fn of(py: Python<'py>, metadata: Option<&Bound<'py, PyAny>>, name: &str) -> PyResult<Self> {
+        let mut split = Self {
+            agent: PyDict::new(py),
+            audit: PyDict::new(py),
+            depth: 0,
+            parent: None,
+        };
+        let Some(metadata) = metadata.filter(|metadata| !metadata.is_none()) else {
+            return Ok(split);
+        };
+        for (key, value) in super::json::entries(as_dict(metadata, name)?) {
+            let key_name = key.str()?.to_string_lossy().to_lowercase();
+            match key_name.as_str() {
+                "operation_depth" => split.depth = value.extract()?,
+                "parent_request_id" => split.parent = Some(value).filter(|value| !value.is_none()),
+                _ if is_audit_key(&key_name) => split.audit.set_item(key, value)?,
+                _ => split.agent.set_item(key, value)?,
+            }
+        }
+        Ok(split)
+    }
+}
+
+/// The older spelling of two dictionaries was used: warns, and refuses both spellings at once.
+fn older_spelling(py: Python<'_>, older: &str, newer: &CStr, newer_given: bool) -> PyResult<()> {
+    if newer_given {
+        let message = format!("{older} is given together with the newer names");
+        return Err(refused(
+            py,
+            older,
+            "",
+            "conflict",
+            message,
+            "Pass agent_context and audit_metadata only",
+        ));
+    }
+    PyErr::warn(py, &py.get_type::<PyDeprecationWarning>(), newer, 1)
+}
+
+/// The socket's id by either of its names. Two different ids are refused: one of them would be lost silently.
+fn either_socket<'a, 'py>(
+    client: Option<&'a Bound<'py, PyAny>>,
+    connection: Option<&'a Bound<'py, PyAny>>,
+) -> PyResult<Option<&'a Bound<'py, PyAny>>> {
+    let given = |id: &&'a Bound<'py, PyAny>| !id.is_none();
+    let (client, connection) = (client.filter(given), connection.filter(given));
+    if let (Some(client), Some(connection)) = (client, connection)
+        && !client.eq(connection)?
+    {
+        return Err(refused(
+            client.py(),
+            "websocket_client_id",
+            "",
+            "conflict",
+            "websocket_client_id and websocket_connection_id are two names of one field and differ".to_owned(),
+            "Pass one of them",
+        ));
+    }
+    Ok(client.or(connection))
+}
+
+fn depth_within_bound(py: Python<'_>, depth: i64) -> PyResult<u32> {
+    if let Some(depth) = u32::try_from(depth).ok().filter(|depth| *depth <= MAX_DEPTH) {
+        return Ok(depth);
+    }
+    let depth = depth.to_string();
+    let message = format!("Maximum operation depth ({MAX_DEPTH}) exceeded. Current depth: {depth}");
+    let fix = "A depth is between 0 and the maximum; start from a context nearer the root";
+    Err(refused(py, "operation_depth", &depth, "depth", message, fix))
+}
+
+/// A run id that names another thread is counted, and in strict mode refused.
+fn check_thread(py: Python<'_>, checked: &CheckedIds<'_>, strict: bool) -> PyResult<()> {
+    let Some(thread) = checked.mismatched_thread() else {
+        return Ok(());
+    };
+    THREAD_MISMATCHES.fetch_add(1, Ordering::Relaxed);
+    if !strict {
+        return Ok(());
+    }
+    let run = shown(checked.run().as_str());
+    let message = format!(
+        "run_id names thread {}, thread_id is {}",
+        shown(thread),
+        shown(checked.thread().as_str())
+    );
+    let fix = "Generate the run id with UnifiedIDManager.generate_run_id(thread_id)";
+    Err(refused(py, "run_id", &run, "mismatch", message, fix))
+}
+
 /// `FrozenInstanceError`, as a frozen dataclass raises it.
 fn frozen(py: Python<'_>, what: &str, name: &Bound<'_, PyString>) -> PyErr {
     static ERROR: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -216,11 +325,19 @@ pub(crate) struct PyContext {
     websocket_client: Option<Box<str>>,
     session_id: Option<Box<str>>,
     strict: bool,
+    /// What callers passed as ids, handed out again instead of new strings.
+    texts: IdTexts,
+    given_agent: Option<Py<PyDict>>,
+    /// `given_agent` with the keys of a child, made when it is first read.
     agent_context: Lazy<Py<PyDict>>,
     given_audit: Option<Py<PyDict>>,
     /// `given_audit` with the keys that the context adds, made when it is first read.
     audit: Lazy<Py<PyDict>>,
+    /// The operation of a child, as long as it is not in the dictionaries yet.
+    operation: Option<Operation>,
     created_at: Lazy<Py<PyDateTime>>,
+    /// Whether the caller gave the time: then in the caller's time zone.
+    created_given: bool,
     own: Lazy<Py<ContextBindings>>,
     request: Lazy<Py<RequestBindings>>,
     emitter: Lazy<Py<UserWebSocketEmitter>>,
@@ -228,8 +345,64 @@ pub(crate) struct PyContext {
     pub(super) claims: Mutex<Vec<Py<PyAny>>>,
 }
 
+/// The ids as Python has them.
+#[derive(Default)]
+struct IdTexts {
+    user: Lazy<Py<PyString>>,
+    thread: Lazy<Py<PyString>>,
+    run: Lazy<Py<PyString>>,
+    request: Lazy<Py<PyString>>,
+}
+
+impl IdTexts {
+    fn of(
+        user: &Bound<'_, PyAny>,
+        thread: &Bound<'_, PyAny>,
+        run: &Bound<'_, PyAny>,
+        request: Option<&Bound<'_, PyAny>>,
+    ) -> Self {
+        // A subclass may carry anything: of it the plain text is handed out.
+        let plain = |text: &Bound<'_, PyAny>| text.cast_exact::<PyString>().ok().map(|text| text.clone().unbind());
+        Self {
+            user: Lazy::with(plain(user)),
+            thread: Lazy::with(plain(thread)),
+            run: Lazy::with(plain(run)),
+            request: Lazy::with(request.and_then(plain)),
+        }
+    }
+
+    /// Those of another span of the same run.
+    fn of_child(&self, py: Python<'_>) -> Self {
+        let shared = |text: &Lazy<Py<PyString>>| Lazy::with(text.get().map(|text| text.clone_ref(py)));
+        Self {
+            user: shared(&self.user),
+            thread: shared(&self.thread),
+            run: shared(&self.run),
+            request: Lazy::new(),
+        }
+    }
+}
+
+fn text<'py>(py: Python<'py>, held: &Lazy<Py<PyString>>, id: &str) -> Bound<'py, PyString> {
+    held.get_or_make(|| Ok::<_, Infallible>(PyString::new(py, id).unbind()))
+        .unwrap_or_else(|never| match never {})
+        .bind(py)
+        .clone()
+}
+
+/// What a child's dictionaries say about it.
+struct Operation {
+    name: Py<PyString>,
+    parent: Py<PyAny>,
+    /// Whether the audit metadata has it already.
+    audited: bool,
+}
+
 struct Parts<'py> {
+    created_given: bool,
     core: Arc<ContextCore<NoteId>>,
+    texts: IdTexts,
+    operation: Option<Operation>,
     session: Option<Py<PyAny>>,
     websocket_client: Option<Box<str>>,
     session_id: Option<Box<str>>,
@@ -249,10 +422,14 @@ impl PyContext {
             websocket_client: parts.websocket_client,
             session_id: parts.session_id,
             strict: parts.strict,
-            agent_context: Lazy::with(parts.agent_context.map(Bound::unbind)),
+            texts: parts.texts,
+            given_agent: parts.agent_context.map(Bound::unbind),
+            agent_context: Lazy::new(),
+            operation: parts.operation,
             given_audit: parts.audit.map(Bound::unbind),
             audit: Lazy::new(),
             created_at: Lazy::new(),
+            created_given: parts.created_given,
             own: Lazy::new(),
             request: Lazy::new(),
             emitter: Lazy::new(),
@@ -281,11 +458,59 @@ impl PyContext {
         self.session.as_ref()
     }
 
-    pub(crate) fn agent_dict<'py>(&self, py: Python<'py>) -> &Bound<'py, PyDict> {
-        self.agent_context
-            .get_or_make(|| Ok::<_, Infallible>(PyDict::new(py).unbind()))
-            .unwrap_or_else(|never| match never {})
-            .bind(py)
+    pub(crate) fn agent_dict<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyDict>> {
+        let made = self.agent_context.get_or_make(|| {
+            let dict = match &self.given_agent {
+                Some(given) => given.bind(py).clone(),
+                None => PyDict::new(py),
+            };
+            if let Some(operation) = &self.operation {
+                dict.set_item(intern!(py, "parent_operation"), &operation.parent)?;
+                dict.set_item(intern!(py, "operation_name"), &operation.name)?;
+                dict.set_item(intern!(py, "operation_depth"), self.core.lineage().depth())?;
+            }
+            Ok::<_, PyErr>(dict.unbind())
+        })?;
+        Ok(made.bind(py))
+    }
+
+    /// What is in the dictionary of agents, without the keys of a child.
+    pub(super) fn agent_data(&self) -> Option<&Py<PyDict>> {
+        self.agent_context.get().or(self.given_agent.as_ref())
+    }
+
+    /// What is in the audit metadata, perhaps without the keys that the context adds.
+    pub(super) fn audit_data(&self) -> Option<&Py<PyDict>> {
+        self.audit.get().or(self.given_audit.as_ref())
+    }
+
+    /// Adds a child's own audit metadata, which may speak of its operation but not for the context.
+    fn add_audit(&mut self, py: Python<'_>, more: &Bound<'_, PyDict>) -> PyResult<()> {
+        let created = self.iso(py)?;
+        let audit = self
+            .given_audit
+            .get_or_insert_with(|| PyDict::new(py).unbind())
+            .bind(py);
+        if let Some(operation) = &mut self.operation {
+            audit.set_item(intern!(py, "operation_name"), &operation.name)?;
+            audit.set_item(intern!(py, "child_created_at"), created)?;
+            operation.audited = true;
+        }
+        audit.update(more.as_mapping())
+    }
+
+    /// The name of the operation that this context is for.
+    fn operation_name<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if self.agent_context.get().is_none()
+            && let Some(operation) = &self.operation
+        {
+            return Ok(operation.name.bind(py).clone().into_any());
+        }
+        let named = match self.agent_data() {
+            Some(agent) => agent.bind(py).get_item(intern!(py, "operation_name"))?,
+            None => None,
+        };
+        Ok(named.unwrap_or_else(|| intern!(py, "root").clone().into_any()))
     }
 
     pub(crate) fn audit_dict<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyDict>> {
@@ -294,8 +519,13 @@ impl PyContext {
                 Some(given) => given.bind(py).clone(),
                 None => PyDict::new(py),
             };
-            dict.set_item(intern!(py, "context_created_at"), self.iso(py)?)?;
-            dict.set_item(intern!(py, "context_version"), CONTEXT_VERSION)?;
+            let created = self.iso(py)?;
+            if let Some(operation) = self.operation.as_ref().filter(|operation| !operation.audited) {
+                dict.set_item(intern!(py, "operation_name"), &operation.name)?;
+                dict.set_item(intern!(py, "child_created_at"), &created)?;
+            }
+            dict.set_item(intern!(py, "context_created_at"), created)?;
+            dict.set_item(intern!(py, "context_version"), intern!(py, CONTEXT_VERSION))?;
             dict.set_item(intern!(py, "isolation_verified"), true)?;
             dict.set_item(intern!(py, "operation_depth"), self.core.lineage().depth())?;
             if let Some(parent) = self.core.lineage().parent() {
@@ -306,8 +536,20 @@ impl PyContext {
         Ok(made.bind(py))
     }
 
+    /// `created_at.isoformat()`.
     fn iso<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.created(py)?.call_method0(intern!(py, "isoformat"))
+        if self.created_given {
+            return self.created(py)?.call_method0(intern!(py, "isoformat"));
+        }
+        let civil = Civil::of(self.core.created());
+        let written = civil.iso8601();
+        let mut text = [0; 32];
+        // Python leaves out microseconds that are zero.
+        let used = if civil.micros == 0 { 19 } else { 26 };
+        text[..used].copy_from_slice(&written[..used]);
+        text[used..used + 6].copy_from_slice(b"+00:00");
+        let text = str::from_utf8(&text[..used + 6]).unwrap_or_default();
+        Ok(PyString::new(py, text).into_any())
     }
 
     fn created<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyDateTime>> {
@@ -378,10 +620,10 @@ impl PyContext {
 
     /// Ids, times and what is bound, as the views have them.
     fn put_ids(&self, py: Python<'_>, dict: &Bound<'_, PyDict>) -> PyResult<()> {
-        dict.set_item("user_id", self.user_id())?;
-        dict.set_item("thread_id", self.thread_id())?;
-        dict.set_item("run_id", self.run_id())?;
-        dict.set_item("request_id", self.request_id())?;
+        dict.set_item("user_id", self.user_id(py))?;
+        dict.set_item("thread_id", self.thread_id(py))?;
+        dict.set_item("run_id", self.run_id(py))?;
+        dict.set_item("request_id", self.request_id(py))?;
         dict.set_item("created_at", self.iso(py)?)?;
         dict.set_item("operation_depth", self.operation_depth())?;
         dict.set_item("parent_request_id", self.parent_request_id())?;
@@ -426,26 +668,33 @@ impl PyContext {
         websocket_client: Option<Box<str>>,
     ) -> PyResult<Bound<'py, Self>> {
         self.stamp.check(py)?;
-        let audit = self.given_audit.as_ref().map(|given| given.bind(py));
+        let copied = |dict: &Py<PyDict>, name| copied_dict(dict.bind(py), name);
+        let not_made = |made: &Lazy<Py<PyDict>>, given: &Option<Py<PyDict>>, name| {
+            let given = given.as_ref().filter(|_| made.get().is_none());
+            given.map(|given| copied(given, name)).transpose()
+        };
         let copy = Self::make(Parts {
             core: self.core.clone(),
+            created_given: self.created_given,
+            texts: self.texts.of_child(py),
+            operation: self.operation.as_ref().map(|operation| Operation {
+                name: operation.name.clone_ref(py),
+                parent: operation.parent.clone_ref(py),
+                audited: operation.audited,
+            }),
             session,
             websocket_client,
             session_id: self.session_id.clone(),
             strict: self.strict,
-            agent_context: self
-                .agent_context
-                .get()
-                .map(|dict| copied_dict(dict.bind(py), "agent_context"))
-                .transpose()?,
-            audit: self
-                .audit
-                .get()
-                .map(|dict| dict.bind(py))
-                .or(audit)
-                .map(|dict| copied_dict(dict, "audit_metadata"))
-                .transpose()?,
+            agent_context: not_made(&self.agent_context, &self.given_agent, "agent_context")?,
+            audit: not_made(&self.audit, &self.given_audit, "audit_metadata")?,
         });
+        if let Some(made) = self.agent_context.get() {
+            copy.agent_context.set(copied(made, "agent_context")?.unbind());
+        }
+        if let Some(made) = self.audit.get() {
+            copy.audit.set(copied(made, "audit_metadata")?.unbind());
+        }
         copy.own.set(self.own(py)?.clone().unbind());
         copy.request.set(self.request(py)?.clone().unbind());
         if let Some(created) = self.created_at.get() {
@@ -471,7 +720,7 @@ impl PyContext {
     #[pyo3(signature = (
         user_id, thread_id, run_id, request_id = None, db_session = None, websocket_client_id = None, created_at = None,
         agent_context = None, audit_metadata = None, operation_depth = 0, parent_request_id = None, *,
-        session_id = None, websocket_connection_id = None, policy = None,
+        session_id = None, websocket_connection_id = None, policy = None, metadata = None,
     ))]
     fn new(
         py: Python<'_>,
@@ -489,53 +738,59 @@ impl PyContext {
         session_id: Option<&Bound<'_, PyAny>>,
         websocket_connection_id: Option<&Bound<'_, PyAny>>,
         policy: Option<&Bound<'_, PyContextPolicy>>,
+        metadata: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
+        if let Some(metadata) = metadata.filter(|metadata| !metadata.is_none()) {
+            older_spelling(
+                py,
+                "metadata",
+                METADATA_IS_OLD,
+                agent_context.is_some() || audit_metadata.is_some(),
+            )?;
+            let split = SplitMetadata::of(py, Some(metadata), "metadata")?;
+            return Self::new(
+                py,
+                user_id,
+                thread_id,
+                run_id,
+                request_id,
+                db_session,
+                websocket_client_id,
+                created_at,
+                Some(split.agent.as_any()),
+                Some(split.audit.as_any()),
+                operation_depth.max(split.depth),
+                parent_request_id.or(split.parent.as_ref()),
+                session_id,
+                websocket_connection_id,
+                policy,
+                None,
+            );
+        }
         let strict = policy.is_some_and(|policy| policy.get().strict);
-        let own_policy = policy
-            .and_then(|policy| policy.get().placeholders.as_ref())
-            .map(|own| own.0.inner.clone());
-        let policy = own_policy.unwrap_or_else(placeholders);
+        let own_policy = policy.and_then(|policy| policy.get().placeholders.as_ref());
         let ids = Ids {
             user: required(user_id, "user_id")?,
             thread: required(thread_id, "thread_id")?,
             run: required(run_id, "run_id")?,
             request: request_id.map(|request| required(request, "request_id")).transpose()?,
         };
-        let mut identity = Identity::new(ids, &policy).map_err(|error| to_python(py, error))?;
-        let Some(operation_depth) = u32::try_from(operation_depth).ok().filter(|depth| *depth <= MAX_DEPTH) else {
-            let depth = operation_depth.to_string();
-            let message = format!("Maximum operation depth ({MAX_DEPTH}) exceeded. Current depth: {depth}");
-            let fix = "A depth is between 0 and the maximum; start from a context nearer the root";
-            return Err(refused(py, "operation_depth", &depth, "depth", message, fix));
-        };
-        if let Some(thread) = identity.mismatched_thread() {
-            THREAD_MISMATCHES.fetch_add(1, Ordering::Relaxed);
-            if strict {
-                let message = format!(
-                    "run_id names thread {}, thread_id is {}",
-                    shown(thread),
-                    shown(ids.thread)
-                );
-                return Err(refused(
-                    py,
-                    "run_id",
-                    &shown(ids.run),
-                    "mismatch",
-                    message,
-                    "Generate the run id with UnifiedIDManager.generate_run_id(thread_id)",
-                ));
-            }
-        }
         let parent = parent_request_id
-            .map(|parent| {
-                let parent = required(parent, "parent_request_id")?;
-                Identity::check("parent_request_id", parent, &policy).map_err(|error| to_python(py, error))?;
-                ids::RequestId::new(parent)
-                    .map_err(|_| to_python(py, ContextError::required("parent_request_id", parent)))
-            })
+            .map(|parent| required(parent, "parent_request_id"))
             .transpose()?;
-        let given_socket = websocket_client_id.or(websocket_connection_id);
-        let websocket_client = given_socket
+        let check = |policy: &PlaceholderPolicy| {
+            let checked = CheckedIds::new(ids, policy)?;
+            let parent = parent.map(|parent| Identity::check("parent_request_id", parent, policy));
+            parent.transpose().map(|parent| (checked, parent))
+        };
+        let checked = match own_policy {
+            Some(own) => check(&own.0.inner),
+            None => with_placeholders(check),
+        };
+        let (checked, parent) = checked.map_err(|error| to_python(py, error))?;
+        let operation_depth = depth_within_bound(py, operation_depth)?;
+        check_thread(py, &checked, strict)?;
+        let websocket_client = either_socket(websocket_client_id, websocket_connection_id)?
             .map(|id| printable(id, "websocket_client_id").map(Box::from))
             .transpose()?;
         let session_id = session_id
@@ -544,13 +799,20 @@ impl PyContext {
         let created = created_at.map(moment).transpose()?;
         let agent_context = own_dict(agent_context, "agent_context")?;
         let audit = own_dict(audit_metadata, "audit_metadata")?;
-        let registry = registry();
-        let lane = registry.lane(&identity.user);
-        // From here on the context and its lane share the text of the id.
-        identity.user = lane.user().clone();
-        let core = ContextCore::root(identity, lane, operation_depth, parent, created, &CLOCK);
+        let now = CLOCK.now();
+        let lane = registry().lane_of(checked.user());
+        // The context and its lane share the text of the id.
+        let identity = checked.identity(lane.user().clone(), now.unix / 1_000);
+        let now = Moment {
+            unix: created.unwrap_or(now.unix),
+            ..now
+        };
+        let core = ContextCore::root(identity, lane, operation_depth, parent.map(RequestId::from), now);
         let context = Self::make(Parts {
             core: Arc::new(core),
+            created_given: created_at.is_some(),
+            texts: IdTexts::of(user_id, thread_id, run_id, request_id),
+            operation: None,
             session: db_session.map(Bound::unbind),
             websocket_client,
             session_id,
@@ -570,7 +832,7 @@ impl PyContext {
     #[classmethod]
     #[pyo3(signature = (
         user_id, thread_id, run_id, request_id = None, db_session = None, websocket_client_id = None,
-        agent_context = None, audit_metadata = None, *, websocket_connection_id = None, policy = None,
+        agent_context = None, audit_metadata = None, *, websocket_connection_id = None, policy = None, metadata = None,
     ))]
     fn from_request(
         cls: &Bound<'_, PyType>,
@@ -584,12 +846,12 @@ impl PyContext {
         audit_metadata: Option<&Bound<'_, PyAny>>,
         websocket_connection_id: Option<&Bound<'_, PyAny>>,
         policy: Option<&Bound<'_, PyContextPolicy>>,
+        metadata: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let request_id = match request_id {
             Some(request) if request.is_truthy()? => Some(request),
             _ => None,
         };
-        let socket = websocket_client_id.or(websocket_connection_id);
         Self::new(
             cls.py(),
             user_id,
@@ -597,22 +859,39 @@ impl PyContext {
             run_id,
             request_id,
             db_session,
-            socket,
+            websocket_client_id,
             None,
             agent_context,
             audit_metadata,
             0,
             None,
             None,
-            None,
+            websocket_connection_id,
             policy,
+            metadata,
         )
+    }
+
+    /// The same as `from_request`, with everything but the three ids by keyword.
+    #[classmethod]
+    #[pyo3(signature = (user_id, thread_id, run_id, **fields))]
+    fn create_for_user<'py>(
+        cls: &Bound<'py, PyType>,
+        user_id: &Bound<'py, PyAny>,
+        thread_id: &Bound<'py, PyAny>,
+        run_id: &Bound<'py, PyAny>,
+        fields: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let made = cls.call_method(intern!(cls.py(), "from_request"), (user_id, thread_id, run_id), fields)?;
+        Ok(made.cast_into()?)
     }
 
     /// A context from a Starlette or `FastAPI` request. The audit metadata gets `client_ip`, `user_agent`, `method`, `url` (the
     /// path: queries carry secrets), `content_type`, and the request, correlation, trace and forwarded headers that are there.
     #[classmethod]
-    #[pyo3(signature = (request, user_id, thread_id, run_id, db_session = None, websocket_client_id = None))]
+    #[pyo3(signature = (
+        request, user_id, thread_id, run_id, db_session = None, websocket_client_id = None, *, websocket_connection_id = None,
+    ))]
     fn from_fastapi_request(
         cls: &Bound<'_, PyType>,
         request: &Bound<'_, PyAny>,
@@ -621,6 +900,7 @@ impl PyContext {
         run_id: &Bound<'_, PyAny>,
         db_session: Option<Bound<'_, PyAny>>,
         websocket_client_id: Option<&Bound<'_, PyAny>>,
+        websocket_connection_id: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let py = cls.py();
         let audit = PyDict::new(py);
@@ -675,6 +955,7 @@ impl PyContext {
             0,
             None,
             None,
+            websocket_connection_id,
             None,
             None,
         )
@@ -684,7 +965,8 @@ impl PyContext {
     /// whole name or a known prefix go to the audit metadata, the rest to the agent's.
     #[classmethod]
     #[pyo3(signature = (
-        user_id, thread_id, run_id, request_id = None, db_session = None, websocket_connection_id = None, metadata = None,
+        user_id, thread_id, run_id, request_id = None, db_session = None, websocket_connection_id = None, metadata = None, *,
+        websocket_client_id = None,
     ))]
     fn from_request_supervisor(
         cls: &Bound<'_, PyType>,
@@ -695,23 +977,10 @@ impl PyContext {
         db_session: Option<Bound<'_, PyAny>>,
         websocket_connection_id: Option<&Bound<'_, PyAny>>,
         metadata: Option<&Bound<'_, PyAny>>,
+        websocket_client_id: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let py = cls.py();
-        let (agent, audit) = (PyDict::new(py), PyDict::new(py));
-        let mut depth = 0;
-        let mut parent = None;
-        if let Some(metadata) = metadata.filter(|metadata| !metadata.is_none()) {
-            let metadata = as_dict(metadata, "metadata")?;
-            for (key, value) in super::json::entries(metadata) {
-                let name = key.str()?.to_string_lossy().to_lowercase();
-                match name.as_str() {
-                    "operation_depth" => depth = value.extract()?,
-                    "parent_request_id" => parent = Some(value).filter(|value| !value.is_none()),
-                    _ if is_audit_key(&name) => audit.set_item(key, value)?,
-                    _ => agent.set_item(key, value)?,
-                }
-            }
-        }
+        let split = SplitMetadata::of(py, metadata, "metadata")?;
         let request_id = match request_id {
             Some(request) if request.is_truthy()? => Some(request),
             _ => None,
@@ -723,13 +992,14 @@ impl PyContext {
             run_id,
             request_id,
             db_session,
+            websocket_client_id,
+            None,
+            Some(split.agent.as_any()),
+            Some(split.audit.as_any()),
+            split.depth,
+            split.parent.as_ref(),
+            None,
             websocket_connection_id,
-            None,
-            Some(agent.as_any()),
-            Some(audit.as_any()),
-            depth,
-            parent.as_ref(),
-            None,
             None,
             None,
         )
@@ -739,32 +1009,32 @@ impl PyContext {
 
     /// Whose it is.
     #[getter]
-    fn user_id(&self) -> &str {
-        self.core.identity().user.as_str()
+    fn user_id<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        text(py, &self.texts.user, self.core.identity().user.as_str())
     }
 
     /// The conversation. Only unique together with the user.
     #[getter]
-    fn thread_id(&self) -> &str {
-        self.core.identity().thread.as_str()
+    fn thread_id<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        text(py, &self.texts.thread, self.core.identity().thread.as_str())
     }
 
     /// The run; the name of its event stream.
     #[getter]
-    fn run_id(&self) -> &str {
-        self.core.identity().run.as_str()
+    fn run_id<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        text(py, &self.texts.run, self.core.identity().run.as_str())
     }
 
     /// This execution inside the run.
     #[getter]
-    fn request_id(&self) -> &str {
-        self.core.identity().request.as_str()
+    fn request_id<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        text(py, &self.texts.request, self.core.identity().request.as_str())
     }
 
     /// The same as `request_id`.
     #[getter]
-    fn context_id(&self) -> &str {
-        self.request_id()
+    fn context_id<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        self.request_id(py)
     }
 
     /// The database session given at construction, or `None`.
@@ -799,8 +1069,8 @@ impl PyContext {
 
     /// The agent's own scratch dictionary, shared with nobody. Read-only in strict mode.
     #[getter]
-    fn agent_context<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
-        self.read_only(self.agent_dict(py))
+    fn agent_context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(self.read_only(self.agent_dict(py)?))
     }
 
     /// The caller's audit metadata with `context_created_at`, `context_version`, `isolation_verified`, `operation_depth` and,
@@ -843,7 +1113,7 @@ impl PyContext {
     /// `agent_context` and `audit_metadata` merged (the latter wins), as a deep copy of one's own.
     #[pyo3(name = "get_metadata", signature = () -> "dict[str, typing.Any]")]
     fn merged_metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let merged = copied_dict(self.agent_dict(py), "agent_context")?;
+        let merged = copied_dict(self.agent_dict(py)?, "agent_context")?;
         merged.update(copied_dict(self.audit_dict(py)?, "audit_metadata")?.as_mapping())?;
         Ok(merged)
     }
@@ -855,6 +1125,7 @@ impl PyContext {
     /// `agent_name` is another name for `operation_name`. Raises `InvalidContextError` at depth 10.
     #[pyo3(signature = (
         operation_name = None, additional_agent_context = None, additional_audit_metadata = None, *, agent_name = None,
+        additional_metadata = None,
     ))]
     fn create_child_context<'py>(
         &self,
@@ -863,55 +1134,64 @@ impl PyContext {
         additional_agent_context: Option<&Bound<'py, PyAny>>,
         additional_audit_metadata: Option<&Bound<'py, PyAny>>,
         agent_name: Option<&Bound<'py, PyAny>>,
+        additional_metadata: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, Self>> {
         self.stamp.check(py)?;
-        let operation = operation_name
+        if let Some(metadata) = additional_metadata.filter(|metadata| !metadata.is_none()) {
+            let newer = additional_agent_context.is_some() || additional_audit_metadata.is_some();
+            older_spelling(py, "additional_metadata", ADDITIONAL_METADATA_IS_OLD, newer)?;
+            let split = SplitMetadata::of(py, Some(metadata), "additional_metadata")?;
+            let (agent, audit) = (split.agent.as_any(), split.audit.as_any());
+            return self.create_child_context(py, operation_name, Some(agent), Some(audit), agent_name, None);
+        }
+        let name = operation_name
             .or(agent_name)
             .and_then(|name| name.cast::<PyString>().ok());
-        let operation = operation.and_then(|name| name.to_str().ok()).unwrap_or_default();
+        let operation = name.and_then(|name| name.to_str().ok()).unwrap_or_default();
         // All that may be refused comes before the child takes its name.
         let more_agent = own_dict(additional_agent_context, "additional_agent_context")?;
         let more_audit = own_dict(additional_audit_metadata, "additional_audit_metadata")?;
-        let agent = copied_dict(self.agent_dict(py), "agent_context")?;
-        let given = self.audit.get().or(self.given_audit.as_ref());
-        let audit = given.map_or_else(
-            || Ok(PyDict::new(py)),
-            |audit| copied_dict(audit.bind(py), "audit_metadata"),
-        )?;
+        let copied = |dict: &Py<PyDict>, name| copied_dict(dict.bind(py), name);
+        let agent = self
+            .agent_data()
+            .map(|agent| copied(agent, "agent_context"))
+            .transpose()?;
+        let audit = self
+            .audit_data()
+            .map(|audit| copied(audit, "audit_metadata"))
+            .transpose()?;
+        let parent = self.operation_name(py)?;
         let core = self
             .core
-            .child(operation, &CLOCK)
+            .child(operation, CLOCK.now())
             .map_err(|error| to_python(py, error))?;
-        let parent_operation = match agent.get_item(intern!(py, "operation_name"))? {
-            Some(name) => name,
-            None => intern!(py, "root").clone().into_any(),
+        let name = match name {
+            Some(name) if name.is_exact_instance_of::<PyString>() => name.clone(),
+            _ => PyString::new(py, operation),
         };
-        agent.set_item(intern!(py, "parent_operation"), parent_operation)?;
-        agent.set_item(intern!(py, "operation_name"), operation)?;
-        agent.set_item(intern!(py, "operation_depth"), core.lineage().depth())?;
-        if let Some(more) = more_agent {
-            agent.update(more.as_mapping())?;
-        }
-        audit.set_item(intern!(py, "operation_name"), operation)?;
-        let created = datetime(py, core.created())?;
-        audit.set_item(
-            intern!(py, "child_created_at"),
-            created.call_method0(intern!(py, "isoformat"))?,
-        )?;
-        if let Some(more) = more_audit {
-            audit.update(more.as_mapping())?;
-        }
-        let child = Self::make(Parts {
+        let mut child = Self::make(Parts {
             core: Arc::new(core),
+            created_given: false,
+            texts: self.texts.of_child(py),
+            operation: Some(Operation {
+                name: name.unbind(),
+                parent: parent.unbind(),
+                audited: false,
+            }),
             session: self.session.as_ref().map(|session| session.clone_ref(py)),
             websocket_client: self.websocket_client.clone(),
             session_id: self.session_id.clone(),
             strict: self.strict,
-            agent_context: Some(agent),
-            audit: Some(audit),
+            agent_context: agent,
+            audit,
         });
+        if let Some(more) = more_agent {
+            child.agent_dict(py)?.update(more.as_mapping())?;
+        }
+        if let Some(more) = more_audit {
+            child.add_audit(py, &more)?;
+        }
         child.request.set(self.request(py)?.clone().unbind());
-        child.created_at.set(created.unbind());
         Bound::new(py, child)
     }
 
@@ -923,20 +1203,9 @@ impl PyContext {
         operation_name: &Bound<'py, PyAny>,
         additional_metadata: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, Self>> {
-        let (agent, audit) = (PyDict::new(py), PyDict::new(py));
-        if let Some(metadata) = additional_metadata.filter(|metadata| !metadata.is_none()) {
-            for (key, value) in super::json::entries(as_dict(metadata, "additional_metadata")?) {
-                let is_audit = is_audit_key(&key.str()?.to_string_lossy().to_lowercase());
-                if is_audit { &audit } else { &agent }.set_item(key, value)?;
-            }
-        }
-        self.create_child_context(
-            py,
-            Some(operation_name),
-            Some(agent.as_any()),
-            Some(audit.as_any()),
-            None,
-        )
+        let split = SplitMetadata::of(py, additional_metadata, "additional_metadata")?;
+        let (agent, audit) = (split.agent.as_any(), split.audit.as_any());
+        self.create_child_context(py, Some(operation_name), Some(agent), Some(audit), None, None)
     }
 
     /// The same context with a database session. `None` is refused.
@@ -969,6 +1238,30 @@ impl PyContext {
         )
     }
 
+    /// The same as `with_websocket_connection`.
+    fn with_websocket_connection_supervisor<'py>(
+        &self,
+        py: Python<'py>,
+        connection_id: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, Self>> {
+        self.with_websocket_connection(py, connection_id)
+    }
+
+    /// A key for what a component keeps for this request: `component:user:request`. Raises `ValueError` for a blank component.
+    fn get_scoped_key(&self, component: &str) -> PyResult<String> {
+        if component.trim().is_empty() {
+            return Err(PyValueError::new_err(
+                "component must be a non-empty string, e.g. 'cache'",
+            ));
+        }
+        let identity = self.core.identity();
+        Ok(format!(
+            "{component}:{}:{}",
+            identity.user.as_str(),
+            identity.request.as_str()
+        ))
+    }
+
     // -- checks and views -----------------------------------------------------------------------------------------------
 
     /// Whether what the context holds is its own: `True`, or `ContextIsolationError`. Finds a database session that another
@@ -981,7 +1274,7 @@ impl PyContext {
             None => {
                 slf.get()
                     .core
-                    .record("isolation_verified", slf.get().request_id(), &CLOCK);
+                    .record("isolation_verified", slf.get().core.identity().request.as_str(), &CLOCK);
                 Ok(true)
             }
             Some(finding) => Err(finding.into_error(py)),
@@ -1008,7 +1301,7 @@ impl PyContext {
             let line = PyDict::new(py);
             line.set_item("at", datetime(py, entry.at)?.call_method0(intern!(py, "isoformat"))?)?;
             line.set_item("event", entry.event)?;
-            line.set_item("subject", entry.subject)?;
+            line.set_item("subject", &*entry.subject)?;
             record.append(line)?;
         }
         trail.set_item("record", record)?;
@@ -1021,12 +1314,12 @@ impl PyContext {
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         self.put_ids(py, &dict)?;
-        dict.set_item("context_id", self.request_id())?;
+        dict.set_item("context_id", self.request_id(py))?;
         dict.set_item("session_id", self.session_id())?;
         dict.set_item("status", self.core.state().name())?;
         dict.set_item("websocket_client_id", self.websocket_client_id())?;
         dict.set_item("websocket_connection_id", self.websocket_client_id())?;
-        dict.set_item("agent_context", copied_dict(self.agent_dict(py), "agent_context")?)?;
+        dict.set_item("agent_context", copied_dict(self.agent_dict(py)?, "agent_context")?)?;
         dict.set_item("audit_metadata", copied_dict(self.audit_dict(py)?, "audit_metadata")?)?;
         dict.set_item("metadata", self.merged_metadata(py)?)?;
         dict.set_item("implementation", "isolane")?;
@@ -1074,6 +1367,7 @@ impl PyContext {
 
     /// Records that one run of this context started another.
     fn add_child_run(&self, py: Python<'_>, run_id: &str, child_run_id: &str) -> PyResult<()> {
+        self.stamp.check(py)?;
         self.core
             .add_child_run(run_id, child_run_id)
             .map_err(|fault| Self::fault(py, fault))
@@ -1139,6 +1433,7 @@ impl PyContext {
     /// function; `timeout` is its own deadline in seconds. At most 1 000.
     #[pyo3(signature = (callback, timeout = 5.0))]
     fn register_cleanup_callback(&self, py: Python<'_>, callback: Bound<'_, PyAny>, timeout: f64) -> PyResult<()> {
+        self.stamp.check(py)?;
         if !callback.is_callable() {
             return Err(PyTypeError::new_err(
                 "callback must be callable without arguments; pass the function, not its result",
@@ -1230,6 +1525,7 @@ impl PyContext {
 
     /// Lets the context outlive its request: the middleware will not close it, the engine that runs it does. Returns itself.
     fn detach(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().stamp.check(slf.py())?;
         slf.get()
             .core
             .detach(&CLOCK)
@@ -1331,6 +1627,7 @@ impl PyContext {
 
     /// Sets what makes the database session of the run: called with the context, on first use.
     fn bind_session_factory(&self, py: Python<'_>, session_factory: Py<PyAny>) -> PyResult<()> {
+        self.stamp.check(py)?;
         self.request(py)?.get().set_session_factory(session_factory);
         Ok(())
     }
@@ -1355,7 +1652,7 @@ impl PyContext {
             && self.core.lineage().depth() == other.core.lineage().depth()
             && self.core.lineage().parent() == other.core.lineage().parent()
             && self.websocket_client == other.websocket_client
-            && self.agent_dict(py).eq(other.agent_dict(py))?
+            && self.agent_dict(py)?.eq(other.agent_dict(py)?)?
             && self.audit_dict(py)?.eq(other.audit_dict(py)?)?;
         Ok(same.into_pyobject(py)?.to_owned().into_any().unbind())
     }
@@ -1401,8 +1698,11 @@ impl PyContext {
         if let Some(session) = &self.session {
             visit.call(session)?;
         }
-        if let Some(given) = &self.given_audit {
+        for given in [&self.given_agent, &self.given_audit].into_iter().flatten() {
             visit.call(given)?;
+        }
+        if let Some(operation) = &self.operation {
+            visit.call(&operation.parent)?;
         }
         self.agent_context.traverse(&visit)?;
         self.created_at.traverse(&visit)?;

@@ -1,119 +1,180 @@
 //! Deep copies of dictionaries: JSON-like trees here, anything else by `copy.deepcopy`.
+//!
+//! Works on borrowed references: a reference taken and given back for each of a tree's values costs more than the copy.
+
+#![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::ptr::addr_of_mut;
 
+use foldhash::fast::RandomState;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString};
+use pyo3::types::PyDict;
 
 /// Nested deeper than this is left to `copy.deepcopy`, which has the interpreter's own guard against overflow.
 const MAX_DEPTH: usize = 128;
 
-/// A tree that this module does not copy itself.
+/// A tree that this module does not copy itself. What was copied of it is dropped.
 struct NotJsonLike;
 
-/// How many references the interpreter counts.
-#[allow(unsafe_code)]
-fn references(value: &Bound<'_, PyAny>) -> ffi::Py_ssize_t {
-    // SAFETY: the pointer is of a live object, and `Bound` says that this thread is attached.
-    unsafe { ffi::Py_REFCNT(value.as_ptr()) }
-}
+/// A borrowed reference to an object that lives for the whole copy: it hangs in the tree, and no Python code runs meanwhile that
+/// could take it out.
+type Borrowed = *mut ffi::PyObject;
 
-enum Copied<'py> {
-    /// Immutable: shared.
-    Same,
-    New(Bound<'py, PyAny>),
-}
-
+/// Copies of containers with more than one reference, by the address of the original: aliases and cycles are kept.
 struct Copier<'py> {
-    /// Containers that have more than one reference, so that aliases and cycles are kept.
-    memo: HashMap<usize, Bound<'py, PyAny>>,
+    py: Python<'py>,
+    root: Borrowed,
+    /// The copy of the root, a borrowed reference to what is being made.
+    root_copy: Borrowed,
+    aliases: HashMap<usize, Py<PyAny>, RandomState>,
 }
 
-fn is_immutable(value: &Bound<'_, PyAny>) -> bool {
-    value.is_none()
-        || value.is_exact_instance_of::<PyString>()
-        || value.is_exact_instance_of::<PyInt>()
-        || value.is_exact_instance_of::<PyFloat>()
-        || value.is_exact_instance_of::<PyBool>()
-        || value.is_exact_instance_of::<PyBytes>()
+/// # Safety
+/// `value` is a live object and the thread is attached.
+unsafe fn is_immutable(value: Borrowed) -> bool {
+    // SAFETY: the caller's promise. The type objects are static.
+    unsafe {
+        let kind = ffi::Py_TYPE(value);
+        kind == addr_of_mut!(ffi::PyUnicode_Type)
+            || kind == addr_of_mut!(ffi::PyLong_Type)
+            || kind == addr_of_mut!(ffi::PyFloat_Type)
+            || kind == addr_of_mut!(ffi::PyBool_Type)
+            || value == ffi::Py_None()
+            || kind == addr_of_mut!(ffi::PyBytes_Type)
+    }
 }
 
 impl<'py> Copier<'py> {
-    fn copy(&mut self, value: &Bound<'py, PyAny>, depth: usize) -> Result<Copied<'py>, NotJsonLike> {
-        if is_immutable(value) {
-            return Ok(Copied::Same);
+    /// A copy of a container.
+    ///
+    /// # Safety
+    /// `value` is a live object of the tree.
+    unsafe fn container(&mut self, value: Borrowed, depth: usize) -> Result<Bound<'py, PyAny>, NotJsonLike> {
+        if value == self.root {
+            // SAFETY: the copy of the root lives until `copy_tree` returns it.
+            return Ok(unsafe { Bound::from_borrowed_ptr(self.py, self.root_copy) });
+        }
+        // One reference is the parent's, one that of the parent's shallow copy: more means that it may be met again.
+        // SAFETY: the caller's promise.
+        let shared = unsafe { ffi::Py_REFCNT(value) } > 2;
+        if shared && let Some(copy) = self.aliases.get(&(value as usize)) {
+            return Ok(copy.bind(self.py).clone());
         }
         if depth > MAX_DEPTH {
             return Err(NotJsonLike);
         }
-        // One reference is the parent's, one is ours: more means that the container may be met again.
-        let shared = depth == 0 || references(value) > 2;
-        if shared && let Some(copy) = self.memo.get(&(value.as_ptr() as usize)) {
-            return Ok(Copied::New(copy.clone()));
+        // SAFETY: the caller's promise; both functions get an object of the exact type that they expect.
+        unsafe {
+            let kind = ffi::Py_TYPE(value);
+            if kind == addr_of_mut!(ffi::PyDict_Type) {
+                let copy = self.new_object(ffi::PyDict_Copy(value))?;
+                self.remember(shared, value, &copy);
+                self.fill_dict(value, copy.as_ptr(), depth)?;
+                Ok(copy)
+            } else if kind == addr_of_mut!(ffi::PyList_Type) {
+                let copy = self.new_object(ffi::PyList_GetSlice(value, 0, ffi::PyList_GET_SIZE(value)))?;
+                self.remember(shared, value, &copy);
+                self.fill_list(copy.as_ptr(), depth)?;
+                Ok(copy)
+            } else {
+                Err(NotJsonLike)
+            }
         }
-        if let Ok(dict) = value.cast_exact::<PyDict>() {
-            return self.copy_dict(dict, shared, depth).map(Copied::New);
-        }
-        if let Ok(list) = value.cast_exact::<PyList>() {
-            return self.copy_list(list, shared, depth).map(Copied::New);
-        }
-        Err(NotJsonLike)
     }
 
-    fn copy_dict(
-        &mut self,
-        dict: &Bound<'py, PyDict>,
-        shared: bool,
-        depth: usize,
-    ) -> Result<Bound<'py, PyAny>, NotJsonLike> {
-        // Copies all entries at once; then only the containers among them are replaced.
-        let copy = dict.copy().map_err(|_| NotJsonLike)?;
-        if shared {
-            self.memo.insert(dict.as_ptr() as usize, copy.clone().into_any());
-        }
-        for (key, value) in dict.iter() {
-            if !is_immutable(&key) {
-                return Err(NotJsonLike);
-            }
-            if let Copied::New(inner) = self.copy(&value, depth + 1)? {
-                copy.set_item(key, inner).map_err(|_| NotJsonLike)?;
-            }
-        }
-        Ok(copy.into_any())
+    /// # Safety
+    /// `made` is a new reference or null with an exception set.
+    unsafe fn new_object(&self, made: Borrowed) -> Result<Bound<'py, PyAny>, NotJsonLike> {
+        // SAFETY: the caller's promise. Out of memory is left for `copy.deepcopy` to meet again.
+        unsafe { Bound::from_owned_ptr_or_err(self.py, made) }.map_err(|_| NotJsonLike)
     }
 
-    fn copy_list(
-        &mut self,
-        list: &Bound<'py, PyList>,
-        shared: bool,
-        depth: usize,
-    ) -> Result<Bound<'py, PyAny>, NotJsonLike> {
-        let copy = list.get_slice(0, list.len());
+    fn remember(&mut self, shared: bool, value: Borrowed, copy: &Bound<'py, PyAny>) {
         if shared {
-            self.memo.insert(list.as_ptr() as usize, copy.clone().into_any());
+            self.aliases.insert(value as usize, copy.clone().unbind());
         }
-        for (at, value) in list.iter().enumerate() {
-            if let Copied::New(inner) = self.copy(&value, depth + 1)? {
-                copy.set_item(at, inner).map_err(|_| NotJsonLike)?;
+    }
+
+    /// Replaces the containers in a shallow copy of `original`.
+    ///
+    /// # Safety
+    /// `original` is a live dict of the tree, `copy` a dict with the same entries.
+    unsafe fn fill_dict(&mut self, original: Borrowed, copy: Borrowed, depth: usize) -> Result<(), NotJsonLike> {
+        let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: `original` is not changed meanwhile: hashing a key of an immutable built-in type runs no Python code, and the
+        // values that are replaced in `copy` still have their reference in `original`.
+        unsafe {
+            while ffi::PyDict_Next(original, &raw mut at, &raw mut key, &raw mut value) != 0 {
+                if !is_immutable(key) {
+                    return Err(NotJsonLike);
+                }
+                if is_immutable(value) {
+                    continue;
+                }
+                let inner = self.container(value, depth + 1)?;
+                if ffi::PyDict_SetItem(copy, key, inner.as_ptr()) != 0 {
+                    ffi::PyErr_Clear();
+                    return Err(NotJsonLike);
+                }
             }
         }
-        Ok(copy.into_any())
+        Ok(())
     }
+
+    /// Replaces the containers in a shallow copy of a list.
+    ///
+    /// # Safety
+    /// `copy` is a list that nobody else has yet; its items hang in the tree.
+    unsafe fn fill_list(&mut self, copy: Borrowed, depth: usize) -> Result<(), NotJsonLike> {
+        // SAFETY: the index is within the list, whose length does not change; the item that is replaced gives back the
+        // reference that the shallow copy took.
+        unsafe {
+            for at in 0..ffi::PyList_GET_SIZE(copy) {
+                let value = ffi::PyList_GET_ITEM(copy, at);
+                if is_immutable(value) {
+                    continue;
+                }
+                let inner = self.container(value, depth + 1)?;
+                ffi::PyList_SET_ITEM(copy, at, inner.into_ptr());
+                ffi::Py_DECREF(value);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn copy_tree<'py>(dict: &Bound<'py, PyDict>) -> Result<Bound<'py, PyDict>, NotJsonLike> {
+    if !dict.is_exact_instance_of::<PyDict>() {
+        return Err(NotJsonLike);
+    }
+    let copy = dict.copy().map_err(|_| NotJsonLike)?;
+    let mut copier = Copier {
+        py: dict.py(),
+        root: dict.as_ptr(),
+        root_copy: copy.as_ptr(),
+        aliases: HashMap::default(),
+    };
+    // SAFETY: `dict` is live, and `copy` is a shallow copy of it.
+    unsafe { copier.fill_dict(dict.as_ptr(), copy.as_ptr(), 0) }?;
+    Ok(copy)
 }
 
 /// A deep copy of `dict`: aliases and cycles inside it are kept, nothing mutable is shared with it.
 pub(crate) fn deep_copy<'py>(dict: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
     static DEEPCOPY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    if dict.is_empty() && dict.is_exact_instance_of::<PyDict>() {
-        return Ok(PyDict::new(dict.py()));
-    }
-    let mut copier = Copier { memo: HashMap::new() };
-    if let Ok(Copied::New(copy)) = copier.copy(dict.as_any(), 0) {
-        return Ok(copy.cast_into::<PyDict>()?);
+    if let Ok(copy) = copy_tree(dict) {
+        return Ok(copy);
     }
     let py = dict.py();
     let deepcopy = DEEPCOPY.get_or_try_init(py, || py.import("copy")?.getattr("deepcopy").map(Bound::unbind))?;
     Ok(deepcopy.bind(py).call1((dict,))?.cast_into::<PyDict>()?)
+}
+
+/// The deep copy that contexts make of their dictionaries, alone, to be measured beside `copy.deepcopy`.
+#[pyfunction]
+pub(crate) fn _deep_copy<'py>(value: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
+    deep_copy(value)
 }

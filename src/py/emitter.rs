@@ -1,5 +1,7 @@
 //! `UserWebSocketEmitter`: the six agent events, in both signatures of the seeds, and an application's own.
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,12 +14,12 @@ use super::awaitable::ReadyAwaitable;
 use super::context::PyContext;
 use super::errors::{InvalidEvent, to_python};
 use super::json::{exception_text, write, write_members_except};
-use super::policy::placeholders;
+use super::policy::with_placeholders;
 use super::process::{CLOCK, Stamp, lane_of, registry};
 use crate::clock::{Clock, micros, seconds};
 use crate::context::Identity;
 use crate::events::{Draft, EventError, EventKind, LogBounds, Outcome, SpanScope, StreamWriter, Streams, json};
-use crate::ids::{self, RequestId, RunId, ThreadId, UserId};
+use crate::ids::{self, RequestId, RunId, ThreadId};
 use crate::lanes::LaneHandle;
 use crate::metrics::Counter;
 
@@ -134,9 +136,13 @@ const ERROR: Method = Method {
 /// Keywords that only the first seed has.
 const FIRST_ONLY: [&str; 4] = ["run_id", "thinking", "tool_input", "tool_output"];
 
+/// More arguments than any of the six has names for.
+const MAX_ARGUMENTS: usize = 8;
+
 /// The arguments of one call, whichever signature was meant.
+#[derive(Default)]
 struct Call<'py> {
-    values: HashMap<&'static str, Bound<'py, PyAny>>,
+    values: [Option<(&'static str, Bound<'py, PyAny>)>; MAX_ARGUMENTS],
 }
 
 impl Method {
@@ -145,14 +151,26 @@ impl Method {
     }
 
     /// Decides which signature was meant: by keywords first, then by the shape of the arguments.
-    fn order(&self, args: &Bound<'_, PyTuple>, keywords: &[String]) -> PyResult<&'static [&'static str]> {
-        if keywords.iter().any(|name| FIRST_ONLY.contains(&name.as_str())) {
-            return Ok(self.first);
+    fn order(
+        &self,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<&'static [&'static str]> {
+        let kwargs = kwargs.filter(|kwargs| !kwargs.is_empty());
+        if let Some(kwargs) = kwargs {
+            for (name, _) in kwargs.iter() {
+                if FIRST_ONLY.contains(&&*name.cast::<PyString>()?.to_string_lossy()) {
+                    return Ok(self.first);
+                }
+            }
         }
-        if !keywords.is_empty() && args.len() <= self.second.len() {
+        if kwargs.is_some() && args.len() <= self.second.len() {
             return Ok(self.second);
         }
-        let text = |at: usize| args.get_item(at).is_ok_and(|value| value.is_instance_of::<PyString>());
+        let text = |at: usize| {
+            let value = args.get_borrowed_item(at);
+            value.is_ok_and(|value| value.is_instance_of::<PyString>())
+        };
         match args.len() {
             // Two strings are the first seed's where it takes two.
             2 if text(0) && text(1) && self.first.len() == 2 => Ok(self.first),
@@ -164,46 +182,58 @@ impl Method {
     }
 
     fn bind<'py>(&self, args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Call<'py>> {
-        let mut keywords = Vec::new();
-        if let Some(kwargs) = kwargs {
-            for (name, _) in kwargs.iter() {
-                keywords.push(name.cast::<PyString>()?.to_string_lossy().into_owned());
+        let mut call = Call::default();
+        for (name, value) in self.order(args, kwargs)?.iter().zip(args.iter()) {
+            call.put(name, value);
+        }
+        for (name, value) in kwargs.into_iter().flatten() {
+            let name = name.cast::<PyString>()?.to_string_lossy();
+            let also = ["agent_name", "agent_type", "metadata"];
+            let known = self
+                .first
+                .iter()
+                .chain(self.second)
+                .chain(&also)
+                .find(|known| **known == name);
+            let Some(known) = known else {
+                return Err(self.wrong(&format!("unexpected keyword argument '{}'", ids::cut(&name, 60))));
+            };
+            if !call.put(known, value) {
+                return Err(self.wrong(&format!("got two values for '{known}'")));
             }
         }
-        let order = self.order(args, &keywords)?;
-        let mut values = HashMap::new();
-        for (name, value) in order.iter().zip(args.iter()) {
-            values.insert(*name, value);
-        }
-        if let Some(kwargs) = kwargs {
-            for (name, value) in kwargs.iter() {
-                let name = name.cast::<PyString>()?.to_string_lossy().into_owned();
-                let also = ["agent_name", "agent_type", "metadata"];
-                let known = self
-                    .first
-                    .iter()
-                    .chain(self.second)
-                    .chain(&also)
-                    .find(|known| **known == name);
-                let Some(known) = known else {
-                    return Err(self.wrong(&format!("unexpected keyword argument '{}'", ids::cut(&name, 60))));
-                };
-                if values.insert(known, value).is_some() {
-                    return Err(self.wrong(&format!("got two values for '{known}'")));
-                }
-            }
-        }
-        values.retain(|name, value| *name == "result" || *name == "tool_output" || !value.is_none());
-        Ok(Call { values })
+        Ok(call)
     }
 }
 
 impl<'py> Call<'py> {
-    fn get(&self, names: &[&str]) -> Option<&Bound<'py, PyAny>> {
-        names.iter().find_map(|name| self.values.get(*name))
+    /// Answers `false` when the name has a value already.
+    fn put(&mut self, name: &'static str, value: Bound<'py, PyAny>) -> bool {
+        for place in &mut self.values {
+            match place {
+                Some((taken, _)) if *taken == name => return false,
+                Some(_) => {}
+                None => {
+                    *place = Some((name, value));
+                    return true;
+                }
+            }
+        }
+        // No method has so many names.
+        false
     }
 
-    fn text(&self, names: &[&str]) -> PyResult<Option<String>> {
+    /// A value by any of its names. `None` stands for nothing, but for what a tool or an agent returned.
+    fn get(&self, names: &[&str]) -> Option<&Bound<'py, PyAny>> {
+        names.iter().find_map(|name| {
+            let mut values = self.values.iter().map_while(Option::as_ref);
+            let (_, value) = values.find(|(known, _)| known == name)?;
+            let present = !value.is_none() || *name == "result" || *name == "tool_output";
+            present.then_some(value)
+        })
+    }
+
+    fn text(&self, names: &[&str]) -> PyResult<Option<Cow<'_, str>>> {
         self.get(names).map(|value| name_of(value, names[0])).transpose()
     }
 
@@ -237,7 +267,7 @@ fn end_idle_runs(runs: &Mutex<HashMap<RunId, (StreamWriter, SpanScope)>>) {
     }
 }
 
-fn name_of(value: &Bound<'_, PyAny>, what: &str) -> PyResult<String> {
+fn name_of<'a>(value: &'a Bound<'_, PyAny>, what: &str) -> PyResult<Cow<'a, str>> {
     let Ok(text) = value.cast::<PyString>() else {
         return Err(PyTypeError::new_err(format!(
             "{what} must be a string, got {}",
@@ -245,10 +275,14 @@ fn name_of(value: &Bound<'_, PyAny>, what: &str) -> PyResult<String> {
         )));
     };
     let text = text.to_string_lossy();
-    checked_name(value.py(), &text, what).map(str::to_owned)
+    checked_name(value.py(), &text, what)?;
+    Ok(text)
 }
 
 fn checked_name<'a>(py: Python<'_>, text: &'a str, what: &str) -> PyResult<&'a str> {
+    if ids::is_graphic(text.as_bytes()) && text.len() <= MAX_NAME {
+        return Ok(text);
+    }
     if text.trim().is_empty() || text.chars().count() > MAX_NAME || text.chars().any(char::is_control) {
         let why = format!("{what} must have 1 to {MAX_NAME} characters and no control characters");
         return Err(InvalidEvent::raise(py, why));
@@ -256,15 +290,35 @@ fn checked_name<'a>(py: Python<'_>, text: &'a str, what: &str) -> PyResult<&'a s
     Ok(text)
 }
 
+thread_local! {
+    /// The text of the last payload, emptied: most payloads need as much room as the one before.
+    static SPARE: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// What one large payload needed is not kept for the small ones.
+const KEPT_SPARE: usize = 16 * 1024;
+
 /// Builds the payload: an object that stays open.
 struct Payload<'py> {
     py: Python<'py>,
-    out: Vec<u8>,
+    out: String,
+}
+
+impl Drop for Payload<'_> {
+    fn drop(&mut self) {
+        if self.out.capacity() <= KEPT_SPARE {
+            SPARE.set(std::mem::take(&mut self.out));
+        }
+    }
 }
 
 impl<'py> Payload<'py> {
     fn new(py: Python<'py>) -> Self {
-        Self { py, out: b"{".to_vec() }
+        // Writing may run Python code that publishes: that finds no spare and makes its own.
+        let mut out = SPARE.take();
+        out.clear();
+        out.push('{');
+        Self { py, out }
     }
 
     fn text(mut self, name: &str, value: &str) -> Self {
@@ -275,7 +329,7 @@ impl<'py> Payload<'py> {
     fn value(mut self, name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         json::key(&mut self.out, name);
         match value {
-            None => self.out.extend_from_slice(b"null"),
+            None => self.out.push_str("null"),
             Some(value) => {
                 write(&mut self.out, value, name).map_err(|error| InvalidEvent::raise(self.py, error))?;
             }
@@ -292,10 +346,18 @@ impl<'py> Payload<'py> {
 }
 
 /// What is particular to one of the six.
-struct Built<'py> {
+struct Built<'py, 'call> {
     payload: Payload<'py>,
-    tool: String,
+    tool: Cow<'call, str>,
     message: Option<String>,
+}
+
+/// Two texts as one.
+fn joined(first: &str, second: &str) -> String {
+    let mut text = String::with_capacity(first.len() + second.len());
+    text.push_str(first);
+    text.push_str(second);
+    text
 }
 
 impl UserWebSocketEmitter {
@@ -305,7 +367,7 @@ impl UserWebSocketEmitter {
         method: &Method,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
-        build: impl FnOnce(Payload<'py>, &Call<'py>, Option<&str>) -> PyResult<Built<'py>>,
+        build: impl for<'call> FnOnce(Payload<'py>, &'call Call<'py>, Option<&str>) -> PyResult<Built<'py, 'call>>,
     ) -> PyResult<ReadyAwaitable> {
         self.counting(|| {
             let py = args.py();
@@ -356,51 +418,35 @@ impl UserWebSocketEmitter {
         Self::make(context.core().lane().clone(), None, target)
     }
 
-    /// The stream and scope for an event of `run`.
-    fn place(&self, py: Python<'_>, run: Option<&str>) -> PyResult<(StreamWriter, SpanScope)> {
-        match &self.target {
-            Target::Run {
-                scope,
-                run: own,
-                writer,
-                ..
-            } => {
-                if let Some(run) = run {
-                    self.check_run(py, run, own, scope)?;
-                }
-                let writer = lock(writer).clone();
-                writer
-                    .map(|writer| (writer, scope.clone()))
-                    .ok_or_else(|| to_python(py, EventError::Closed))
-            }
-            Target::User { thread, bounds, runs } => {
-                if self.closed.load(Ordering::Acquire) {
-                    return Err(to_python(py, EventError::Closed));
-                }
-                let Some(run) = run else {
-                    let why =
-                        "this emitter serves all runs of its user: pass run_id, or make the emitter for a context";
-                    return Err(InvalidEvent::raise(py, why.to_owned()));
-                };
-                let policy = placeholders();
-                Identity::check("run_id", run, &policy).map_err(|error| to_python(py, error))?;
-                let Ok(run) = RunId::new(run) else {
-                    return Err(to_python(py, EventError::invalid("run_id is no id")));
-                };
-                let held = lock(runs).get(&run).cloned();
-                if let Some(held) = held.filter(|(writer, _)| !writer.log().is_over()) {
-                    return Ok(held);
-                }
-                end_idle_runs(runs);
-                let writer = Streams::open(&self.lane, &run, thread, *bounds).map_err(|error| to_python(py, error))?;
-                let request = RequestId::new(&ids::fresh_with("req"))
-                    .map_err(|_| to_python(py, EventError::invalid("request_id is no id")))?;
-                let held = (writer, SpanScope { request, parent: None });
-                let old = lock(runs).insert(run, held.clone());
-                drop(old);
-                Ok(held)
-            }
+    /// The stream and scope of a run of an emitter that serves its whole user.
+    fn run_of_user(
+        &self,
+        py: Python<'_>,
+        run: Option<&str>,
+        thread: &ThreadId,
+        bounds: LogBounds,
+        runs: &Mutex<HashMap<RunId, (StreamWriter, SpanScope)>>,
+    ) -> PyResult<(StreamWriter, SpanScope)> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(to_python(py, EventError::Closed));
         }
+        let Some(run) = run else {
+            let why = "this emitter serves all runs of its user: pass run_id, or make the emitter for a context";
+            return Err(InvalidEvent::raise(py, why.to_owned()));
+        };
+        let run = with_placeholders(|policy| Identity::check("run_id", run, policy).map(RunId::from))
+            .map_err(|error| to_python(py, error))?;
+        let held = lock(runs).get(&run).cloned();
+        if let Some(held) = held.filter(|(writer, _)| !writer.log().is_over()) {
+            return Ok(held);
+        }
+        end_idle_runs(runs);
+        let writer = Streams::open(&self.lane, &run, thread, bounds).map_err(|error| to_python(py, error))?;
+        let request = RequestId::fresh(crate::clock::unix_millis_of_system());
+        let held = (writer, SpanScope { request, parent: None });
+        let old = lock(runs).insert(run, held.clone());
+        drop(old);
+        Ok(held)
     }
 
     /// An emitter of one run accepts that run's id and the ids of its children, and tells a foreign run from a wrong one.
@@ -427,11 +473,27 @@ impl UserWebSocketEmitter {
 
     fn emit(&self, py: Python<'_>, run: Option<&str>, draft: Draft<'_>) -> PyResult<u64> {
         self.stamp.check(py)?;
-        let (writer, scope) = self.place(py, run)?;
-        writer
-            .log()
-            .publish(self.lane.tag(), &scope, draft, CLOCK.unix(), CLOCK.monotonic())
-            .map_err(|error| to_python(py, error))
+        let published = match &self.target {
+            Target::Run {
+                scope,
+                run: own,
+                writer,
+                ..
+            } => {
+                if let Some(run) = run {
+                    self.check_run(py, run, own, scope)?;
+                }
+                // Publishing may wake a client, which runs Python code, so the writer's lock is let go before.
+                let log = lock(writer).as_ref().map(|writer| writer.log().clone());
+                log.ok_or(EventError::Closed)
+                    .and_then(|log| log.publish(&self.lane, scope, draft, CLOCK.now()))
+            }
+            Target::User { thread, bounds, runs } => {
+                let (writer, scope) = self.run_of_user(py, run, thread, *bounds, runs)?;
+                writer.log().publish(&self.lane, &scope, draft, CLOCK.now())
+            }
+        };
+        published.map_err(|error| to_python(py, error))
     }
 
     fn answer(py: Python<'_>, number: u64) -> ReadyAwaitable {
@@ -521,8 +583,8 @@ impl UserWebSocketEmitter {
                 .members(call.metadata()?, &["status"])?;
             Ok(Built {
                 payload,
-                tool: String::new(),
-                message: Some(format!("{agent} started")),
+                tool: Cow::Borrowed(""),
+                message: Some(joined(agent, " started")),
             })
         })
     }
@@ -542,7 +604,7 @@ impl UserWebSocketEmitter {
                 .members(call.metadata()?, &["reasoning", "status"])?;
             Ok(Built {
                 payload,
-                tool: String::new(),
+                tool: Cow::Borrowed(""),
                 message: None,
             })
         })
@@ -564,7 +626,7 @@ impl UserWebSocketEmitter {
                 .value("parameters", call.get(&["tool_input", "params"]))?
                 .text("status", "executing")
                 .members(call.metadata()?, &["tool_name", "parameters", "status"])?;
-            let message = Some(format!("Running {tool}"));
+            let message = Some(joined("Running ", &tool));
             Ok(Built { payload, tool, message })
         })
     }
@@ -588,7 +650,7 @@ impl UserWebSocketEmitter {
                     call.metadata()?,
                     &["tool_name", "result", "status", "execution_time_ms"],
                 )?;
-            let message = Some(format!("{tool} completed"));
+            let message = Some(joined(&tool, " completed"));
             Ok(Built { payload, tool, message })
         })
     }
@@ -605,10 +667,10 @@ impl UserWebSocketEmitter {
                 .text("status", "completed")
                 .value("result", call.get(&["result"]))?
                 .members(call.metadata()?, &["status", "result", "execution_time_ms"])?;
-            let message = agent.map(|agent| format!("{agent} completed"));
+            let message = agent.map(|agent| joined(agent, " completed"));
             Ok(Built {
                 payload,
-                tool: String::new(),
+                tool: Cow::Borrowed(""),
                 message,
             })
         })
@@ -632,7 +694,7 @@ impl UserWebSocketEmitter {
             let payload = payload.members(call.metadata()?, &except)?;
             Ok(Built {
                 payload,
-                tool: String::new(),
+                tool: Cow::Borrowed(""),
                 message: Some(ids::cut(&text, 200).to_owned()),
             })
         })
@@ -686,7 +748,7 @@ impl UserWebSocketEmitter {
     ) -> PyResult<u64> {
         self.counting(|| {
             let name = name_of(event_type, "event_type")?;
-            if EventKind::AGENT_EVENTS.contains(&name.as_str()) {
+            if EventKind::AGENT_EVENTS.contains(&&*name) {
                 let why = format!(
                     "{name} is one of the six agent events: use notify_{name}, which keeps its span well-formed"
                 );
@@ -864,7 +926,8 @@ pub(crate) fn emitter_for_user(
     retention: f64,
 ) -> PyResult<UserWebSocketEmitter> {
     let lane = lane_of(py, user_id)?;
-    Identity::check("thread_id", thread_id, &placeholders()).map_err(|error| to_python(py, error))?;
+    with_placeholders(|policy| Identity::check("thread_id", thread_id, policy))
+        .map_err(|error| to_python(py, error))?;
     let thread = ThreadId::new(thread_id).map_err(|_| to_python(py, EventError::invalid("thread_id is no id")))?;
     let bounds = bounds(max_events, max_run_bytes, max_user_bytes, max_event_bytes, retention);
     Ok(UserWebSocketEmitter::make(
@@ -920,7 +983,7 @@ pub(crate) fn stream_has_ended(ctx: &Bound<'_, PyContext>) -> PyResult<bool> {
 #[pyfunction]
 #[pyo3(signature = (user_id) -> "list[dict[str, typing.Any]]")]
 pub(crate) fn user_streams<'py>(py: Python<'py>, user_id: &str) -> PyResult<Vec<Bound<'py, PyDict>>> {
-    let lane = UserId::new(user_id).ok().and_then(|user| registry().find(&user));
+    let lane = registry().find(user_id);
     let Some(lane) = lane else { return Ok(Vec::new()) };
     let mut streams = Vec::new();
     for view in lane.streams().views() {

@@ -63,7 +63,7 @@ impl UnifiedIDManager {
     /// Checks a user id by the rules that contexts use. Raises `InvalidContextError`.
     #[staticmethod]
     fn check_user_id(py: Python<'_>, user_id: &str) -> PyResult<()> {
-        Identity::user(user_id, &super::policy::placeholders())
+        super::policy::with_placeholders(|policy| Identity::user(user_id, policy))
             .map(drop)
             .map_err(|error| super::errors::to_python(py, error))
     }

@@ -17,6 +17,7 @@
 //! Anything else is an error that names the path to it.
 
 use pyo3::exceptions::{PyBaseException, PyValueError};
+use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -64,7 +65,7 @@ impl From<PyErr> for Fault {
 }
 
 /// Appends `value` as JSON. An error names the path from `name`.
-pub(crate) fn write(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, name: &str) -> Result<(), String> {
+pub(crate) fn write(out: &mut String, value: &Bound<'_, PyAny>, name: &str) -> Result<(), String> {
     let before = out.len();
     write_value(out, value, 0).map_err(|fault| {
         out.truncate(before);
@@ -75,7 +76,7 @@ pub(crate) fn write(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, name: &str) -> 
     })
 }
 
-fn write_str(out: &mut Vec<u8>, value: &Bound<'_, PyString>) {
+fn write_str(out: &mut String, value: &Bound<'_, PyString>) {
     if let Ok(text) = value.to_str() {
         json::string(out, text);
         return;
@@ -91,11 +92,11 @@ fn write_str(out: &mut Vec<u8>, value: &Bound<'_, PyString>) {
     json::string(out, &String::from_utf16_lossy(&units));
 }
 
-fn write_int(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+fn write_int(out: &mut String, value: &Bound<'_, PyAny>) -> PyResult<()> {
     match value.extract::<i64>() {
         Ok(number) if (-MAX_SAFE_INTEGER..=MAX_SAFE_INTEGER).contains(&number) => {
             if number < 0 {
-                out.push(b'-');
+                out.push('-');
             }
             json::number(out, number.unsigned_abs());
         }
@@ -111,7 +112,7 @@ fn write_int(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-fn write_value(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
+fn write_value(out: &mut String, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
     if depth > MAX_DEPTH {
         return Err(Fault::new(format!(
             "it is nested deeper than {MAX_DEPTH} levels, or contains itself"
@@ -126,9 +127,9 @@ fn write_value(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Res
     } else if let Ok(number) = value.cast_exact::<PyFloat>() {
         json::float(out, number.value());
     } else if value.is_none() {
-        out.extend_from_slice(b"null");
+        out.push_str("null");
     } else if let Ok(truth) = value.cast_exact::<PyBool>() {
-        out.extend_from_slice(if truth.is_true() { b"true" } else { b"false" });
+        out.push_str(if truth.is_true() { "true" } else { "false" });
     } else if let Ok(list) = value.cast_exact::<PyList>() {
         write_items(out, list.iter(), depth)?;
     } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
@@ -140,74 +141,105 @@ fn write_value(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Res
 }
 
 fn write_items<'py>(
-    out: &mut Vec<u8>,
+    out: &mut String,
     items: impl Iterator<Item = Bound<'py, PyAny>>,
     depth: usize,
 ) -> Result<(), Fault> {
-    out.push(b'[');
+    out.push('[');
     for (at, item) in items.enumerate() {
         if at > 0 {
-            out.push(b',');
+            out.push(',');
         }
         write_value(out, &item, depth + 1).map_err(|fault| fault.within(|| format!("[{at}]")))?;
     }
-    out.push(b']');
+    out.push(']');
     Ok(())
 }
 
-fn write_dict(out: &mut Vec<u8>, dict: &Bound<'_, PyDict>, depth: usize) -> Result<(), Fault> {
-    out.push(b'{');
+fn write_dict(out: &mut String, dict: &Bound<'_, PyDict>, depth: usize) -> Result<(), Fault> {
+    out.push('{');
     write_members(out, dict, depth)?;
-    out.push(b'}');
+    out.push('}');
     Ok(())
 }
 
-/// The entries as they are now. Writing a value may run Python code, which may change the dictionary.
+/// The entries as they are now. For loops whose body may run Python code, which may change the dictionary.
 pub(crate) fn entries<'py>(dict: &Bound<'py, PyDict>) -> Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     dict.iter().collect()
 }
 
-/// Appends the members of `dict` to an object that is open.
-fn write_members(out: &mut Vec<u8>, dict: &Bound<'_, PyDict>, depth: usize) -> Result<(), Fault> {
-    for (key, value) in entries(dict) {
-        if !matches!(out.last(), Some(b'{')) {
-            out.push(b',');
+/// Why a dictionary could not be gone through, or what `write` said of an entry.
+enum EntryFault<E> {
+    Changed,
+    Of(E),
+}
+
+/// Calls `write` with each entry. Writing a value may run Python code; a dictionary whose size that changes is refused.
+#[allow(unsafe_code)]
+fn each_entry<'py, E>(
+    dict: &Bound<'py, PyDict>,
+    mut write: impl FnMut(&Bound<'py, PyAny>, &Bound<'py, PyAny>) -> Result<(), E>,
+) -> Result<(), EntryFault<E>> {
+    let (py, size) = (dict.py(), dict.len());
+    let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: `PyDict_Next` reads the table as it is at each call and hands out borrowed references, which are made owned before
+    // anything else runs.
+    while unsafe { ffi::PyDict_Next(dict.as_ptr(), &raw mut at, &raw mut key, &raw mut value) } != 0 {
+        // SAFETY: both references were set by the call above.
+        let (key, value) = unsafe { (Bound::from_borrowed_ptr(py, key), Bound::from_borrowed_ptr(py, value)) };
+        write(&key, &value).map_err(EntryFault::Of)?;
+        if dict.len() != size {
+            return Err(EntryFault::Changed);
         }
-        let step = || match key.cast::<PyString>() {
-            Ok(text) => format!(".{}", crate::ids::cut(&text.to_string_lossy(), 60)),
-            Err(_) => "[…]".to_owned(),
-        };
-        write_key(out, &key)?;
-        out.push(b':');
-        write_value(out, &value, depth + 1).map_err(|fault| fault.within(step))?;
     }
     Ok(())
+}
+
+const CHANGED: &str = "the dictionary changed while it was written; pass a copy of it";
+
+/// Appends the members of `dict` to an object that is open.
+fn write_members(out: &mut String, dict: &Bound<'_, PyDict>, depth: usize) -> Result<(), Fault> {
+    each_entry(dict, |key, value| {
+        json::comma(out);
+        write_key(out, key)?;
+        out.push(':');
+        write_value(out, value, depth + 1).map_err(|fault| {
+            fault.within(|| match key.cast::<PyString>() {
+                Ok(text) => format!(".{}", crate::ids::cut(&text.to_string_lossy(), 60)),
+                Err(_) => "[…]".to_owned(),
+            })
+        })
+    })
+    .map_err(|fault| match fault {
+        EntryFault::Changed => Fault::new(CHANGED),
+        EntryFault::Of(fault) => fault,
+    })
 }
 
 /// Appends members of `dict` to an open object, apart from those in `except`.
-pub(crate) fn write_members_except(out: &mut Vec<u8>, dict: &Bound<'_, PyDict>, except: &[&str]) -> Result<(), String> {
-    for (key, value) in entries(dict) {
+pub(crate) fn write_members_except(out: &mut String, dict: &Bound<'_, PyDict>, except: &[&str]) -> Result<(), String> {
+    each_entry(dict, |key, value| {
         if let Ok(name) = key.cast::<PyString>()
             && let Ok(name) = name.to_str()
         {
-            if except.contains(&name) {
-                continue;
+            if !except.contains(&name) {
+                json::key(out, name);
+                write(out, value, name)?;
             }
-            json::key(out, name);
-            write(out, &value, name)?;
-            continue;
+            return Ok(());
         }
-        if !matches!(out.last(), Some(b'{')) {
-            out.push(b',');
-        }
-        write_key(out, &key).map_err(|fault| format!("a key is not JSON-able: {}", fault.what))?;
-        out.push(b':');
-        write(out, &value, "[…]")?;
-    }
-    Ok(())
+        json::comma(out);
+        write_key(out, key).map_err(|fault| format!("a key is not JSON-able: {}", fault.what))?;
+        out.push(':');
+        write(out, value, "[…]")
+    })
+    .map_err(|fault| match fault {
+        EntryFault::Changed => format!("payload is not JSON-able: {CHANGED}"),
+        EntryFault::Of(fault) => fault,
+    })
 }
 
-fn write_key(out: &mut Vec<u8>, key: &Bound<'_, PyAny>) -> Result<(), Fault> {
+fn write_key(out: &mut String, key: &Bound<'_, PyAny>) -> Result<(), Fault> {
     if let Ok(text) = key.cast_exact::<PyString>() {
         write_str(out, text);
         return Ok(());
@@ -224,15 +256,15 @@ fn write_key(out: &mut Vec<u8>, key: &Bound<'_, PyAny>) -> Result<(), Fault> {
         || key.is_instance_of::<PyInt>()
         || key.is_instance_of::<PyFloat>()
     {
-        let mut inner = Vec::new();
+        let mut inner = String::new();
         write_value(&mut inner, key, 0)?;
         // A number that was written as a string keeps its quotes.
-        if inner.first() == Some(&b'"') {
-            out.extend_from_slice(&inner);
+        if inner.starts_with('"') {
+            out.push_str(&inner);
         } else {
-            out.push(b'"');
-            out.extend_from_slice(&inner);
-            out.push(b'"');
+            out.push('"');
+            out.push_str(&inner);
+            out.push('"');
         }
         return Ok(());
     }
@@ -274,13 +306,13 @@ fn enum_value<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAn
     }
 }
 
-fn write_text_of(out: &mut Vec<u8>, text: &Bound<'_, PyAny>) -> PyResult<()> {
+fn write_text_of(out: &mut String, text: &Bound<'_, PyAny>) -> PyResult<()> {
     write_str(out, text.cast::<PyString>()?);
     Ok(())
 }
 
 /// What is not of a JSON type itself.
-fn write_other(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
+fn write_other(out: &mut String, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
     static DECIMAL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static UUID: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static PATH: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -332,26 +364,24 @@ fn write_other(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Res
     Ok(())
 }
 
-fn write_dataclass(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
+fn write_dataclass(out: &mut String, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
     let fields = value.getattr(intern!(value.py(), "__dataclass_fields__"))?;
     let fields = fields
         .cast::<PyDict>()
         .map_err(|_| Fault::new("its __dataclass_fields__ are no dict"))?;
-    out.push(b'{');
+    out.push('{');
     for (name, _) in entries(fields) {
         let Ok(name) = name.cast_into::<PyString>() else {
             continue;
         };
         // Class variables are among the fields; those without a value of the instance are left out.
         let Ok(inner) = value.getattr(&name) else { continue };
-        if !matches!(out.last(), Some(b'{')) {
-            out.push(b',');
-        }
+        json::comma(out);
         write_str(out, &name);
-        out.push(b':');
+        out.push(':');
         write_value(out, &inner, depth + 1).map_err(|fault| fault.within(|| format!(".{}", name.to_string_lossy())))?;
     }
-    out.push(b'}');
+    out.push('}');
     Ok(())
 }
 
@@ -370,7 +400,7 @@ pub(crate) fn exception_text(error: &Bound<'_, PyAny>) -> String {
 /// The JSON of a value, as publishing would write it. For tests and for agents that want to look before they publish.
 #[pyfunction]
 pub(crate) fn to_json(value: &Bound<'_, PyAny>) -> PyResult<String> {
-    let mut out = Vec::new();
+    let mut out = String::new();
     write(&mut out, value, "value").map_err(PyValueError::new_err)?;
-    String::from_utf8(out).map_err(|_| PyValueError::new_err("value is not UTF-8"))
+    Ok(out)
 }

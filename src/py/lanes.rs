@@ -5,7 +5,6 @@ use pyo3::types::PyDict;
 
 use super::process::{CLOCK, registry};
 use crate::clock::{Clock, micros, seconds};
-use crate::ids::UserId;
 
 /// Counts of the process: `lanes`, `idle`, `evicted`, `bytes`, `events_published`, `events_sent`, `events_failed`,
 /// `events_folded`, `events_forgotten`.
@@ -33,7 +32,7 @@ pub(crate) fn lane_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pyfunction]
 #[pyo3(signature = (user_id) -> "dict[str, int] | None")]
 pub(crate) fn lane_usage<'py>(py: Python<'py>, user_id: &str) -> PyResult<Option<Bound<'py, PyDict>>> {
-    let Some(lane) = UserId::new(user_id).ok().and_then(|user| registry().find(&user)) else {
+    let Some(lane) = registry().find(user_id) else {
         return Ok(None);
     };
     let dict = PyDict::new(py);

@@ -1,26 +1,27 @@
 //! A field that is made when it is first read.
 
-use std::sync::OnceLock;
-
+use once_cell::sync::OnceCell;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-/// Like `OnceLock`, but making the value may run Python code: nothing is locked meanwhile, and of two that are made at the
+/// Like `OnceCell`, but making the value may run Python code: nothing is locked meanwhile, and of two that are made at the
 /// same time the first one stays.
 #[derive(Debug)]
-pub(crate) struct Lazy<T>(OnceLock<T>);
+pub(crate) struct Lazy<T>(OnceCell<T>);
+
+impl<T> Default for Lazy<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl<T> Lazy<T> {
     pub(crate) const fn new() -> Self {
-        Self(OnceLock::new())
+        Self(OnceCell::new())
     }
 
     pub(crate) fn with(value: Option<T>) -> Self {
-        let lazy = Self::new();
-        if let Some(value) = value {
-            lazy.set(value);
-        }
-        lazy
+        value.map_or_else(Self::new, |value| Self(OnceCell::with_value(value)))
     }
 
     pub(crate) fn get(&self) -> Option<&T> {

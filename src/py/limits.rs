@@ -9,13 +9,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
-use super::awaitable::ReadyAwaitable;
+use super::awaitable::{Ready, ReadyNone};
 use super::context::PyContext;
 use super::errors::{limit_timeout, to_python};
 use super::loops::{FutureSteps, LoopFuture, beside_exception, current_task};
-use super::process::{CLOCK, Stamp, lane_of};
+use super::process::{CLOCK, Stamp, lane_of, registry};
 use crate::clock::Clock;
-use crate::ids::UserId;
 use crate::lanes::LaneHandle;
 use crate::limits::{Decision, FairLimiter, Grant, LimitSettings, Parked, Permit, Request, Ticket};
 use crate::owner::Crossing;
@@ -151,7 +150,8 @@ impl PyFairLimiter {
     fn stats<'py>(&self, py: Python<'py>, user_id: Option<&str>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         if let Some(user) = user_id {
-            let load = UserId::new(user).map(|user| self.inner.load(&user)).unwrap_or_default();
+            let lane = registry().find(user);
+            let load = lane.map(|lane| self.inner.load(&lane)).unwrap_or_default();
             dict.set_item("running", load.running)?;
             dict.set_item("queued", load.queued)?;
             return Ok(dict);
@@ -180,7 +180,8 @@ impl PyFairLimiter {
     }
 }
 
-/// The right to run, until it is released. Releases itself when it is collected. A context manager.
+/// The right to run, until it is released. Releases itself when it is collected. A context manager, and its own awaitable: a
+/// permit that was free needs no other object to be awaited.
 #[pyclass(frozen, name = "Permit", module = "isolane")]
 pub(crate) struct PyPermit {
     /// Taken out when an engine takes charge of it.
@@ -207,6 +208,16 @@ impl PyPermit {
     fn return_it(&self) -> bool {
         let permit = lock(&self.inner).take();
         permit.is_some_and(|permit| permit.release(CLOCK.monotonic()))
+    }
+}
+
+impl Ready for PyPermit {
+    fn answer(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        if slf.get().held() {
+            Ok(slf.clone().into_any().unbind())
+        } else {
+            Err(PyRuntimeError::new_err("the permit was released; ask for another one"))
+        }
     }
 }
 
@@ -237,9 +248,34 @@ impl PyPermit {
         slf
     }
 
-    #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::answer(slf).and_then(|permit| Err(PyStopIteration::new_err((permit,))))
+    }
+
+    #[pyo3(name = "send")]
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<()> {
+        Self::__next__(slf)
+    }
+
+    #[pyo3(signature = (_kind = None, _exception = None, _traceback = None))]
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _exception: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        self.stamp.check(py)?;
         self.return_it();
+        Ok(())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -377,7 +413,7 @@ impl Slot {
         if let Some(slot) = slot {
             slot.get().keep(py, &permit);
         }
-        Ok(Bound::new(py, ReadyAwaitable::value(permit.into_any()))?.into_any())
+        Ok(permit.into_bound(py).into_any())
     }
 
     fn free(&self) {
@@ -406,14 +442,20 @@ impl Slot {
         asked
     }
 
-    #[pyo3(signature = (*_exception) -> "collections.abc.Awaitable[None]")]
-    fn __aexit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> ReadyAwaitable {
+    #[pyo3(signature = (_kind = None, _exception = None, _traceback = None) -> "collections.abc.Awaitable[None]")]
+    fn __aexit__<'py>(
+        &self,
+        py: Python<'py>,
+        _kind: Option<&Bound<'py, PyAny>>,
+        _exception: Option<&Bound<'py, PyAny>>,
+        _traceback: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, ReadyNone>> {
         let permit = lock(&self.permit).take();
         if let Some(permit) = permit {
             permit.get().return_it();
         }
         self.free();
-        ReadyAwaitable::value(py.None())
+        ReadyNone::shared(py)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -1,6 +1,8 @@
 //! asyncio event loops: which one runs, and how a future of one is completed from anywhere.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -16,6 +18,45 @@ fn cached<'py>(
 ) -> PyResult<&'py Bound<'py, PyAny>> {
     cell.get_or_try_init(py, || py.import(module)?.getattr(name).map(Bound::unbind))
         .map(|value| value.bind(py))
+}
+
+/// Whether the interpreter is about to end: threads that wake each other's loops then could be ended inside this module.
+static ENDING: AtomicBool = AtomicBool::new(false);
+/// Calls into other threads' loops that have not returned.
+static WAKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Holds the end of the interpreter off while a call is under way.
+///
+/// Before 3.14 `CPython` ends a daemon thread that wants the interpreter back while it is going away by unwinding its stack, and
+/// that ends the process when it meets Rust. Waking a loop gives the interpreter up for a moment, so it is not begun after
+/// [`_before_exit`], which waits for those that were.
+struct Waking;
+
+impl Waking {
+    fn begin() -> Option<Self> {
+        WAKING.fetch_add(1, Ordering::SeqCst);
+        let waking = Self;
+        (!ENDING.load(Ordering::SeqCst)).then_some(waking)
+    }
+}
+
+impl Drop for Waking {
+    fn drop(&mut self) {
+        WAKING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Called by `atexit`: from here on no thread wakes the loop of another.
+#[pyfunction]
+pub(crate) fn _before_exit(py: Python<'_>) {
+    ENDING.store(true, Ordering::SeqCst);
+    // What was begun needs the interpreter to come back, so it is let go. A loop's thread that hangs does not keep the exit.
+    py.detach(|| {
+        let patience = Instant::now() + Duration::from_millis(200);
+        while WAKING.load(Ordering::SeqCst) > 0 && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
 }
 
 /// The loop that runs in this thread; an error that says so when there is none.
@@ -95,6 +136,7 @@ impl LoopFuture {
             set_result(self.future.bind(py));
             return true;
         }
+        let Some(_waking) = Waking::begin() else { return false };
         let result = wake_function(py).and_then(|wake| {
             event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (wake, self.future.bind(py)))
         });

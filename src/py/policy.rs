@@ -107,9 +107,9 @@ fn process_policy() -> &'static RwLock<Arc<PlaceholderPolicy>> {
     POLICY.get_or_init(RwLock::default)
 }
 
-/// The placeholder policy of the process.
-pub(crate) fn placeholders() -> Arc<PlaceholderPolicy> {
-    process_policy().read().unwrap_or_else(PoisonError::into_inner).clone()
+/// Asks the placeholder policy of the process. `ask` must not run Python code.
+pub(crate) fn with_placeholders<R>(ask: impl FnOnce(&PlaceholderPolicy) -> R) -> R {
+    ask(&process_policy().read().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Sets the placeholder policy of the process, once, at start-up. Returns the one that was in force.

@@ -1,15 +1,16 @@
 //! The process: its registry, its clock, and the guard against use after a fork.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
+use pyo3::exceptions::PyImportError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::errors::{ForkedProcessError, to_python};
-use super::policy::placeholders;
-use crate::clock::{Clock, Micros, ProcessClock};
+use super::policy::with_placeholders;
+use crate::clock::{Clock, Micros, Moment, ProcessClock};
 use crate::context::Identity;
-use crate::ids::UserId;
 use crate::lanes::{LaneHandle, Registry};
 
 /// Grows in the child of each fork. Handles carry the value they were made under.
@@ -28,28 +29,36 @@ impl Clock for ClockOfProcess {
     fn unix(&self) -> Micros {
         CLOCK.unix()
     }
+
+    fn now(&self) -> Moment {
+        CLOCK.now()
+    }
 }
 
-fn slot() -> &'static RwLock<Arc<Registry>> {
-    static REGISTRY: OnceLock<RwLock<Arc<Registry>>> = OnceLock::new();
-    REGISTRY.get_or_init(|| RwLock::new(Arc::new(Registry::new(Box::new(ClockOfProcess)))))
+fn slot() -> &'static RwLock<&'static Registry> {
+    static REGISTRY: OnceLock<RwLock<&'static Registry>> = OnceLock::new();
+    REGISTRY.get_or_init(|| RwLock::new(fresh_registry()))
+}
+
+/// Lives as long as the process: the parent's lanes are not dropped in the child of a fork, which could run the clean-up of
+/// things that the parent still uses.
+fn fresh_registry() -> &'static Registry {
+    Box::leak(Box::new(Registry::new(Box::new(ClockOfProcess))))
 }
 
 /// The lanes of this process.
-pub(crate) fn registry() -> Arc<Registry> {
-    slot().read().unwrap_or_else(PoisonError::into_inner).clone()
+pub(crate) fn registry() -> &'static Registry {
+    *slot().read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The lane of a user who is known by the id alone. A user who has a lane was let in by the policy of a context; anybody else
 /// is asked by the process's.
 pub(crate) fn lane_of(py: Python<'_>, user_id: &str) -> PyResult<LaneHandle> {
     let registry = registry();
-    if let Ok(user) = UserId::new(user_id)
-        && let Some(lane) = registry.find(&user)
-    {
+    if let Some(lane) = registry.find(user_id) {
         return Ok(lane);
     }
-    let user = Identity::user(user_id, &placeholders()).map_err(|error| to_python(py, error))?;
+    let user = with_placeholders(|policy| Identity::user(user_id, policy)).map_err(|error| to_python(py, error))?;
     Ok(registry.lane(&user))
 }
 
@@ -78,13 +87,25 @@ impl Stamp {
     }
 }
 
+/// Raises `ImportError` in an interpreter that is not the first one: types, caches and lanes belong to the process, and isolating
+/// two interpreters from each other is not what they do. From 3.12 on the interpreter itself refuses.
+#[allow(unsafe_code)]
+pub(crate) fn refuse_sub_interpreter() -> PyResult<()> {
+    // SAFETY: called while the module is imported, so this thread is attached to an interpreter.
+    let number = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    if number == 0 {
+        return Ok(());
+    }
+    Err(PyImportError::new_err(
+        "isolane cannot be imported in a sub-interpreter: its lanes belong to the process. Import it in the main interpreter, or \
+         use a process of its own",
+    ))
+}
+
 /// Called in the child of a fork: nothing of the parent's lanes is used again.
 #[pyfunction]
 pub(crate) fn _after_fork_in_child() {
     crate::ids::after_fork_in_child();
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    let fresh = Arc::new(Registry::new(Box::new(ClockOfProcess)));
-    let old = std::mem::replace(&mut *slot().write().unwrap_or_else(PoisonError::into_inner), fresh);
-    // The parent's lanes are left as they are: dropping them could run the clean-up of things that the parent still uses.
-    std::mem::forget(old);
+    *slot().write().unwrap_or_else(PoisonError::into_inner) = fresh_registry();
 }

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDateTime, PyDict, PyTzInfo};
 
 use super::request::{Note, NoteId};
-use crate::clock::{Micros, seconds};
+use crate::clock::{Civil, Micros, seconds};
 use crate::context::{ContextState, ExecutionMetrics, RunOutcome, RunRecord};
 
 /// Where a context or a run is in its life. `value` is the name in lower case.
@@ -77,26 +77,17 @@ impl ExecutionStatus {
 /// An aware UTC `datetime` of a moment.
 pub(crate) fn datetime(py: Python<'_>, unix: Micros) -> PyResult<Bound<'_, PyDateTime>> {
     // Through the timestamp's parts, not through a float, which would lose microseconds.
-    let days = unix / 86_400_000_000;
-    let rest = unix % 86_400_000_000;
+    let civil = Civil::of(unix);
     let utc = PyTzInfo::utc(py)?;
-    let mut iso = Vec::with_capacity(27);
-    crate::clock::write_iso8601(&mut iso, days * 86_400_000_000);
-    let number = |range: std::ops::Range<usize>| {
-        iso[range]
-            .iter()
-            .fold(0_i32, |value, digit| value * 10 + i32::from(digit - b'0'))
-    };
-    let byte = |value: u64| u8::try_from(value).unwrap_or_default();
     PyDateTime::new(
         py,
-        number(0..4),
-        byte(u64::try_from(number(5..7)).unwrap_or_default()),
-        byte(u64::try_from(number(8..10)).unwrap_or_default()),
-        byte(rest / 3_600_000_000),
-        byte(rest / 60_000_000 % 60),
-        byte(rest / 1_000_000 % 60),
-        u32::try_from(rest % 1_000_000).unwrap_or_default(),
+        i32::from(civil.year),
+        civil.month,
+        civil.day,
+        civil.hour,
+        civil.minute,
+        civil.second,
+        civil.micros,
         Some(&utc),
     )
 }

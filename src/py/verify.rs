@@ -169,12 +169,22 @@ fn walk<'py>(
     Ok(())
 }
 
-fn roots<'py>(context: &Bound<'py, PyContext>) -> PyResult<Vec<(String, Bound<'py, PyAny>)>> {
+/// The dictionaries of a context, as far as there are any: what nobody has read yet cannot be shared.
+fn dictionaries<'py>(context: &Bound<'py, PyContext>) -> impl Iterator<Item = (&'static str, Bound<'py, PyDict>)> {
     let (py, inner) = (context.py(), context.get());
-    Ok(vec![
-        ("agent_context".to_owned(), inner.agent_dict(py).clone().into_any()),
-        ("audit_metadata".to_owned(), inner.audit_dict(py)?.clone().into_any()),
-    ])
+    let dictionaries = [
+        ("agent_context", inner.agent_data()),
+        ("audit_metadata", inner.audit_data()),
+    ];
+    dictionaries
+        .into_iter()
+        .filter_map(move |(name, dict)| Some((name, dict?.bind(py).clone())))
+}
+
+fn roots<'py>(context: &Bound<'py, PyContext>) -> Vec<(String, Bound<'py, PyAny>)> {
+    dictionaries(context)
+        .map(|(name, dict)| (name.to_owned(), dict.into_any()))
+        .collect()
 }
 
 /// The user of an object that carries one, if it is another than `user`.
@@ -190,7 +200,7 @@ fn is_foreign(value: &Bound<'_, PyAny>, user: &str) -> bool {
 
 fn still_holds(context: &Bound<'_, PyContext>, address: usize) -> PyResult<bool> {
     let mut holds = false;
-    walk(roots(context)?, |_, value, _| {
+    walk(roots(context), |_, value, _| {
         holds |= value.as_ptr() as usize == address;
         Ok(())
     })?;
@@ -199,15 +209,13 @@ fn still_holds(context: &Bound<'_, PyContext>, address: usize) -> PyResult<bool>
 
 /// All that is not the context's own.
 pub(crate) fn inspect(context: &Bound<'_, PyContext>) -> PyResult<Vec<IsolationFinding>> {
-    let py = context.py();
     let inner = context.get();
     let identity = inner.core().identity();
-    let correlation = identity.correlation();
     let finding = |kind: &str, path: &str, detail: &str, other: Option<String>| IsolationFinding {
         kind: kind.to_owned(),
         path: path.to_owned(),
         detail: detail.to_owned(),
-        context: correlation.clone(),
+        context: identity.correlation(),
         other,
     };
     let mut findings = Vec::new();
@@ -227,11 +235,8 @@ pub(crate) fn inspect(context: &Bound<'_, PyContext>) -> PyResult<Vec<IsolationF
             "Database session is shared between contexts of different users; give each request its own session";
         findings.push(finding("shared_session", "db_session", detail, None));
     }
-    for (name, dict) in [
-        ("agent_context", inner.agent_dict(py)),
-        ("audit_metadata", inner.audit_dict(py)?),
-    ] {
-        for key in reserved_in(dict)? {
+    for (name, dict) in dictionaries(context) {
+        for key in reserved_in(&dict)? {
             let detail = "a reserved key was written into the dictionary, which would let it speak for the context";
             findings.push(finding("reserved_key", &format!("{name}['{key}']"), detail, None));
         }
@@ -239,7 +244,7 @@ pub(crate) fn inspect(context: &Bound<'_, PyContext>) -> PyResult<Vec<IsolationF
 
     let mut containers = Vec::new();
     let user = identity.user.as_str();
-    walk(roots(context)?, |path, value, kind| {
+    walk(roots(context), |path, value, kind| {
         match kind {
             Kind::Container => containers.push((path.to_owned(), value.clone())),
             Kind::Other if is_foreign(value, user) => {
@@ -260,6 +265,10 @@ pub(crate) fn inspect(context: &Bound<'_, PyContext>) -> PyResult<Vec<IsolationF
 /// Records the containers as the context's own. Answers the paths of those that another live context still holds, with that
 /// context's correlation id.
 fn claim(context: &Bound<'_, PyContext>, containers: &[(String, Bound<'_, PyAny>)]) -> PyResult<Vec<(String, String)>> {
+    let claimed = || context.get().claims.lock().unwrap_or_else(PoisonError::into_inner);
+    if containers.is_empty() && claimed().is_empty() {
+        return Ok(Vec::new());
+    }
     let py = context.py();
     let serial = context.get().serial();
     let weak = PyWeakrefReference::new(context)?;
@@ -295,10 +304,7 @@ fn claim(context: &Bound<'_, PyContext>, containers: &[(String, Bound<'_, PyAny>
         replaced.extend(claims().insert(address, (serial, weak.clone().unbind())));
         held.push(container.clone().unbind());
     }
-    let mut old = std::mem::replace(
-        &mut *context.get().claims.lock().unwrap_or_else(PoisonError::into_inner),
-        held,
-    );
+    let mut old = std::mem::replace(&mut *claimed(), held);
     release_stale(context, serial, &mut old);
     drop(replaced);
     Ok(found)

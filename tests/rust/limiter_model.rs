@@ -138,7 +138,7 @@ proptest! {
             for (user, lane) in lanes.iter().enumerate() {
                 let running = held.iter().filter(|(holder, _)| *holder == user).count();
                 prop_assert!(running <= per_user as usize);
-                prop_assert_eq!(limiter.load(lane.user()).running as usize, running);
+                prop_assert_eq!(limiter.load(lane).running as usize, running);
                 let waits = waiters.iter().any(|waiter| waiter.user == user);
                 prop_assert!(
                     !waits || stats.running == total || running == per_user as usize,

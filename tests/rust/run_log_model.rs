@@ -4,12 +4,15 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use isolane::clock::ProcessClock;
+use isolane::clock::{Moment, ProcessClock};
 use isolane::events::{CursorMode, Draft, EventKind, LogBounds, Outcome, SpanScope, StreamWriter, Streams};
 use isolane::ids::{RequestId, RunId, ThreadId, UserId};
 use isolane::lanes::{LaneHandle, Registry};
 use proptest::prelude::*;
 use serde_json::Value;
+
+/// The time plays no part here.
+const MOMENT: Moment = Moment { monotonic: 1, unix: 0 };
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -140,11 +143,11 @@ impl Agents {
             kind,
             agent: Some(&name),
             message: None,
-            payload: b"{\"x\":1",
+            payload: "{\"x\":1",
             timed: false,
         };
         // What breaks the order of a span is refused and changes nothing, which the numbers show.
-        if let Ok(number) = self.writer.log().publish(self.lane.tag(), &scope, draft, 0, 1) {
+        if let Ok(number) = self.writer.log().publish(&self.lane, &scope, draft, MOMENT) {
             self.published += 1;
             assert_eq!(number, self.published, "numbers are dense");
             match kind {
@@ -237,11 +240,11 @@ fn a_log_is_its_owners_alone() {
         kind: EventKind::Started,
         agent: Some("a"),
         message: None,
-        payload: b"{",
+        payload: "{",
         timed: false,
     };
-    assert!(writer.log().publish(bob.tag(), &scope, draft, 0, 1).is_err());
-    assert!(writer.log().publish(ann.tag(), &scope, draft, 0, 1).is_ok());
+    assert!(writer.log().publish(&bob, &scope, draft, MOMENT).is_err());
+    assert!(writer.log().publish(&ann, &scope, draft, MOMENT).is_ok());
     let connection = Streams::attach(&bob, CursorMode::Framed, 3, 0);
     connection.subscribe("run-of-ann", None, None);
     connection.subscribe("run-of-nobody", None, None);

@@ -391,8 +391,7 @@ class UserExecutionEngine:
         if self._closed:
             return True
         self._closed = True
-        current = asyncio.current_task()
-        running = {task for task in self._tasks if task is not current and not task.done()}
+        running = self._still_running()
         stopped = True
         try:
             if running:
@@ -405,6 +404,16 @@ class UserExecutionEngine:
             if not self._factory.shares_context(self):
                 end_stream(self.context, self._outcome(), reason)
         return stopped
+
+    def _still_running(self) -> set[asyncio.Task[Any]]:
+        if not self._tasks:
+            return set()
+        try:
+            current = asyncio.current_task()
+        except RuntimeError:
+            # The loop was thrown away, and its tasks with it: nothing runs any more.
+            return set()
+        return {task for task in self._tasks if task is not current and not task.done()}
 
     def _outcome(self) -> str | None:
         """Return how the stream ends, or ``None`` when that follows from its executions."""

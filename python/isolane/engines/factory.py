@@ -89,11 +89,14 @@ class ExecutionEngineFactory:
         self._book = EngineBook()
         self._engines: dict[int, UserExecutionEngine] = {}
         self._numbers: dict[UserExecutionEngine, int] = {}
+        self._of_context: dict[int, list[UserExecutionEngine]] = {}
+        """Living engines by the number of their context, which its copies have as well."""
         self._rejections = 0
         self._cleanup_errors = 0
         self._draining = False
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._audit_timer: asyncio.TimerHandle | None = None
+        self._timers_loop: asyncio.AbstractEventLoop | None = None
         self._closing: set[asyncio.Task[Any]] = set()
 
     # -- making ----------------------------------------------------------------------------------------------------
@@ -113,16 +116,13 @@ class ExecutionEngineFactory:
         shared = self._engine_above(context)
         if shared is not None:
             return shared
-        if context.status in ENDED or stream_has_ended(context):
-            raise ExecutionEngineFactoryError(
-                "the run of this context has ended: make a context with a new run id for the next engine, "
-                "or run both pipelines on one engine"
-            )
+        self._check_not_ended(context)
         slot = await self._reserve(context)
         try:
-            # A shutdown may have begun while this one waited.
+            # A shutdown may have begun, or the run may have ended, while this one waited.
             self._check_open()
-        except EngineDrainingError:
+            self._check_not_ended(context)
+        except BaseException:
             slot.release()
             raise
         try:
@@ -137,17 +137,33 @@ class ExecutionEngineFactory:
             if isinstance(error, Exception):
                 raise ExecutionEngineFactoryError(f"Engine creation failed: {error}") from error
             raise
-        number = self._book.open(context, slot, self.engine_timeout_seconds)
-        self._engines[number] = engine
-        self._numbers[engine] = number
-        self._arm()
+        self._register(engine, slot)
         return engine
 
     create_execution_engine = create_for_user
 
+    def _register(self, engine: UserExecutionEngine, slot: Permit) -> int:
+        """Give a new engine its number and its deadline. The slot is the book's from here on."""
+        number = self._book.open(engine.context, slot, self.engine_timeout_seconds)
+        self._engines[number] = engine
+        self._numbers[engine] = number
+        self._of_context.setdefault(engine.context._lineage[-1], []).append(engine)  # noqa: SLF001 - see _engine_above
+        self._arm_for(self.engine_timeout_seconds)
+        return number
+
+    def _unregister(self, number: int, engine: UserExecutionEngine) -> None:
+        self._engines.pop(number, None)
+        context = engine.context._lineage[-1]  # noqa: SLF001 - see _engine_above
+        left = [other for other in self._of_context.get(context, ()) if other is not engine]
+        if left:
+            self._of_context[context] = left
+        else:
+            self._of_context.pop(context, None)
+
     def shares_context(self, engine: UserExecutionEngine) -> bool:
         """Return whether another living engine belongs to the same context: then the stream goes on."""
-        return any(other is not engine and other.context is engine.context for other in self._numbers)
+        engines = self._of_context.get(engine.context._lineage[-1], ())  # noqa: SLF001 - see _engine_above
+        return any(other is not engine and other in self._numbers for other in engines)
 
     def refuse(self) -> None:
         """Make no more engines; those that run go on."""
@@ -157,19 +173,24 @@ class ExecutionEngineFactory:
         """Make engines again after a shutdown."""
         self._draining = False
 
+    @staticmethod
+    def _check_not_ended(context: UserExecutionContext) -> None:
+        if context.status in ENDED or stream_has_ended(context):
+            raise ExecutionEngineFactoryError(
+                "the run of this context has ended: make a context with a new run id for the next engine, "
+                "or run both pipelines on one engine"
+            )
+
     def _check_open(self) -> None:
         if self._draining:
             raise EngineDrainingError(DRAINING)
 
     def _engine_above(self, context: UserExecutionContext) -> UserExecutionEngine | None:
         """Return the engine of a context above this one, at any depth."""
-        above = set(context._lineage[:-1])  # noqa: SLF001 - numbers without meaning for anybody else
-        if not above:
+        if context.operation_depth == 0:
             return None
-        return next(
-            (engine for engine in self._engines.values() if engine.context._lineage[-1] in above),  # noqa: SLF001
-            None,
-        )
+        above = context._lineage[:-1]  # noqa: SLF001 - numbers without meaning for anybody else
+        return next((engines[0] for number in above if (engines := self._of_context.get(number))), None)
 
     async def _reserve(self, context: UserExecutionContext) -> Permit:
         try:
@@ -222,7 +243,7 @@ class ExecutionEngineFactory:
             logger.exception("the clean-up of an engine failed")
         finally:
             self._book.close(number, how)
-            self._engines.pop(number, None)
+            self._unregister(number, engine)
             await self._close_detached(engine)
 
     async def _close_detached(self, engine: UserExecutionEngine) -> None:
@@ -267,14 +288,27 @@ class ExecutionEngineFactory:
         for timer in (self._deadline_timer, self._audit_timer):
             if timer is not None:
                 timer.cancel()
-        self._deadline_timer = self._audit_timer = None
+        self._deadline_timer = self._audit_timer = self._timers_loop = None
 
     # -- time ------------------------------------------------------------------------------------------------------
+
+    def _arm_for(self, lifetime: float) -> None:
+        """Set the timers for an engine that is due in ``lifetime`` seconds, unless they ring before that anyway."""
+        loop = asyncio.get_running_loop()
+        timer = self._deadline_timer
+        if self._timers_loop is not loop or timer is None or timer.when() > loop.time() + lifetime:
+            self._arm()
 
     def _arm(self) -> None:
         """Set the timer of the earliest deadline, and of the audit sweep while there are engines."""
         loop = asyncio.get_running_loop()
         due = self._book.next_due_in()
+        if self._timers_loop is not loop:
+            # Those of another loop may never ring again.
+            self._timers_loop = loop
+            if self._audit_timer is not None:
+                self._audit_timer.cancel()
+                self._audit_timer = None
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
             self._deadline_timer = None

@@ -52,7 +52,7 @@ class WebSocketBridgeFactory:
 
     def __init__(self, config: WebSocketConfig | None = None) -> None:
         self.config = config if config is not None else WebSocketConfig()
-        self._emitters: weakref.WeakSet[UserWebSocketEmitter] = weakref.WeakSet()
+        self._emitters: set[weakref.ref[UserWebSocketEmitter]] = set()
         self._latest: weakref.WeakValueDictionary[str, UserWebSocketEmitter] = weakref.WeakValueDictionary()
         self._created = 0
         self._cleaned = 0
@@ -83,10 +83,14 @@ class WebSocketBridgeFactory:
             emitter = emitter_for_context(thread_id, **bounds)
         else:
             emitter = emitter_for_user(user_id, thread_id, connection_id, **bounds)
-        self._emitters.add(emitter)
+        self._emitters.add(weakref.ref(emitter, self._emitters.discard))
         self._latest[user_id] = emitter
         self._created += 1
         return emitter
+
+    def _living(self) -> list[UserWebSocketEmitter]:
+        emitters = (reference() for reference in list(self._emitters))
+        return [emitter for emitter in emitters if emitter is not None and not emitter.is_closed]
 
     def get_user_emitter(self, user_id: str) -> UserWebSocketEmitter | None:
         """Return the emitter that was made last for the user, if it is still in use."""
@@ -95,7 +99,7 @@ class WebSocketBridgeFactory:
 
     async def cleanup_user_emitter(self, user_id: str) -> int:
         """Clean up all emitters of a user; their streams end and stay readable. Returns how many there were."""
-        emitters = [emitter for emitter in self._emitters if emitter.user_id == user_id and not emitter.is_closed]
+        emitters = [emitter for emitter in self._living() if emitter.user_id == user_id]
         for emitter in emitters:
             await emitter.cleanup()
         self._cleaned += len(emitters)
@@ -106,7 +110,7 @@ class WebSocketBridgeFactory:
         stats = lane_stats()
         return {
             "emitters_created": self._created,
-            "emitters_active": sum(not emitter.is_closed for emitter in self._emitters),
+            "emitters_active": len(self._living()),
             "emitters_cleaned": self._cleaned,
             "events_published_total": stats["events_published"],
             "events_sent_total": stats["events_sent"],
@@ -120,10 +124,9 @@ class WebSocketBridgeFactory:
     async def shutdown(self) -> None:
         """Clean up all emitters and make no more."""
         self._closed = True
-        for emitter in list(self._emitters):
-            if not emitter.is_closed:
-                await emitter.cleanup()
-                self._cleaned += 1
+        for emitter in self._living():
+            await emitter.cleanup()
+            self._cleaned += 1
 
     def __repr__(self) -> str:
         return f"<WebSocketBridgeFactory {len(self._emitters)} emitters>"
