@@ -1,0 +1,752 @@
+"""Every public name of the host's modules, and what became of it here. ``docs/compat.md`` shows this table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["SURFACE", "Module", "Name", "Status", "markdown", "names"]
+
+Status = Literal["kept", "changed", "later", "left out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One name of the host's.
+
+    Attributes:
+        name: as it is written in its module, e.g. ``UserExecutionContext.from_request``.
+        status: ``kept``, ``changed``, ``later`` or ``left out``.
+        note: what was changed and why, which part is missing, or why it was left out.
+        signature: the host's positional parameters and their defaults, without ``self``; ``None`` for what is not
+            called or whose parameters the host's callers do not rely on. More parameters may follow.
+        of_instance: whether only an instance has it.
+        older: the host's older spellings of its parameters, which are taken by keyword.
+    """
+
+    name: str
+    status: Status
+    note: str = ""
+    signature: str | None = None
+    of_instance: bool = False
+    older: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One module of the host's.
+
+    Attributes:
+        host: the end of its path there.
+        module: its name in ``isolane.compat``, or ``None`` when there is none.
+        rows: its names.
+    """
+
+    host: str
+    module: str | None
+    rows: tuple[Name, ...]
+
+
+def _all(status: Status, listed: str, note: str = "", prefix: str = "", *, of_instance: bool = False) -> list[Name]:
+    """Return a row for each of the names, which share what is to be said about them."""
+    return [Name(prefix + name, status, note, of_instance=of_instance) for name in listed.split()]
+
+
+_CONTEXT_IDS = "user_id, thread_id, run_id"
+
+CONTEXTS = Module(
+    "services.user_execution_context",
+    "user_execution_context",
+    (
+        Name(
+            "UserExecutionContext",
+            "changed",
+            "isolane's class. Hashable; immutable in Rust; ids are trimmed before they are compared with placeholders; "
+            "control characters, lone surrogates and more than 256 characters are refused",
+            f"{_CONTEXT_IDS}, request_id=None, db_session=None, websocket_client_id=None, created_at=None, "
+            "agent_context=None, audit_metadata=None, operation_depth=0, parent_request_id=None",
+            older="websocket_connection_id metadata",
+        ),
+        *_all(
+            "kept",
+            "user_id thread_id run_id request_id db_session websocket_client_id created_at agent_context "
+            "audit_metadata operation_depth parent_request_id websocket_connection_id",
+            prefix="UserExecutionContext.",
+        ),
+        Name("UserExecutionContext.metadata", "changed", "read-only: writing into it raises instead of being lost"),
+        Name(
+            "UserExecutionContext.cleanup_callbacks",
+            "left out",
+            "a list that anybody can edit; use register_cleanup_callback(), which copies and children share",
+        ),
+        *_all(
+            "left out",
+            "_isolation_token _memory_refs _validation_fingerprint",
+            "private to the host; ownership is in the core",
+            "UserExecutionContext.",
+        ),
+        Name(
+            "UserExecutionContext.from_request",
+            "kept",
+            "",
+            f"{_CONTEXT_IDS}, request_id=None, db_session=None, websocket_client_id=None, agent_context=None, "
+            "audit_metadata=None",
+            older="websocket_connection_id metadata",
+        ),
+        Name(
+            "UserExecutionContext.from_fastapi_request",
+            "changed",
+            "url is the path without its query, which may carry secrets",
+            f"request, {_CONTEXT_IDS}, db_session=None, websocket_client_id=None",
+            older="websocket_connection_id",
+        ),
+        Name(
+            "UserExecutionContext.from_request_supervisor",
+            "changed",
+            "splits by whole names and known prefixes: login_count stays the agent's",
+            f"{_CONTEXT_IDS}, request_id=None, db_session=None, websocket_connection_id=None, metadata=None",
+            older="websocket_client_id",
+        ),
+        Name("UserExecutionContext.create_for_user", "kept", "as from_request", _CONTEXT_IDS),
+        *_all(
+            "later",
+            "from_agent_execution_context from_websocket_request",
+            "wants ids made for it; use from_request() with ids of UnifiedIdGenerator",
+            "UserExecutionContext.",
+        ),
+        Name(
+            "UserExecutionContext.create_defensive_user_execution_context",
+            "left out",
+            "its request id is the same for every call, so two requests would be one",
+        ),
+        Name(
+            "UserExecutionContext.create_child_context",
+            "changed",
+            "the request id names the operation: {parent}_{operation}",
+            "operation_name, additional_agent_context=None, additional_audit_metadata=None",
+            older="additional_metadata",
+        ),
+        Name(
+            "UserExecutionContext.create_child_context_supervisor",
+            "changed",
+            "as create_child_context; metadata is split by whole names",
+            "operation_name, additional_metadata=None",
+        ),
+        Name("UserExecutionContext.with_db_session", "kept", "", "db_session"),
+        Name("UserExecutionContext.with_websocket_connection", "changed", "a blank id is refused", "connection_id"),
+        Name(
+            "UserExecutionContext.with_websocket_connection_supervisor",
+            "changed",
+            "as with_websocket_connection",
+            "connection_id",
+        ),
+        Name(
+            "UserExecutionContext.verify_isolation",
+            "changed",
+            "finds what it is meant to: shared containers, sessions of another user, objects of another user",
+            "",
+        ),
+        Name(
+            "UserExecutionContext.to_dict",
+            "changed",
+            "has the host's keys and more; implementation is isolane, compatibility_layer_active is False",
+            "",
+        ),
+        Name("UserExecutionContext.get_correlation_id", "kept", "", ""),
+        Name(
+            "UserExecutionContext.get_audit_trail",
+            "changed",
+            "has the host's keys, and record: what happened to the context",
+            "",
+        ),
+        Name("UserExecutionContext.to_execution_context", "left out", "raises TypeError in the host as well"),
+        Name(
+            "UserExecutionContext.cleanup",
+            "changed",
+            "awaits whatever is awaitable, each callback has a deadline, and returns what they raised",
+            "",
+        ),
+        Name("UserExecutionContext.get_scoped_key", "kept", "", "component"),
+        *_all(
+            "later",
+            "get_dependency has_dependency set_dependency remove_dependency get_available_dependencies",
+            "wants a place beside the data: the host keeps handles among data that is deep-copied, which breaks "
+            "children",
+            "UserExecutionContext.",
+        ),
+        Name("UserExecutionContext.get_tool_dispatcher", "later", "comes with the tool dispatcher"),
+        Name("UserExecutionContext.get_llm_manager", "left out", "the application's own object"),
+        Name("UserExecutionContext.get_websocket_bridge", "left out", "use get_websocket_emitter()"),
+        Name("InvalidContextError", "changed", "isolane's class; is a ValueError as well, and has fields"),
+        Name("ContextIsolationError", "changed", "isolane's class; is a RuntimeError as well"),
+        Name("validate_user_context", "kept", "", "context"),
+        Name(
+            "register_shared_object",
+            "changed",
+            "keeps the object, so that a later one cannot be mistaken for it; at most 1000",
+            "obj",
+        ),
+        Name("clear_shared_object_registry", "kept", "", ""),
+        Name("_SHARED_OBJECT_REGISTRY", "changed", "a dict by id() instead of a set"),
+        Name(
+            "managed_user_context",
+            "changed",
+            "ends the context: callbacks run first, then the session is closed",
+            "context, cleanup_db_session=True",
+        ),
+        Name("UserContextFactory", "kept", "isolane's class"),
+        Name("UserContextFactory.create_context", "changed", "thread and run ids are generated when left out"),
+        Name("UserContextFactory.create_with_session", "kept"),
+        Name("UserExecutionContextFactory", "kept"),
+        Name(
+            "UserContextManager",
+            "changed",
+            "holds the contexts themselves; the host's copies them with their sessions. A key is of one user",
+        ),
+        *_all(
+            "kept",
+            "MAX_CONTEXTS_PER_USER MAX_TOTAL_CONTEXTS DEFAULT_CONTEXT_TTL CLEANUP_INTERVAL",
+            prefix="UserContextManager.",
+        ),
+        Name("UserContextManager.get_context", "kept", "", "context_key"),
+        Name("UserContextManager.set_context", "changed", "refuses a key of another user", "context_key, context"),
+        Name("UserContextManager.clear_context", "kept", "", "context_key"),
+        Name("UserContextManager.validate_isolation", "kept", "", "context_key"),
+        Name("UserContextManager.get_audit_trail", "kept", "", "context_key"),
+        *_all(
+            "later",
+            "create_isolated_execution_context create_user_execution_context",
+            "wants an emitter and a session made for it; use UserContextFactory",
+        ),
+    ),
+)
+
+SUPERVISOR_CONTEXTS = Module(
+    "agents.supervisor.user_execution_context, models.user_execution_context",
+    "user_execution_context",
+    (
+        Name(
+            "UserExecutionContext",
+            "changed",
+            "the class above takes the place of both. metadata is split by whole names as in from_request_supervisor; "
+            "the fourth argument is request_id, where agents.supervisor has db_session",
+            _CONTEXT_IDS,
+            older="metadata websocket_connection_id",
+        ),
+        *_all("left out", "clear_shared_objects _SHARED_OBJECTS", "use clear_shared_object_registry()"),
+        Name("UserExecutionContext with attributes that can be set", "left out", "a context is immutable"),
+    ),
+)
+
+RUN_TRACKING = Module(
+    "agents.supervisor.execution_factory, the context",
+    "user_execution_context",
+    (
+        Name("UserExecutionContext.session_id", "kept"),
+        *_all("kept", "update_activity is_healthy", prefix="UserExecutionContext."),
+        Name("UserExecutionContext.status", "changed", "follows from the runs, and is an ExecutionStatus"),
+        Name("UserExecutionContext.active_runs", "changed", "records instead of dictionaries; a copy"),
+        Name("UserExecutionContext.run_history", "changed", "records instead of dictionaries; the latest 100; a copy"),
+        Name("UserExecutionContext.execution_metrics", "changed", "a record with attributes instead of keys"),
+        Name(
+            "UserExecutionContext.record_run_start",
+            "changed",
+            "the run id may be left out; the agent's name is agent_type",
+            "run_id",
+        ),
+        Name("UserExecutionContext.record_run_success", "changed", "the time is measured, not told", "run_id"),
+        Name("UserExecutionContext.record_run_failure", "kept", "", "run_id, error=None"),
+        Name("UserExecutionContext.get_status_summary", "changed", "other keys", ""),
+        Name("UserExecutionContext._is_cleaned", "left out", "read status"),
+    ),
+)
+
+EXECUTION_FACTORY = Module(
+    "agents.supervisor.execution_factory, the rest",
+    None,
+    (
+        Name("ExecutionEngineFactory", "left out", "isolane.ExecutionEngineFactory has these metric keys"),
+        Name("IsolatedExecutionEngine", "left out", "isolane.IsolatedExecutionEngine"),
+        Name("ExecutionFactoryConfig", "later", "comes with the migration; see IsolaneSettings"),
+        Name("UserExecutionContext.create_child_context(child_id)", "left out", "use create_child_context(name)"),
+    ),
+)
+
+ID_GENERATOR = Module(
+    "id_generation.unified_id_generator",
+    "unified_id_generator",
+    (
+        Name("UnifiedIdGenerator", "kept"),
+        Name(
+            "UnifiedIdGenerator.generate_base_id",
+            "changed",
+            "{prefix}_{32 hex digits}; the digits cannot be left out or shortened",
+            "prefix='id', include_random=True, random_length=8",
+        ),
+        Name(
+            "UnifiedIdGenerator.generate_user_context_ids",
+            "changed",
+            "no two are equal; the run id names the thread",
+            "user_id, operation='context'",
+        ),
+        Name("UnifiedIdGenerator.generate_websocket_client_id", "changed", "32 hex digits at the end", "user_id"),
+        Name("UnifiedIdGenerator.generate_websocket_connection_id", "changed", "32 hex digits at the end", "user_id"),
+        Name("UnifiedIdGenerator.parse_id", "changed", "prefix, timestamp and random; there is no counter"),
+        Name("UnifiedIdGenerator.is_valid_id", "changed", "a prefix is compared by whole words"),
+        Name(
+            "UnifiedIdGenerator.get_or_create_user_session",
+            "changed",
+            "found by user and thread, with a lifetime and a bound; returns a dict of ids",
+            "user_id, thread_id=None, run_id=None, operation='session'",
+        ),
+        Name("UnifiedIdGenerator.ids_match_for_cleanup", "left out", "true for ids of two users; free by handle"),
+        *_all(
+            "later",
+            "generate_message_id generate_session_id generate_agent_execution_id generate_tool_execution_id",
+            "use generate_base_id(prefix)",
+            "UnifiedIdGenerator.",
+        ),
+    ),
+)
+
+ID_MANAGER = Module(
+    "core.unified_id_manager, shared.types.core_types",
+    "unified_id_manager",
+    (
+        Name("UnifiedIDManager", "changed", "isolane's ids; remembers none"),
+        Name("UnifiedIDManager.generate_run_id", "changed", "32 hex digits at the end", "thread_id"),
+        Name("UnifiedIDManager.generate_thread_id", "changed", "thread_{32 hex digits}", ""),
+        Name("UnifiedIDManager.extract_thread_id", "kept", "", "run_id"),
+        Name("UnifiedIDManager.validate_run_id", "kept", "", "run_id"),
+        Name("UnifiedIDManager.parse_run_id", "changed", "the timestamp of isolane's ids has 13 digits", "run_id"),
+        Name("UnifiedIDManager.generate_id", "changed", "32 hex digits instead of a number", "id_type, prefix=None"),
+        Name(
+            "UnifiedIDManager.is_valid_id_format",
+            "changed",
+            "UUIDs and structured ids; what a context refuses as a placeholder is not valid here",
+            "value",
+        ),
+        Name("IDType", "changed", "the members are isolane's choice"),
+        Name("ensure_user_id", "left out", "a user id is opaque; what a context accepts, everything accepts"),
+    ),
+)
+
+ENGINE_FACTORY = Module(
+    "agents.supervisor.execution_engine_factory",
+    "execution_engine_factory",
+    (
+        Name(
+            "ExecutionEngineFactory",
+            "changed",
+            "a subclass of isolane's; a child context shares the engine of the context above it",
+            "websocket_bridge=None, database_session_manager=None, redis_manager=None",
+        ),
+        *_all(
+            "kept",
+            "_websocket_bridge _database_session_manager _redis_manager _active_engines _engine_lock "
+            "_engine_timeout_seconds _cleanup_interval _tool_dispatcher_factory _factory_metrics _cleanup_task "
+            "_shutdown_event",
+            prefix="ExecutionEngineFactory.",
+            of_instance=True,
+        ),
+        Name(
+            "ExecutionEngineFactory._max_engines_per_user",
+            "changed",
+            "cannot be set while there are engines",
+            of_instance=True,
+        ),
+        Name(
+            "ExecutionEngineFactory.create_for_user",
+            "changed",
+            "reserves a slot before it builds; registers only what was built; keys do not collide. Refuses a context "
+            "whose stream has ended",
+            "context",
+        ),
+        Name("ExecutionEngineFactory.create_execution_engine", "kept", "", "context"),
+        Name("ExecutionEngineFactory.user_execution_scope", "kept", "", "context"),
+        Name("ExecutionEngineFactory.cleanup_engine", "changed", "frees the slot first, whatever fails", "engine"),
+        Name("ExecutionEngineFactory._cleanup_inactive_engines", "kept", "", ""),
+        Name("ExecutionEngineFactory.get_factory_metrics", "kept", "the host's keys", ""),
+        Name("ExecutionEngineFactory.get_active_engines_summary", "changed", "a list, oldest first", ""),
+        Name("ExecutionEngineFactory.get_active_contexts", "kept", "", ""),
+        Name("ExecutionEngineFactory.cleanup_user_context", "kept", "", "user_id"),
+        Name("ExecutionEngineFactory.cleanup_all_contexts", "changed", "as shutdown", ""),
+        Name(
+            "ExecutionEngineFactory.shutdown",
+            "changed",
+            "waits up to 25 s for what runs; no engines are made until reopen()",
+        ),
+        Name("ExecutionEngineFactory.set_tool_dispatcher_factory", "kept", "", "tool_dispatcher_factory"),
+        Name("ExecutionEngineFactoryError", "kept", "isolane's class; limits raise its subclass EngineLimitError"),
+        Name(
+            "get_execution_engine_factory",
+            "changed",
+            "looks at the application that is passed; there is no global one",
+            "",
+        ),
+        Name(
+            "configure_execution_engine_factory",
+            "changed",
+            "the factory before makes no more engines",
+            "websocket_bridge, database_session_manager=None, redis_manager=None",
+        ),
+        Name("user_execution_engine", "kept", "", "context"),
+        *_all(
+            "kept",
+            "_factory_instance _factory_lock UserExecutionEngine UserWebSocketEmitter get_agent_instance_factory "
+            "validate_user_context",
+            "looked up when it is needed, so that it can be replaced",
+        ),
+        *_all("kept", "UserExecutionEngineError UserIsolationError", "another name for isolane's class"),
+        Name("SSOTValidationError", "left out", "nothing would raise it"),
+        Name("UserExecutionEngineManager", "left out", "the factory does it"),
+    ),
+)
+
+ENGINE = Module(
+    "agents.supervisor.user_execution_engine",
+    "user_execution_engine",
+    (
+        Name(
+            "UserExecutionEngine",
+            "changed",
+            "a subclass of isolane's: agents run under fair permits of user and process. The older orders of arguments "
+            "are not taken",
+            "context, agent_factory, websocket_emitter",
+        ),
+        *_all(
+            "kept",
+            "context agent_factory websocket_emitter run_history execution_stats max_concurrent semaphore created_at "
+            "database_session_manager redis_manager",
+            prefix="UserExecutionEngine.",
+            of_instance=True,
+        ),
+        Name("UserExecutionEngine.active_runs", "changed", "those of the context; a copy"),
+        Name("UserExecutionEngine.engine_id", "changed", "engine_{32 hex digits}", of_instance=True),
+        Name("UserExecutionEngine.AGENT_EXECUTION_TIMEOUT", "kept"),
+        Name(
+            "UserExecutionEngine.execute_agent",
+            "changed",
+            "always one last event, on time-outs and cancels as well; LimitTimeout and LimitRejected pass as they are",
+            "context, state=None",
+        ),
+        Name(
+            "UserExecutionEngine.execute_agent_pipeline",
+            "kept",
+            "",
+            "agent_name, execution_context, input_data=None",
+        ),
+        Name("UserExecutionEngine.get_user_execution_stats", "kept", "has isolane's counts as well", ""),
+        Name("UserExecutionEngine.is_active", "kept", "", ""),
+        Name("UserExecutionEngine.get_user_context", "kept", "", ""),
+        Name("UserExecutionEngine.cleanup", "changed", "cancels what runs", ""),
+    ),
+)
+
+EXECUTION_CONTEXT = Module(
+    "agents.supervisor.execution_context",
+    "execution_context",
+    (
+        Name(
+            "AgentExecutionContext",
+            "kept",
+            "",
+            "run_id, thread_id, user_id, agent_name, retry_count=0, max_retries=3, timeout=None",
+        ),
+        *_all("kept", "metadata started_at correlation_id", prefix="AgentExecutionContext.", of_instance=True),
+        Name(
+            "AgentExecutionResult", "kept", "", "success, agent_name='', user_context=None, error=None, duration=None"
+        ),
+        *_all("kept", "metadata metrics data", prefix="AgentExecutionResult.", of_instance=True),
+    ),
+)
+
+# -- bridges and emitters --------------------------------------------------------------------------------------------
+
+_EMITTER_A = "agent_name, run_id"
+
+BRIDGES: tuple[Module, ...] = (
+    Module(
+        "services.websocket_bridge_factory",
+        "websocket_bridge_factory",
+        (
+            Name(
+                "WebSocketFactoryConfig",
+                "changed",
+                "event timeout, heartbeat, compression and batching are taken and have no effect",
+            ),
+            Name("WebSocketFactoryConfig.from_env", "kept", "a wrong value is an error that names the variable", ""),
+            *_all("kept", "ConnectionStatus"),
+            *_all("kept", "INITIALIZING HEALTHY UNHEALTHY FAILED CLOSED", prefix="ConnectionStatus."),
+            Name(
+                "WebSocketEvent",
+                "changed",
+                "a record of an event; on the wire it has the shape of the browser's client",
+                "event_type, user_id, thread_id, data",
+            ),
+            *_all("kept", "timestamp event_id retry_count max_retries", prefix="WebSocketEvent.", of_instance=True),
+            Name("UserWebSocketContext", "kept", "", "user_id, thread_id, connection_id, session_id=None"),
+            *_all(
+                "kept",
+                "created_at last_heartbeat connection_status reconnect_attempts cleanup_callbacks",
+                prefix="UserWebSocketContext.",
+                of_instance=True,
+            ),
+            Name(
+                "UserWebSocketContext.event_queue",
+                "changed",
+                "counts what the socket has not been sent; the log holds it",
+                of_instance=True,
+            ),
+            Name("UserWebSocketContext.sent_events", "kept", "what was written to the socket", of_instance=True),
+            Name("UserWebSocketContext.failed_events", "changed", "the latest 256", of_instance=True),
+            Name(
+                "WebSocketBridgeFactory",
+                "changed",
+                "a subclass of isolane's; every socket of a user is sent all of the user's events",
+                "config=None",
+            ),
+            Name(
+                "WebSocketBridgeFactory.configure",
+                "kept",
+                "registry and monitor are kept and not called",
+                "connection_pool, agent_registry=None, health_monitor=None",
+            ),
+            Name(
+                "WebSocketBridgeFactory.create_user_emitter",
+                "changed",
+                "also (user_id, context). A socket that carries another user's events is refused. A socket that is new "
+                "is sent the user's live runs and those of the last minute",
+                "user_id, thread_id, connection_id=None",
+            ),
+            Name(
+                "WebSocketBridgeFactory.cleanup_user_context",
+                "changed",
+                "lets go of the socket; runs go on. Returns how many events it had not taken",
+                "user_id, connection_id",
+            ),
+            Name("WebSocketBridgeFactory.get_factory_metrics", "kept", "sent means written to a socket", ""),
+            Name("get_websocket_bridge_factory", "kept", "", ""),
+            Name(
+                "UserWebSocketEmitter",
+                "changed",
+                "made by the factory. Events out of order are refused; what the log has taken is not lost by a socket",
+            ),
+            Name("UserWebSocketEmitter.notify_agent_started", "kept", "", _EMITTER_A),
+            Name("UserWebSocketEmitter.notify_agent_thinking", "kept", "", f"{_EMITTER_A}, thinking"),
+            Name(
+                "UserWebSocketEmitter.notify_tool_executing",
+                "changed",
+                "secrets are found by whole words of the key, in lists as well",
+                f"{_EMITTER_A}, tool_name, tool_input",
+            ),
+            Name("UserWebSocketEmitter.notify_tool_completed", "kept", "", f"{_EMITTER_A}, tool_name, tool_output"),
+            Name("UserWebSocketEmitter.notify_agent_completed", "kept", "", f"{_EMITTER_A}, result"),
+            Name("UserWebSocketEmitter.notify_agent_error", "kept", "", f"{_EMITTER_A}, error"),
+            Name(
+                "UserWebSocketEmitter.cleanup",
+                "changed",
+                "waits for the socket, and returns how many events it did not take",
+                "",
+            ),
+        ),
+    ),
+    Module(
+        "agents.supervisor.agent_instance_factory",
+        "agent_instance_factory",
+        (
+            Name("AgentInstanceFactory", "changed", "a subclass of isolane's; takes the host's registry of classes"),
+            Name("get_agent_instance_factory", "kept", "", ""),
+            Name("configure_agent_instance_factory", "kept", "", "agent_registry=None"),
+            Name(
+                "UserWebSocketEmitter",
+                "changed",
+                "takes the host's bridge as it is; over isolane's log when the bridge is one of isolane's factories",
+                "user_id, thread_id, run_id, websocket_bridge",
+            ),
+            Name("UserWebSocketEmitter.notify_agent_started", "kept", "", "agent_name, context=None"),
+            Name(
+                "UserWebSocketEmitter.notify_agent_thinking",
+                "kept",
+                "",
+                "agent_name, reasoning, step_number=None, progress_percentage=None",
+            ),
+            Name("UserWebSocketEmitter.notify_tool_executing", "kept", "", "agent_name, tool_name, parameters=None"),
+            Name(
+                "UserWebSocketEmitter.notify_tool_completed",
+                "changed",
+                "over the log the time is measured, not told",
+                "agent_name, tool_name, result=None, execution_time_ms=None",
+            ),
+            Name(
+                "UserWebSocketEmitter.notify_agent_completed",
+                "changed",
+                "over the log the time is measured, not told",
+                "agent_name, result=None, execution_time_ms=None",
+            ),
+            Name("UserWebSocketEmitter.notify_agent_error", "kept", "", "agent_name, error, error_context=None"),
+            Name("UserWebSocketEmitter.get_emitter_status", "changed", "other keys", ""),
+        ),
+    ),
+    Module(
+        "services.user_websocket_emitter, websocket_core.unified_emitter",
+        None,
+        (
+            *_all(
+                "later",
+                "UserWebSocketEmitter(context,router) UnifiedWebSocketEmitter CRITICAL_EVENTS",
+                "comes with the migration; use one of the two emitters above",
+            ),
+        ),
+    ),
+)
+
+# -- what comes later ------------------------------------------------------------------------------------------------
+
+_TOOLS = "comes with the tool dispatcher; agents call tools themselves and publish the events"
+_STATE = "comes with the migration of older agents"
+_MIGRATION = "comes with the migration"
+
+TOOLS = Module(
+    "core.tools.unified_tool_dispatcher, agents.request_scoped_tool_dispatcher",
+    None,
+    (
+        *_all(
+            "later",
+            "UnifiedToolDispatcher UnifiedToolDispatcherFactory ToolDispatchRequest ToolDispatchResponse "
+            "ToolExecutionResult DispatchStrategy create_request_scoped_dispatcher RequestScopedToolDispatcher "
+            "AuthenticationError SecurityViolationError",
+            _TOOLS,
+        ),
+        Name("PermissionError", "left out", "hides the builtin of that name"),
+    ),
+)
+
+STATE = Module(
+    "agents.state, schemas.agent_models, agents.migration.deepagentstate_adapter",
+    None,
+    (
+        *_all("later", "DeepAgentState DeepAgentStateAdapter MigrationValidationError", _STATE),
+        Name("UserExecutionContextAdapter", "later", _STATE),
+    ),
+)
+
+LEGACY = Module(
+    "websocket_core, services.factory_adapter",
+    None,
+    (
+        *_all(
+            "later",
+            "WebSocketManager UnifiedWebSocketManager WebSocketManagerAdapter get_websocket_manager "
+            "get_legacy_websocket_manager FactoryAdapter MigrationMode",
+            _MIGRATION,
+        ),
+        Name("broadcast_message", "left out", "a message to everybody crosses the lanes"),
+    ),
+)
+
+DEPENDENCIES = Module(
+    "dependencies",
+    None,
+    (
+        Name("RequestScopedContext", "left out", "use isolane.fastapi.Ctx"),
+        *_all(
+            "left out",
+            "get_request_scoped_user_context get_user_execution_context get_user_session_context "
+            "create_user_execution_context RequestScopedContextDep UserSessionContextDep",
+            "use isolane.fastapi.Ctx; an invalid id is 4xx there",
+        ),
+        *_all(
+            "left out",
+            "get_request_scoped_supervisor IsolatedSupervisorDep get_factory_execution_engine "
+            "ExecutionEngineFactoryDep",
+            "use isolane.fastapi.Engine",
+        ),
+        *_all(
+            "left out",
+            "get_factory_websocket_emitter WebSocketBridgeFactoryDep",
+            "use isolane.fastapi.Emitter",
+        ),
+        *_all("left out", "configure_factory_dependencies get_factory_health_status", "use isolane.fastapi.setup()"),
+        Name("FactoryAdapterDep", "later", _MIGRATION),
+    ),
+)
+
+FLAGS = Module(
+    "shared.feature_flags",
+    None,
+    tuple(_all("later", "ProductionFeatureFlags RolloutStage", _MIGRATION)),
+)
+
+SURFACE: tuple[Module, ...] = (
+    CONTEXTS,
+    SUPERVISOR_CONTEXTS,
+    RUN_TRACKING,
+    EXECUTION_FACTORY,
+    ID_GENERATOR,
+    ID_MANAGER,
+    ENGINE_FACTORY,
+    ENGINE,
+    EXECUTION_CONTEXT,
+    *BRIDGES,
+    TOOLS,
+    STATE,
+    LEGACY,
+    DEPENDENCIES,
+    FLAGS,
+)
+"""All modules, in the order of the document."""
+
+
+def names() -> Iterator[tuple[Module, Name]]:
+    """Return every name with its module."""
+    for module in SURFACE:
+        for row in module.rows:
+            yield module, row
+
+
+def _grouped(rows: tuple[Name, ...]) -> Iterator[tuple[list[str], Name]]:
+    """Put names together that are told in one line: neighbours without a signature and with the same note."""
+    group: list[str] = []
+    before: Name | None = None
+    for row in rows:
+        same = before is not None and (before.status, before.note) == (row.status, row.note)
+        if not same or row.signature is not None or (before is not None and before.signature is not None):
+            if before is not None:
+                yield group, before
+            group = []
+        group.append(row.name)
+        before = row
+    if before is not None:
+        yield group, before
+
+
+def _shortened(group: list[str]) -> Iterator[str]:
+    """Leave the class out where it is that of the name before."""
+    before = ""
+    for name in group:
+        owner, dot, last = name.rpartition(".")
+        yield f".{last}" if dot and owner == before else name
+        before = owner
+
+
+def _note(row: Name) -> str:
+    """Return what is said about a name, older spellings included."""
+    older = ", ".join(f"`{name}`" for name in row.older.split())
+    return ". ".join(part for part in (row.note, f"Also by keyword: {older}" if older else "") if part)
+
+
+def markdown() -> str:
+    """Return the table as the document shows it."""
+    lines: list[str] = []
+    for module in SURFACE:
+        where = f"`isolane.compat.{module.module}`" if module.module is not None else "no module"
+        lines += [f"### {module.host}", "", f"In isolane: {where}.", "", "| name | status | note |", "|---|---|---|"]
+        for group, row in _grouped(module.rows):
+            cell = ", ".join(f"`{name}`" for name in _shortened(group))
+            if row.signature is not None:
+                cell = f"`{row.name}({row.signature})`"
+            lines.append(f"| {cell} | {row.status} | {_note(row)} |")
+        lines.append("")
+    return "\n".join(lines)
