@@ -15,11 +15,6 @@ PROOF = Path(__file__).resolve().parents[2] / "docs" / "proof.md"
 _rows: list[tuple[str, str, str, float]] = []
 
 
-def pytest_addoption(parser) -> None:
-    parser.addoption("--prove", action="store_true", help="run the long checks")
-    parser.addoption("--short", action="store_true", help="run a short form of them")
-
-
 def pytest_collection_modifyitems(config, items) -> None:
     if config.getoption("--prove"):
         return

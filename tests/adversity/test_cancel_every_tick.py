@@ -1,0 +1,190 @@
+"""Cancellation at every turn of the loop, in every public coroutine, on both kinds of event loop.
+
+Each scenario is run once for each of its turns, cancelled there, until it comes to its end. After each, everything is
+back at zero, and the same objects serve the same scenario again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from isolane.testing import manual_clock
+
+from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS
+from tests.adversity.public_awaitables import compat_awaitables, public_awaitables
+from tests.adversity.scenarios import COVERED, SCENARIOS, Scenario
+from tests.adversity.world import World, ticks
+
+MOST_TICKS = 400
+SECONDS = 10.0
+NOT_OURS = {
+    "BaseAgent.execute_with_context": "an agent's own, run by execute_agent",
+}
+
+THE_HOSTS = ("AgentWebSocketBridge.", "ConnectionPool.", "PooledSocket.")
+"""What the host brings: `isolane.compat.protocols` only describes it."""
+
+
+@pytest.fixture(autouse=True)
+def a_stopped_clock() -> Iterator[None]:
+    """Retention is reached by moving the clock."""
+    with manual_clock():
+        yield
+
+
+async def run_cancelled_at(world: World, scenario: Scenario, tick: int | None, again: int = 0) -> int | None:
+    """Run it, and cancel it after so many turns, and once more ``again`` turns later, when it cleans up.
+
+    Returns the turns that it took, or ``None`` when it was cancelled.
+    """
+    task = asyncio.get_running_loop().create_task(scenario(world))
+    taken = 0
+    while not task.done() and taken != tick:
+        assert taken < MOST_TICKS, "it does not come to an end"
+        await asyncio.sleep(0)
+        taken += 1
+    if task.done():
+        await task
+        return taken
+    task.cancel()
+    if again:
+        await ticks(again)
+        task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=SECONDS)
+    assert done, f"cancelled at turn {tick}, it hangs"
+    if not task.cancelled():
+        error = task.exception()
+        raise AssertionError(
+            f"cancelled at turn {tick}, it ended with {error!r} and not with CancelledError"
+        ) from error
+    return None
+
+
+async def check(scenario: Scenario, user: str, again: int = 0) -> int:
+    """Cancel the scenario at each of its turns. Returns how many there were."""
+    world = World(user)
+    for tick in itertools.count():
+        taken = await run_cancelled_at(world, scenario, tick, again)
+        await asyncio.wait_for(world.finish(), SECONDS)
+        faults = world.faults()
+        assert not faults, f"cancelled at turn {tick}: {faults}"
+        # The same objects again, from the beginning to the end.
+        assert await run_cancelled_at(world, scenario, None) is not None
+        await asyncio.wait_for(world.finish(), SECONDS)
+        faults = world.faults()
+        assert not faults, f"run again after a cancellation at turn {tick}: {faults}"
+        if taken is not None:
+            return taken
+    raise AssertionError
+
+
+def run(new_loop: Callable[[], asyncio.AbstractEventLoop], scenario: Scenario, user: str, again: int = 0) -> int:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(check(scenario, user, again))
+
+
+ALL = {**SCENARIOS, **COMPAT_SCENARIOS}
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_cancelled_at_any_turn_it_leaves_nothing(name, new_loop, new_user) -> None:
+    taken = run(new_loop, ALL[name], new_user())
+    assert taken > 0, "a scenario without a turn of the loop cannot be cancelled"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("again", [1, 2, 3])
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_cancelled_twice_it_leaves_nothing(name, again, new_loop, new_user) -> None:
+    """Once more while it cleans up after the first time, as when a request and then the server are stopped."""
+    run(new_loop, ALL[name], new_user(), again)
+
+
+def test_every_public_coroutine_has_a_scenario() -> None:
+    """Found by looking: a coroutine that is added has to be added to the scenarios."""
+    assert public_awaitables() - set(NOT_OURS) == set(COVERED)
+    theirs = {name for name in compat_awaitables() if name.startswith(THE_HOSTS)}
+    assert compat_awaitables() - theirs == set(COMPAT_COVERED)
+
+
+# -- the positive controls ---------------------------------------------------------------------------------------------
+
+
+async def keeps_its_permit(world: World) -> None:
+    permit = await world.limiter.acquire(world.user)
+    world.kept = permit  # type: ignore[attr-defined]
+    await ticks(1)
+    permit.release()
+
+
+async def swallows_its_cancellation(world: World) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await ticks(2)
+
+
+async def hides_its_cancellation(world: World) -> None:
+    try:
+        await ticks(2)
+    except asyncio.CancelledError:
+        raise RuntimeError("something else") from None
+
+
+async def leaves_a_task_behind(world: World) -> None:
+    world.left = asyncio.get_running_loop().create_task(asyncio.sleep(3_600))  # type: ignore[attr-defined]
+    await ticks(2)
+    world.left.cancel()  # type: ignore[attr-defined]
+
+
+async def leaves_a_context(world: World) -> None:
+    world.kept = world.context().create_child_context("kept")  # type: ignore[attr-defined]
+    await ticks(1)
+    world.kept = None  # type: ignore[attr-defined]
+
+
+async def leaves_a_session(world: World) -> None:
+    from tests.adversity.world import Session  # noqa: PLC0415
+
+    session = Session()
+    await ticks(1)
+    await session.aclose()
+
+
+async def breaks_the_next_use(world: World) -> None:
+    assert not getattr(world, "broken", False)
+    world.broken = True  # type: ignore[attr-defined]
+    await ticks(1)
+    world.broken = False  # type: ignore[attr-defined]
+
+
+PLANTED: dict[Any, str] = {
+    keeps_its_permit: "limiter: running",
+    swallows_its_cancellation: "and not with CancelledError",
+    hides_its_cancellation: "and not with CancelledError",
+    leaves_a_task_behind: "tasks that go on",
+    leaves_a_context: "in the lane",
+    leaves_a_session: "1 sessions opened, 0 closed",
+    breaks_the_next_use: "assert not",
+}
+
+
+@pytest.mark.parametrize("scenario", PLANTED, ids=lambda scenario: scenario.__name__)
+def test_a_planted_fault_is_found(scenario, new_loop, new_user) -> None:
+    with pytest.raises(AssertionError, match=PLANTED[scenario]):
+        run(new_loop, scenario, new_user())
+    gc.collect()
+
+
+def test_a_coroutine_without_a_scenario_is_found(monkeypatch) -> None:
+    import isolane  # noqa: PLC0415
+
+    async def new(self: Any) -> None:
+        """Do something new."""
+
+    monkeypatch.setattr(isolane.ExecutionEngineFactory, "new", new, raising=False)
+    assert "ExecutionEngineFactory.new" in public_awaitables() - set(COVERED)
