@@ -1,5 +1,6 @@
 """What the figures were measured on, without the name of the machine."""
 
+import importlib.util
 import os
 import platform
 import sys
@@ -31,6 +32,17 @@ def _profile() -> str:
     return "unknown (not built in this directory)"
 
 
+def _uvicorn() -> str:
+    """What uvicorn chooses by itself here, as in the measurements."""
+    if importlib.util.find_spec("uvicorn") is None:
+        return "not installed"
+    from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol  # noqa: PLC0415 - it may not be there
+
+    protocol = AutoWebSocketsProtocol.__name__ if AutoWebSocketsProtocol is not None else "no WebSockets"
+    loop = f"uvloop {version('uvloop')}" if importlib.util.find_spec("uvloop") is not None else "asyncio"
+    return f"{version('uvicorn')}, {protocol}, {loop}"
+
+
 def describe() -> dict[str, str]:
     """Return names and values for the head of the report."""
     return {
@@ -41,6 +53,7 @@ def describe() -> dict[str, str]:
         + ("" if sys.flags.optimize == 0 else f" -O{sys.flags.optimize}"),
         "isolane": f"{_core.__version__}, build profile {_profile()}",
         "pydantic": version("pydantic"),
+        "uvicorn": _uvicorn(),
     }
 
 

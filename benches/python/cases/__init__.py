@@ -1,9 +1,18 @@
 """What is measured. Each module has one `cases()`."""
 
-from benches.python.cases import contexts, engines, events, permits
+from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets
 from benches.python.measure import Case
 
 
-def all_cases() -> list[Case]:
+def all_cases(*, thorough: bool) -> list[Case]:
     """All cases, in the order in which they are printed."""
-    return [*contexts.cases(), *permits.cases(), *events.cases(), *engines.cases()]
+    return [
+        *contexts.cases(),
+        *copies.cases(),
+        *permits.cases(),
+        *events.cases(),
+        *engines.cases(),
+        *sockets.cases(),
+        *flat.cases(),
+        *memory.cases(thorough=thorough),
+    ]

@@ -8,7 +8,7 @@ PAYLOAD: dict[str, Any] = {
     "step": 7,
     "total_steps": 12,
     "progress_percentage": 58.3,
-    "rows": 48213,
+    "rows": 148213,
     "models": ["small-1", "large-2", "vision-3"],
     "cost": {"input": 12.75, "output": 31.5, "currency": "USD"},
     "note": "Priced the calls of the week by model and hour",

@@ -1,6 +1,7 @@
-"""Engines: a slot, an emitter, a lifetime, and their end. There is no peer that does the same work."""
+"""Engines: a slot, an emitter, a lifetime, and their end."""
 
-import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from isolane import (
     ExecutionEngineFactory,
@@ -11,54 +12,104 @@ from isolane import (
     sweep_lanes,
 )
 
-from benches.python.measure import Case, Side, Timed, awaits
+from benches.python.measure import Case, Run, Side, awaits, now
+from benches.python.peers.dataclass_context import DataclassContext
+from benches.python.peers.engine_factory import EngineFactory
 
 GROUP = "Engines"
 BATCH = 200
+USER = "user-7c21"
 
 
-def _factory() -> ExecutionEngineFactory:
-    bridge = WebSocketBridgeFactory(WebSocketConfig(retention_seconds=0))
-    return ExecutionEngineFactory(bridge, limiter=FairLimiter())
+class Own:
+    """isolane's factory and contexts."""
+
+    def __init__(self) -> None:
+        bridge = WebSocketBridgeFactory(WebSocketConfig(retention_seconds=0))
+        self.factory = ExecutionEngineFactory(bridge, limiter=FairLimiter())
+
+    def context(self) -> Any:
+        return UserContextFactory.create_context(USER)
+
+    async def end(self, context: Any) -> None:
+        await context.cleanup()
+
+    async def close(self) -> None:
+        sweep_lanes()
+        await self.factory.shutdown(0)
 
 
-def _create_and_clean(*, contexts_too: bool) -> Timed:
+class Peer:
+    """The same in plain Python."""
+
+    def __init__(self) -> None:
+        self.factory = EngineFactory()
+        self.made = 0
+
+    def context(self) -> Any:
+        self.made += 1
+        return DataclassContext(USER, f"thread-{self.made}", f"run-{self.made}")
+
+    async def end(self, context: Any) -> None:
+        """A dataclass holds nothing that has to be closed."""
+
+    async def close(self) -> None:
+        """Nor does the factory."""
+
+
+Kit = Own | Peer
+
+
+async def _engines(kit: Kit, count: int) -> float:
+    factory: Any = kit.factory
+    contexts = [kit.context() for _ in range(count)]
+    start = now()
+    for context in contexts:
+        engine = await factory.create_for_user(context)
+        await factory.cleanup_engine(engine)
+    taken = now() - start
+    for context in contexts:
+        await kit.end(context)
+    return taken
+
+
+async def _engines_and_contexts(kit: Kit, count: int) -> float:
+    factory: Any = kit.factory
+    start = now()
+    for _ in range(count):
+        context = kit.context()
+        engine = await factory.create_for_user(context)
+        await factory.cleanup_engine(engine)
+        await kit.end(context)
+    return now() - start
+
+
+def _batches(make: type[Own] | type[Peer], work: Callable[[Kit, int], Awaitable[float]]) -> Run:
     async def run(loops: int) -> float:
-        factory = _factory()
+        kit = make()
         taken = 0.0
-        left = loops
-        while left > 0:
-            batch = min(BATCH, left)
-            made = [] if contexts_too else [UserContextFactory.create_context("user-7c21") for _ in range(batch)]
-            start = time.perf_counter()
-            for number in range(batch):
-                context = UserContextFactory.create_context("user-7c21") if contexts_too else made[number]
-                engine = await factory.create_for_user(context)
-                await factory.cleanup_engine(engine)
-                if contexts_too:
-                    await context.cleanup()
-            taken += time.perf_counter() - start
-            for context in made:
-                await context.cleanup()
+        for first in range(0, loops, BATCH):
+            taken += await work(kit, min(BATCH, loops - first))
             sweep_lanes()
-            left -= batch
-        await factory.shutdown(0)
+        await kit.close()
         return taken
 
     return awaits(run)
 
 
+OWN = "isolane ExecutionEngineFactory"
+PEER = "the same bookkeeping in plain Python"
+CREATE = "create_for_user and cleanup_engine"
+
+
 def cases() -> list[Case]:
     """An engine alone, and with its context."""
+    kinds = ((OWN, Own), (PEER, Peer))
+    works = (
+        (CREATE, _engines, "What the peer does and does not do is said in `benches/python/peers/engine_factory.py`."),
+        ("the same with the context made and cleaned up", _engines_and_contexts, ""),
+    )
     return [
-        Case(
-            GROUP,
-            "create_for_user and cleanup_engine",
-            (Side("isolane ExecutionEngineFactory", _create_and_clean(contexts_too=False)),),
-        ),
-        Case(
-            GROUP,
-            "the same with the context made and cleaned up",
-            (Side("isolane ExecutionEngineFactory", _create_and_clean(contexts_too=True)),),
-        ),
+        Case(GROUP, name, tuple(Side(label, _batches(kit, work)) for label, kit in kinds), note=note)
+        for name, work, note in works
     ]

@@ -1,6 +1,5 @@
-"""Publishing against a dataclass, `json.dumps` and an `asyncio.PriorityQueue`."""
+"""Publishing against a dataclass, `json.dumps` and an `asyncio.PriorityQueue`, and awaiting against publishing."""
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,13 +7,25 @@ from typing import Any
 from isolane import UserContextFactory, WebSocketBridgeFactory, WebSocketConfig, sweep_lanes
 
 from benches.python.cases.data import PAYLOAD, PAYLOAD_BYTES
-from benches.python.measure import Case, Side, Timed, awaits
+from benches.python.measure import Case, Run, Side, awaits, now
+from benches.python.peers import orjson_message
 from benches.python.peers.queue_emitter import QueueEmitter, counted_ids, random_ids
 
 GROUP = "Events"
 ROOM = 900
 """Events that fit into a log and a queue of 1000 without folding or dropping."""
 FULL = 1200
+OPEN_TOOLS = 50
+"""Tool calls that are open at once when their ends are timed."""
+
+PUBLISH = f"publish({PAYLOAD_BYTES}-byte dict); log with room"
+AWAIT = f"the await of a {PAYLOAD_BYTES}-byte event; log with room"
+OWN = "isolane emitter"
+QUEUE = "dataclass, json.dumps, PriorityQueue"
+ORJSON = "message built in Python, orjson"
+SYNC = "publish"
+AWAITED = "await send_custom_event"
+AWAITED_TOOL = "await notify_tool_completed"
 
 Emitters = Callable[[], Any]
 Work = Callable[[Any, int], Awaitable[None]]
@@ -35,28 +46,36 @@ async def isolane_emitter() -> AsyncIterator[Any]:
         sweep_lanes()
 
 
-def queue_emitter(ids: Callable[[], Callable[[int], str]]) -> Emitters:
+def peer_emitter(make: Callable[[], Any]) -> Emitters:
     """A peer's emitter."""
 
     @asynccontextmanager
-    async def make() -> AsyncIterator[Any]:
-        yield QueueEmitter(ids())
+    async def emitter() -> AsyncIterator[Any]:
+        yield make()
 
-    return make
+    return emitter
 
 
 async def _publish(emitter: Any, events: int) -> None:
+    publish = emitter.publish
     for _ in range(events):
-        emitter.publish("agent_progress", PAYLOAD)
+        publish("agent_progress", PAYLOAD)
+
+
+async def _send(emitter: Any, events: int) -> None:
+    send = emitter.send_custom_event
+    for _ in range(events):
+        await send("agent_progress", PAYLOAD)
 
 
 async def _notify(emitter: Any, events: int) -> None:
+    executing, completed = emitter.notify_tool_executing, emitter.notify_tool_completed
     for _ in range(events // 2):
-        await emitter.notify_tool_executing("pricer", PAYLOAD)
-        await emitter.notify_tool_completed("pricer", PAYLOAD)
+        await executing("pricer", PAYLOAD)
+        await completed("pricer", PAYLOAD)
 
 
-def _with_room(make: Emitters, work: Work) -> Timed:
+def _with_room(make: Emitters, work: Work) -> Run:
     """A new emitter before the log or queue is full."""
 
     async def run(loops: int) -> float:
@@ -65,46 +84,89 @@ def _with_room(make: Emitters, work: Work) -> Timed:
         while done < loops:
             events = min(ROOM, max(2, loops - done))
             async with make() as emitter:
-                start = time.perf_counter()
+                start = now()
                 await work(emitter, events)
-                taken += time.perf_counter() - start
+                taken += now() - start
             done += events
         return taken * loops / done
 
     return awaits(run)
 
 
-def _full(make: Emitters, work: Work) -> Timed:
+def _completed_with_room(make: Emitters) -> Run:
+    """Only the ends of tool calls, each some at a time after their beginnings."""
+
+    async def run(loops: int) -> float:
+        taken = 0.0
+        done = 0
+        while done < loops:
+            async with make() as emitter:
+                for _ in range(ROOM // (2 * OPEN_TOOLS)):
+                    ends = min(OPEN_TOOLS, loops - done)
+                    taken += await _complete(emitter, ends)
+                    done += ends
+        return taken
+
+    return awaits(run)
+
+
+async def _complete(emitter: Any, ends: int) -> float:
+    for _ in range(ends):
+        await emitter.notify_tool_executing("pricer", PAYLOAD)
+    completed = emitter.notify_tool_completed
+    start = now()
+    for _ in range(ends):
+        await completed("pricer", PAYLOAD)
+    return now() - start
+
+
+def _full(make: Emitters, work: Work) -> Run:
     """One emitter whose log or queue is full from the first measured event."""
 
     async def run(loops: int) -> float:
         events = max(2, loops)
         async with make() as emitter:
             await work(emitter, FULL)
-            start = time.perf_counter()
+            start = now()
             await work(emitter, events)
-            return (time.perf_counter() - start) * loops / events
+            return (now() - start) * loops / events
 
     return awaits(run)
 
 
 def cases() -> list[Case]:
     """Synchronous and awaited, in a log with room and in a full one."""
-    sides: tuple[tuple[str, Emitters], ...] = (
-        ("isolane emitter", isolane_emitter),
-        ("dataclass, json.dumps, PriorityQueue", queue_emitter(counted_ids)),
-        ("the same with a uuid4 per event", queue_emitter(random_ids)),
+    full = "full log: isolane folds, the peer drops"
+    notify = "await notify_tool_executing / _completed, per event"
+    queues: tuple[tuple[str, Emitters], ...] = (
+        (OWN, isolane_emitter),
+        (QUEUE, peer_emitter(lambda: QueueEmitter(counted_ids()))),
+        ("the same with a uuid4 per event", peer_emitter(lambda: QueueEmitter(random_ids()))),
     )
-    kinds: tuple[tuple[str, Work], ...] = (
-        (f"publish({PAYLOAD_BYTES}-byte dict)", _publish),
-        ("await notify_tool_executing / _completed, per event", _notify),
-    )
-    fills: tuple[tuple[str, Callable[[Emitters, Work], Timed]], ...] = (
-        ("log with room", _with_room),
-        ("full log: isolane folds, the peer drops", _full),
-    )
+    orjson = () if orjson_message.MISSING else ((ORJSON, peer_emitter(orjson_message.OrjsonEmitter)),)
+    own = isolane_emitter
+
+    def against(name: str, timed: Callable[[Emitters, Work], Run], work: Work, sides: Any, note: str = "") -> Case:
+        return Case(GROUP, name, tuple(Side(side, timed(make, work)) for side, make in sides), note=note)
+
     return [
-        Case(GROUP, f"{what}; {fill}", tuple(Side(name, timed(make, work)) for name, make in sides))
-        for what, work in kinds
-        for fill, timed in fills
+        against(
+            *(PUBLISH, _with_room, _publish, (*queues, *orjson)),
+            note=orjson_message.MISSING or "orjson: no log, no queue and no check of the payload's depth and size.",
+        ),
+        against(f"publish({PAYLOAD_BYTES}-byte dict); {full}", _full, _publish, queues),
+        against(f"{notify}; log with room", _with_room, _notify, queues),
+        against(f"{notify}; {full}", _full, _notify, queues),
+        Case(
+            GROUP,
+            AWAIT,
+            (
+                Side(SYNC, _with_room(own, _publish)),
+                Side(AWAITED, _with_room(own, _send)),
+                Side(AWAITED_TOOL, _completed_with_room(own)),
+            ),
+            own=True,
+            note="`send_custom_event` is the awaited form of `publish` itself. `notify_tool_completed` also closes the "
+            "tool call and writes the name of the tool, its status and how long it took.",
+        ),
     ]

@@ -1,14 +1,13 @@
 """Permits against `asyncio.Semaphore`."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from isolane import FairLimiter
 
-from benches.python.measure import Case, Side, Timed, awaits
+from benches.python.measure import Case, Run, Side, awaits, now
 from benches.python.peers.semaphores import DeadlineSemaphore, NestedSemaphores
 
 GROUP = "Permits"
@@ -23,23 +22,23 @@ Slots = Callable[[int], AbstractAsyncContextManager[Any]]
 
 async def _free_slot(loops: int) -> float:
     limiter = FairLimiter(50, 5)
-    start = time.perf_counter()
+    start = now()
     for _ in range(loops):
         async with limiter.slot(USER):
             pass
-    return time.perf_counter() - start
+    return now() - start
 
 
 async def _free_nested(loops: int) -> float:
     semaphores = NestedSemaphores(50, 5)
-    start = time.perf_counter()
+    start = now()
     for _ in range(loops):
         async with semaphores.users[USER], semaphores.total:
             pass
-    return time.perf_counter() - start
+    return now() - start
 
 
-def _contended(make: Callable[[], Slots]) -> Timed:
+def _contended(make: Callable[[], Slots]) -> Run:
     """Rounds of tasks that all want a permit at once; an operation is one task."""
 
     async def once(slot: AbstractAsyncContextManager[Any]) -> None:
@@ -51,9 +50,9 @@ def _contended(make: Callable[[], Slots]) -> Timed:
         taken = 0.0
         for _ in range(rounds):
             slot = make()
-            start = time.perf_counter()
+            start = now()
             await asyncio.gather(*(once(slot(number)) for number in range(TASKS)))
-            taken += time.perf_counter() - start
+            taken += now() - start
         return taken * loops / (rounds * TASKS)
 
     return awaits(run)
@@ -79,22 +78,31 @@ def _same(make: Callable[[], AbstractAsyncContextManager[Any]]) -> Callable[[], 
     return slots
 
 
+FREE = "free permit, user and process limit"
+_WAITING = f"{TASKS} tasks, limit {LIMIT}, per task"
+ONE_USER = f"{_WAITING}: one user"
+MANY_USERS = f"{_WAITING}: {TASKS} users"
+WITH_DEADLINE = f"{_WAITING}: one user, 30 s deadline"
+
+OWN = "isolane FairLimiter.slot"
+NESTED = "two nested asyncio.Semaphore"
+SEMAPHORE = "asyncio.Semaphore"
+
+
 def cases() -> list[Case]:
     """A free permit, and a queue of tasks with and without a deadline."""
     forever = float("inf")
-    semaphore = Side("asyncio.Semaphore", _contended(_same(lambda: asyncio.Semaphore(LIMIT))))
+    semaphore = Side(SEMAPHORE, _contended(_same(lambda: asyncio.Semaphore(LIMIT))))
     deadline = Side(
         "asyncio.Semaphore in asyncio.timeout", _contended(_same(lambda: DeadlineSemaphore(LIMIT, DEADLINE)))
     )
-    slot = "isolane FairLimiter.slot"
-    waiting = f"{TASKS} tasks, limit {LIMIT}, per task"
+    note = (
+        "The nested semaphores are what most services write: neither fair over users nor atomic. Tasks in a queue are "
+        "timed with their creation and one turn of the loop while they hold the permit, on both sides."
+    )
     return [
-        Case(
-            GROUP,
-            "free permit, user and process limit",
-            (Side(slot, awaits(_free_slot)), Side("two nested asyncio.Semaphore", awaits(_free_nested))),
-        ),
-        Case(GROUP, f"{waiting}: one user", (Side(slot, _contended(_fair(1, forever))), semaphore)),
-        Case(GROUP, f"{waiting}: {TASKS} users", (Side(slot, _contended(_fair(TASKS, forever))), semaphore)),
-        Case(GROUP, f"{waiting}: one user, 30 s deadline", (Side(slot, _contended(_fair(1, DEADLINE))), deadline)),
+        Case(GROUP, FREE, (Side(OWN, awaits(_free_slot)), Side(NESTED, awaits(_free_nested))), note=note),
+        Case(GROUP, ONE_USER, (Side(OWN, _contended(_fair(1, forever))), semaphore)),
+        Case(GROUP, MANY_USERS, (Side(OWN, _contended(_fair(TASKS, forever))), semaphore)),
+        Case(GROUP, WITH_DEADLINE, (Side(OWN, _contended(_fair(1, DEADLINE))), deadline)),
     ]

@@ -1,0 +1,168 @@
+"""What the figures should be, and whether they are."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets
+from benches.python.measure import Figure, Measured
+
+
+class Rule(enum.Enum):
+    """How a figure is held against its limit."""
+
+    SPEEDUP = "at least so many times as fast as the peer"
+    SHARE = "at most so many times the peer's time"
+    RATE = "at least so many times the peer's messages a second"
+    TIME = "at most so many seconds"
+    BYTES = "at most so many bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One limit on one side of one case.
+
+    Attributes:
+        what: what is measured, in the words of the report.
+        group: the case's group.
+        case: the case's name.
+        side: the side that is judged.
+        rule: how it is judged.
+        limit: the limit, in the unit of the rule.
+        peer: the side that it is compared with; none for a time and for bytes.
+        floor: why less than the limit is to be had, printed when it is missed.
+    """
+
+    what: str
+    group: str
+    case: str
+    side: str
+    rule: Rule
+    limit: float
+    peer: str = ""
+    floor: str = ""
+
+    def measured(self, own: Figure, peer: Figure | None) -> float:
+        """The figure, in the unit of the limit."""
+        if peer is None:
+            return own.median
+        return own.times(peer) if self.rule is Rule.SHARE else peer.times(own)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A target and what was measured.
+
+    Attributes:
+        target: the target.
+        measured: the figure that is judged, in the unit of the limit; none when there is none.
+        why: why there is none.
+        best: the best of the repeats of the judged side, in the unit of its case.
+    """
+
+    target: Target
+    measured: float | None
+    why: str = ""
+    best: float = 0.0
+
+    @property
+    def score(self) -> float | None:
+        """How many times better than the limit: 1 is met exactly, below 1 is missed."""
+        if self.measured is None:
+            return None
+        if self.target.rule in {Rule.SPEEDUP, Rule.RATE}:
+            return self.measured / self.target.limit
+        return self.target.limit / self.measured
+
+    @property
+    def met(self) -> bool:
+        return self.score is not None and self.score >= 1
+
+
+def _speedups() -> list[Target]:
+    rows = (
+        ("context made, empty", contexts.CREATED, contexts.DATACLASS, 15),
+        ("context made, 60-node tree", contexts.CREATED_TREE, contexts.DATACLASS, 12),
+        ("context made and read, empty", contexts.READ, contexts.DATACLASS, 6),
+        ("context made and read, 60-node tree", contexts.READ_TREE, contexts.DATACLASS, 10),
+        ("child context, empty", contexts.CHILD, contexts.DATACLASS, 20),
+        ("child context, 60-node tree", contexts.CHILD_TREE, contexts.DATACLASS, 20),
+        ("context made, empty", contexts.CREATED, contexts.PYDANTIC, 12),
+        ("context made, 60-node tree", contexts.CREATED_TREE, contexts.PYDANTIC, 12),
+    )
+    return [
+        Target(what, contexts.GROUP, case, contexts.OWN, Rule.SPEEDUP, limit, peer) for what, case, peer, limit in rows
+    ]
+
+
+def _events() -> list[Target]:
+    publish = "publish of a 265-byte dict"
+    return [
+        Target(publish, events.GROUP, events.PUBLISH, events.OWN, Rule.TIME, 1e-6),
+        Target(publish, events.GROUP, events.PUBLISH, events.OWN, Rule.SHARE, 0.1, events.QUEUE),
+        Target("await of the same event", events.GROUP, events.AWAIT, events.AWAITED, Rule.SHARE, 1.2, events.SYNC),
+        Target(
+            *("await notify_tool_completed", events.GROUP, events.AWAIT, events.AWAITED_TOOL, Rule.SHARE, 1.2),
+            events.SYNC,
+        ),
+    ]
+
+
+def _sockets() -> list[Target]:
+    rows = (
+        ("writer drains full logs", sockets.DRAIN, sockets.BARE, 0.95),
+        ("16 published in a turn", sockets.BURSTS, sockets.BARE, 0.75),
+        ("one published in a turn", sockets.SINGLE, sockets.BARE_TURNS, 0.65),
+        ("one published in a turn", sockets.SINGLE, sockets.QUEUE, 1.2),
+    )
+    return [Target(what, sockets.GROUP, case, sockets.OWN, Rule.RATE, limit, peer) for what, case, peer, limit in rows]
+
+
+def _many_users() -> list[Target]:
+    return [
+        Target(f"{case}, {flat.MOST}", flat.GROUP, case, flat.MOST, Rule.SHARE, 1.25, flat.FEWEST)
+        for case in (flat.CONTEXT, flat.PERMIT, flat.PUBLISH)
+    ]
+
+
+def all_targets() -> list[Target]:
+    """Every target, in the order of the cases."""
+    return [
+        *_speedups(),
+        Target("deep copy, 60-node tree", copies.GROUP, copies.NAME, copies.OWN, Rule.SPEEDUP, 15, copies.PEER),
+        Target("free permit", permits.GROUP, permits.FREE, permits.OWN, Rule.SHARE, 0.4, permits.NESTED),
+        Target(
+            *("1000 tasks, limit 5, one user", permits.GROUP, permits.ONE_USER, permits.OWN, Rule.SHARE, 1.1),
+            permits.SEMAPHORE,
+        ),
+        Target(
+            *("1000 tasks, limit 5, 1000 users", permits.GROUP, permits.MANY_USERS, permits.OWN, Rule.SHARE, 1.1),
+            permits.SEMAPHORE,
+        ),
+        *_events(),
+        Target("engine made and ended", engines.GROUP, engines.CREATE, engines.OWN, Rule.TIME, 10e-6),
+        *_sockets(),
+        *_many_users(),
+        Target("untouched context", memory.GROUP, memory.CONTEXTS, memory.UNTOUCHED, Rule.BYTES, 768),
+        Target("idle lane, never used", memory.GROUP, memory.LANES, memory.LANE, Rule.BYTES, 512),
+        Target("idle lane, after a run", memory.GROUP, memory.LANES, memory.USED_LANE, Rule.BYTES, 512),
+    ]
+
+
+def judge(target: Target, results: Sequence[Measured]) -> Verdict:
+    """Hold one target against what was measured."""
+    found = next((each for each in results if (each.case.group, each.case.name) == (target.group, target.case)), None)
+    if found is None:
+        return Verdict(target, None, "not part of this run")
+    if found.case.skipped:
+        return Verdict(target, None, found.case.skipped)
+    own = found.figure(target.side)
+    peer = found.figure(target.peer) if target.peer else None
+    if own is None or (target.peer and peer is None):
+        return Verdict(target, None, f"the case has no side {target.side if own is None else target.peer!r}")
+    return Verdict(target, target.measured(own, peer), best=own.minimum)
+
+
+def verdicts(results: Sequence[Measured]) -> list[Verdict]:
+    """All targets."""
+    return [judge(target, results) for target in all_targets()]
