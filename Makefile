@@ -6,9 +6,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find src -name '*.rs')
 PORT ?= 8000
+# Interpreters for the wheels, such as PYTHONS="python3.12 python3.13"; all that are found when empty.
+PYTHONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench prove docs build clean
+.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench prove docs site build wheel wheel-check \
+	test-matrix clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  %-12s %s\n", $$1, $$2}'
@@ -55,10 +58,22 @@ docs: $(VENV)/.built $(VENV)/.dev ## Check that the examples of the documents ru
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 	$(BIN)/python -m pytest tests/python/test_documents.py -q
 
+site: $(VENV)/.docs ## Build the documentation's site into site/; broken links and names fail
+	$(BIN)/zensical build --strict --clean
+
 build: $(VENV)/.built ## Build the extension into .venv
 
+wheel: $(VENV)/.build-tools $(VENV)/.wheel ## Build a wheel for each CPython 3.11 to 3.13 that is found into dist/
+	$(BIN)/python scripts/wheels.py build --pythons "$(PYTHONS)"
+
+wheel-check: $(VENV)/.wheel $(VENV)/.dev ## Install the wheels without Rust, run the quickstart, measure the import
+	$(BIN)/python -m pytest tests/packaging --wheels dist --pythons "$(PYTHONS)" --write
+
+test-matrix: ## Run the tests of the package against each wheel in dist/
+	$(PYTHON) scripts/wheels.py test --pythons "$(PYTHONS)"
+
 clean: ## Remove what the commands made
-	rm -rf $(VENV) target
+	rm -rf $(VENV) target dist site
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -77,4 +92,12 @@ $(VENV)/.demo: requirements/demo.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: requirements/dev.txt requirements/demo.txt | $(VENV)/bin/python
 	$(PIP) -r requirements/dev.txt -r requirements/demo.txt
+	@touch $@
+
+$(VENV)/.wheel: requirements/wheel.txt | $(VENV)/bin/python
+	$(PIP) -r requirements/wheel.txt
+	@touch $@
+
+$(VENV)/.docs: requirements/docs.txt | $(VENV)/bin/python
+	$(PIP) -r requirements/docs.txt
 	@touch $@
