@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import json
 import pickle
+import sys
 import threading
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -229,6 +230,51 @@ def test_metadata_that_is_no_dictionary_is_refused_and_not_dropped(context):
         UserExecutionContext.from_request_supervisor("user-7", "thread-7", "run-7", metadata=["a"])
     with pytest.raises(InvalidContextError, match="metadata must be a dictionary"):
         context.create_child_context_supervisor("op", ["a"])
+
+
+def test_the_older_spelling_of_the_dictionaries_is_split_and_warned_of_where_it_is_used(context):
+    with pytest.deprecated_call() as caught:
+        here = sys._getframe().f_lineno + 1
+        ctx = UserExecutionContext("user-7", "thread-7", "run-7", metadata={"note": [1], "trace_id": 4})
+        child = context.create_child_context("op", additional_metadata={"note": 2, "audit_id": 5})
+    assert [(one.filename, one.lineno) for one in caught] == [(__file__, here), (__file__, here + 1)]
+    assert ctx.agent_context == {"note": [1]}
+    assert ctx.audit_metadata["trace_id"] == 4
+    assert (child.agent_context["note"], child.audit_metadata["audit_id"]) == (2, 5)
+    assert "audit_id" not in child.agent_context
+
+
+def test_a_warning_that_is_an_error_leaves_nothing_behind(context):
+    with pytest.raises(DeprecationWarning):
+        context.create_child_context("op", additional_metadata={"note": 1})
+    # The name was not taken: the next child of that name is the first.
+    assert context.create_child_context("op").request_id == f"{context.request_id}_op"
+
+
+@pytest.mark.parametrize("newer", ["agent_context", "audit_metadata"])
+def test_both_spellings_of_the_dictionaries_at_once_are_refused(context, newer):
+    with pytest.raises(InvalidContextError) as caught:
+        UserExecutionContext("user-7", "thread-7", "run-7", metadata={}, **{newer: {}})
+    assert (caught.value.field, caught.value.rule) == ("metadata", "conflict")
+    with pytest.raises(InvalidContextError) as caught:
+        context.create_child_context("op", additional_metadata={}, **{f"additional_{newer}": {}})
+    assert (caught.value.field, caught.value.rule) == ("additional_metadata", "conflict")
+
+
+def test_two_ids_of_one_socket_are_refused():
+    with pytest.raises(InvalidContextError, match="differ") as caught:
+        UserExecutionContext("user-7", "thread-7", "run-7", None, None, "ws-1", websocket_connection_id="ws-2")
+    assert (caught.value.field, caught.value.rule) == ("websocket_client_id", "conflict")
+    ctx = UserExecutionContext("user-7", "thread-7", "run-7", None, None, "ws-1", websocket_connection_id="ws-1")
+    assert ctx.websocket_client_id == "ws-1"
+
+
+def test_a_scoped_key_is_of_one_request(context):
+    key = context.get_scoped_key("cache")
+    assert key == f"cache:{context.user_id}:{context.request_id}"
+    assert context.create_child_context("op").get_scoped_key("cache") != key
+    with pytest.raises(ValueError, match="component must be a non-empty string"):
+        context.get_scoped_key(" ")
 
 
 def test_the_context_factory_generates_ids_that_belong_together():
