@@ -11,8 +11,10 @@ pub mod ids;
 pub mod lanes;
 pub mod limits;
 pub mod metrics;
+pub mod mutants;
 pub mod owner;
 mod py;
+mod sync;
 
 /// The native core of isolane. Import `isolane`, not this.
 #[pyo3::pymodule]
@@ -45,6 +47,11 @@ mod _core {
         runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics},
         verify::{IsolationFinding, audit_isolation, isolation_violations},
     };
+
+    // A build for tests says so; a released one has neither name.
+    #[cfg(feature = "mutants")]
+    #[pymodule_export]
+    use crate::py::mutants::{_mutant, _mutants};
 
     /// The version of the extension, which is that of the package.
     #[allow(non_upper_case_globals)] // Python's name for it

@@ -17,6 +17,7 @@ use super::process::{CLOCK, Stamp, lane_of, registry};
 use crate::clock::Clock;
 use crate::lanes::LaneHandle;
 use crate::limits::{Decision, FairLimiter, Grant, LimitSettings, Parked, Permit, Request, Ticket};
+use crate::mutants::mutant;
 use crate::owner::Crossing;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -235,6 +236,10 @@ impl PyPermit {
     /// Returns the permit. Returns whether it had not been returned before.
     fn release(&self, py: Python<'_>) -> PyResult<bool> {
         self.stamp.check(py)?;
+        if mutant!(SlotKeptWhenConstructionFails) {
+            std::mem::forget(self.take());
+            return Ok(true);
+        }
         Ok(self.return_it())
     }
 
@@ -589,7 +594,7 @@ impl PermitAwaitable {
         if !self.settle(py) {
             return;
         }
-        if self.limiter.abandon(self.ticket, false).is_none() {
+        if self.limiter.abandon(self.ticket, false).is_none() && !mutant!(PermitLostOnCancel) {
             self.return_grant();
         }
         self.free_slot();
