@@ -22,6 +22,8 @@ mod _core {
     use pyo3::prelude::*;
 
     use crate::py::awaitable::{ReadyAwaitable, ReadyNone, answer_without_exception};
+    use crate::py::connection::CursorAwaitable;
+    use crate::py::limits::PermitAwaitable;
 
     #[pymodule_export]
     use crate::py::{
@@ -68,6 +70,8 @@ mod _core {
         answer_without_exception::<ReadyAwaitable>(py);
         answer_without_exception::<ReadyNone>(py);
         answer_without_exception::<PyPermit>(py);
+        answer_without_exception::<CursorAwaitable>(py);
+        answer_without_exception::<PermitAwaitable>(py);
         // Child processes of a fork must not use what belongs to their parent.
         let os = py.import("os")?;
         if os.hasattr("register_at_fork")? {

@@ -4,6 +4,7 @@
 //! before another began has the smaller one (G1). *Ownership.* The owner's tag is compared on publish, on subscribe and on
 //! each read for a socket (G6). *Independence.* Publishing copies bytes and wakes; it never waits (G7).
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -127,33 +128,44 @@ impl Names {
     }
 }
 
-/// Where an event's message is written before it is kept, at most this large between events.
-const KEPT_BUFFER: usize = 4_096;
+thread_local! {
+    /// Where a thread writes a message before it is kept in its own size: one text for all logs stays in the processor's cache.
+    /// It is emptied before each use.
+    static BUFFER: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// What one large event needed is not kept for the small ones.
+const KEPT_BUFFER: usize = 16 * 1024;
 
 /// What is the same in all messages of a log, written once.
 struct Envelope {
-    /// `,"run_id":"…"`
-    run: Box<str>,
-    /// `,"thread_id":"…"`
-    thread: Box<str>,
+    /// `,"run_id":"…"`, and from `thread` on `,"thread_id":"…"`.
+    text: Box<str>,
+    thread: usize,
 }
 
 impl Envelope {
     fn new(run: &RunId, thread: &ThreadId) -> Self {
-        let member = |name, id| {
-            let mut out = String::new();
-            json::text_member(&mut out, name, id);
-            out.into_boxed_str()
-        };
+        let mut text = String::new();
+        json::text_member(&mut text, "run_id", run.as_str());
+        let at = text.len();
+        json::text_member(&mut text, "thread_id", thread.as_str());
         Self {
-            run: member("run_id", run.as_str()),
-            thread: member("thread_id", thread.as_str()),
+            text: text.into_boxed_str(),
+            thread: at,
         }
+    }
+
+    fn run(&self) -> &str {
+        &self.text[..self.thread]
+    }
+
+    fn thread(&self) -> &str {
+        &self.text[self.thread..]
     }
 }
 
 struct Inner {
-    buffer: String,
     entries: VecDeque<Entry>,
     entry_bytes: usize,
     fold: Fold,
@@ -278,7 +290,6 @@ impl RunLog {
             forgotten: AtomicBool::new(false),
             writers: AtomicUsize::new(0),
             inner: Mutex::new(Inner {
-                buffer: String::new(),
                 entries: VecDeque::new(),
                 entry_bytes: 0,
                 fold: Fold::default(),
@@ -415,11 +426,10 @@ impl RunLog {
         if mutant!(NumberReusedAfterFold) && inner.folded > 0 || mutant!(NumberSkipped) && number.is_multiple_of(5) {
             number = if mutant!(NumberSkipped) { number + 1 } else { number - 1 };
         }
-        let mut buffer = std::mem::take(&mut inner.buffer);
+        let mut buffer = BUFFER.take();
         let text = self.message(&mut buffer, &placed, draft, number, unix);
-        // What one large event needed is not kept for the small ones.
         if buffer.capacity() <= KEPT_BUFFER {
-            inner.buffer = buffer;
+            BUFFER.set(buffer);
         }
         let entry = Entry {
             number,
@@ -536,7 +546,7 @@ impl RunLog {
             out.push_str(",\"agent_name\":");
             json::string(out, agent);
         }
-        out.push_str(&self.envelope.run);
+        out.push_str(self.envelope.run());
         out.push_str(",\"timestamp\":\"");
         write_iso8601(out, unix);
         out.push('"');
@@ -544,7 +554,7 @@ impl RunLog {
             out.push_str(",\"message\":");
             json::string(out, message);
         }
-        out.push_str(&self.envelope.thread);
+        out.push_str(self.envelope.thread());
         out.push_str(",\"event_id\":");
         self.write_event_id(out, number);
         out.push_str(",\"request_id\":");
