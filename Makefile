@@ -26,6 +26,7 @@ test: test-rust test-python ## Build and run all tests
 
 test-rust: ## The tests of the core
 	cargo test --quiet
+	cargo test --quiet --features shuttle --test shuttle_limiter --test shuttle_log
 
 test-python: $(VENV)/.built $(VENV)/.dev ## The tests of the package, on real servers and sockets
 	$(BIN)/python -m pytest
@@ -33,6 +34,7 @@ test-python: $(VENV)/.built $(VENV)/.dev ## The tests of the package, on real se
 lint: $(VENV)/.built $(VENV)/.dev ## clippy, rustfmt, ruff, mypy, stubs, and the rules of the house
 	cargo fmt --check
 	cargo clippy --all-targets --quiet -- -D warnings
+	cargo clippy --all-targets --features mutants,shuttle --quiet -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python scripts/stubs.py --check
@@ -51,8 +53,9 @@ stubs: $(VENV)/.built $(VENV)/.dev ## Write python/isolane/_core.pyi from the ex
 bench: $(VENV)/.built $(VENV)/.dev ## Measure side by side with named peers
 	$(BIN)/python -m benches.python
 
-prove: $(VENV)/.built $(VENV)/.dev ## The long checks: soaks with many users
+prove: $(VENV)/.built $(VENV)/.dev ## The long checks: soaks with many users, faults that tests must notice, schedules of threads
 	$(BIN)/python -m pytest tests/stress --prove
+	$(BIN)/python -m tests.mutants
 
 docs: $(VENV)/.built $(VENV)/.dev ## Check that the examples of the documents run, and build the Rust documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet

@@ -191,6 +191,9 @@ thread_local! {
 
 /// To be called in the child after a fork: random bytes drawn before it are never used again.
 pub fn after_fork_in_child() {
+    if crate::mutants::mutant!(RandomnessSharedAfterFork) {
+        return;
+    }
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 

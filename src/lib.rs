@@ -11,8 +11,10 @@ pub mod ids;
 pub mod lanes;
 pub mod limits;
 pub mod metrics;
+pub mod mutants;
 pub mod owner;
 mod py;
+mod sync;
 
 /// The native core of isolane. Import `isolane`, not this.
 #[pyo3::pymodule]
@@ -20,6 +22,8 @@ mod _core {
     use pyo3::prelude::*;
 
     use crate::py::awaitable::{ReadyAwaitable, ReadyNone, answer_without_exception};
+    use crate::py::connection::CursorAwaitable;
+    use crate::py::limits::PermitAwaitable;
 
     #[pymodule_export]
     use crate::py::{
@@ -46,6 +50,11 @@ mod _core {
         verify::{IsolationFinding, audit_isolation, isolation_violations},
     };
 
+    // A build for tests says so; a released one has neither name.
+    #[cfg(feature = "mutants")]
+    #[pymodule_export]
+    use crate::py::mutants::{_mutant, _mutants};
+
     /// The version of the extension, which is that of the package.
     #[allow(non_upper_case_globals)] // Python's name for it
     #[pymodule_export]
@@ -61,6 +70,8 @@ mod _core {
         answer_without_exception::<ReadyAwaitable>(py);
         answer_without_exception::<ReadyNone>(py);
         answer_without_exception::<PyPermit>(py);
+        answer_without_exception::<CursorAwaitable>(py);
+        answer_without_exception::<PermitAwaitable>(py);
         // Child processes of a fork must not use what belongs to their parent.
         let os = py.import("os")?;
         if os.hasattr("register_at_fork")? {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ids::UserId;
+use crate::mutants::mutant;
 
 /// The place where an object of one lane meets another: the name that errors and counters use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,6 +87,16 @@ impl OwnerTag {
     /// The crossing-point check: passes when both tags belong to the same user.
     pub fn same_owner(&self, other: &Self, crossing: Crossing) -> Result<(), IsolationViolation> {
         if Arc::ptr_eq(&self.0, &other.0) || self.0.user.is(&other.0.user) {
+            return Ok(());
+        }
+        let compared = match crossing {
+            Crossing::Publish => !mutant!(OwnerNotComparedAtPublish),
+            Crossing::Subscribe => !mutant!(OwnerNotComparedAtSubscribe),
+            Crossing::Write => !mutant!(OwnerNotComparedAtWrite),
+            Crossing::Bind => !mutant!(OwnerNotComparedAtBind),
+            Crossing::Verify => true,
+        };
+        if !compared {
             return Ok(());
         }
         Err(violation(crossing, "an object of another user was refused"))

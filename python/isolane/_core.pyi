@@ -567,11 +567,9 @@ class Permit:
     """
     def __await__(self, /) -> Permit: ...
     def __enter__(self, /) -> Permit: ...
-    def __exit__(
-        self, /, _kind: Any | None = None, _exception: Any | None = None, _traceback: Any | None = None
-    ) -> None: ...
+    def __exit__(self, /, _kind: object = None, _exception: object = None, _traceback: object = None) -> None: ...
     def __iter__(self, /) -> Permit: ...
-    def __next__(self, /) -> tuple[()]: ...
+    def __next__(self, /) -> Any: ...
     def __repr__(self, /) -> str: ...
     @property
     def held(self, /) -> bool:
@@ -582,7 +580,7 @@ class Permit:
         """
         Returns the permit. Returns whether it had not been returned before.
         """
-    def send(self, /, _value: Any) -> None: ...
+    def send(self, /, _value: Any) -> Any: ...
 
 @final
 class PlaceholderPolicy:
@@ -630,7 +628,7 @@ class Slot:
     """
     def __aenter__(self, /) -> collections.abc.Awaitable[Permit]: ...
     def __aexit__(
-        self, /, _kind: Any | None = None, _exception: Any | None = None, _traceback: Any | None = None
+        self, /, _kind: object = None, _exception: object = None, _traceback: object = None
     ) -> collections.abc.Awaitable[None]: ...
 
 @final
@@ -793,7 +791,7 @@ class UserExecutionContext:
         The same, with one dictionary of metadata for both.
         """
     @classmethod
-    def create_for_user(cls, /, user_id: str, thread_id: str, run_id: str, **fields) -> UserExecutionContext:
+    def create_for_user(cls, /, user_id: str, thread_id: str, run_id: str, **fields: Any) -> UserExecutionContext:
         """
         The same as `from_request`, with everything but the three ids by keyword.
         """
@@ -1153,7 +1151,7 @@ def _before_exit() -> None:
     Called by `atexit`: from here on no thread wakes the loop of another.
     """
 
-def _deep_copy(value: dict) -> dict:
+def _deep_copy(value: dict[Any, Any]) -> dict[Any, Any]:
     """
     The deep copy that contexts make of their dictionaries, alone, to be measured beside `copy.deepcopy`.
     """

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::ids::UserId;
+use crate::mutants::mutant;
 
 /// Sessions by their address. A context holds its session for as long as it is bound, so an address cannot be reused.
 #[derive(Debug, Default)]
@@ -38,7 +39,7 @@ impl SessionBindings {
 
     /// Whether contexts of more than one user hold the session.
     pub fn is_shared(&self, session: usize) -> bool {
-        self.holders.get(&session).is_some_and(|holders| holders.len() > 1)
+        !mutant!(SessionNotCompared) && self.holders.get(&session).is_some_and(|holders| holders.len() > 1)
     }
 
     /// How many sessions are bound.

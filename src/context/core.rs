@@ -12,6 +12,7 @@ use super::state::{ContextState, IllegalMove, conclude, derive, is_legal};
 use crate::clock::{Clock, Micros, Moment};
 use crate::ids;
 use crate::lanes::LaneHandle;
+use crate::mutants::mutant;
 
 /// Numbers of contexts, never used twice in a process.
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
@@ -186,7 +187,7 @@ impl<P> ContextCore<P> {
     }
 
     fn running(life: &mut Life<P>, to: ContextState) -> Result<&mut RunBook<P>, IllegalMove> {
-        if let Some(from) = life.ended {
+        if let Some(from) = life.ended.filter(|_| !mutant!(EndedContextRuns)) {
             return Err(IllegalMove { from, to });
         }
         Ok(life.runs.get_or_insert_default())
@@ -286,8 +287,13 @@ impl<P> ContextCore<P> {
         let mut dropped = Vec::new();
         let mut counts = super::RunCounts::default();
         if let Some(runs) = &mut life.runs {
+            let outcome = if mutant!(UnfinishedRunSucceeds) {
+                RunOutcome::Success
+            } else {
+                RunOutcome::Failure
+            };
             for id in runs.unfinished() {
-                if let Ok(Some(record)) = runs.end(&id, RunOutcome::Failure, clock.unix(), clock.monotonic(), |_| ()) {
+                if let Ok(Some(record)) = runs.end(&id, outcome, clock.unix(), clock.monotonic(), |_| ()) {
                     dropped.push(record);
                 }
             }

@@ -8,6 +8,7 @@ use foldhash::fast::RandomState;
 
 use super::identity::ContextError;
 use crate::ids::{self, MAX_ID_CHARS, RequestId};
+use crate::mutants::mutant;
 
 /// A chain of children may reach this depth.
 pub const MAX_DEPTH: u32 = 10;
@@ -87,7 +88,7 @@ impl Lineage {
                 fix: "Name the child after what it does, e.g. 'data_analysis'".to_owned(),
             });
         }
-        if self.depth >= MAX_DEPTH {
+        if self.depth >= MAX_DEPTH && !mutant!(DepthUnbounded) {
             return Err(ContextError {
                 field: "operation_depth",
                 value: self.depth.to_string(),
@@ -139,7 +140,7 @@ impl Lineage {
         if names.hashes.len() >= NAMES_REMEMBERED {
             return cut_name();
         }
-        if names.take(&base) {
+        if names.take(&base) || mutant!(RequestIdReused) {
             return base;
         }
         let hash = names.hasher.hash_one(&base);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::ids;
+use crate::mutants::mutant;
 
 /// What a placeholder policy found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,7 +165,7 @@ impl PlaceholderPolicy {
         if self.exact.contains(&lower) {
             return Some(PlaceholderHit::Exact);
         }
-        if lower.chars().count() < self.pattern_max_length {
+        if lower.chars().count() < self.pattern_max_length && !mutant!(PlaceholderPrefixPasses) {
             return self
                 .prefixes
                 .iter()

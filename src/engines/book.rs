@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::clock::Micros;
 use crate::context::Identity;
 use crate::limits::Permit;
+use crate::mutants::mutant;
 
 /// Why an engine ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +151,10 @@ impl EngineBook {
             }
             record
         };
+        if mutant!(SlotKeptOnClose) {
+            std::mem::forget(record);
+            return true;
+        }
         // Returning the slot may wake somebody, so it happens after the lock was let go.
         record.slot.release(now);
         true
@@ -167,7 +172,7 @@ impl EngineBook {
         let mut state = self.state();
         let mut due = Vec::new();
         while let Some(Reverse((deadline, number))) = state.deadlines.peek().copied() {
-            if deadline > now {
+            if deadline > now || mutant!(EngineNeverDue) {
                 break;
             }
             state.deadlines.pop();

@@ -4,15 +4,17 @@
 //! after both.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::frame;
 use super::log::{Batch, RunLog};
 use crate::clock::Micros;
 use crate::ids;
 use crate::lanes::LaneHandle;
+use crate::mutants::mutant;
 use crate::owner::Crossing;
+use crate::sync::{AtomicU16, Mutex, MutexGuard};
 
 /// Control frames that may wait to be written. A client that asks for more without reading is asked to come back.
 const MAX_CONTROL: usize = 512;
@@ -297,7 +299,10 @@ impl Connection {
             Some(epoch) if *epoch != **log.epoch() || wanted > log.head() || position.is_none() => {
                 (SubscribeMode::Reset, 0)
             }
-            _ if log.has_from(wanted) => (SubscribeMode::Exact, wanted),
+            _ if log.has_from(wanted) => {
+                let again = u64::from(mutant!(ReadTwiceAfterResume) && wanted > 0);
+                (SubscribeMode::Exact, wanted - again)
+            }
             _ => (SubscribeMode::Snapshot, wanted),
         };
         self.begin(&log, number, mode);
@@ -360,16 +365,22 @@ impl Connection {
     pub fn park(&self, waker: Arc<dyn Wake>) -> bool {
         let streams = self.lane.streams();
         // Counted before looking: a publisher that does not see the count is seen here.
-        streams.parked(1);
+        let late = mutant!(WakeLostWhenParking);
+        if !late {
+            streams.parked(1);
+        }
         let earlier = {
             let mut state = self.state();
             if state.has_work() || self.close_code().is_some() {
                 drop(state);
-                streams.parked(-1);
+                streams.parked(if late { 0 } else { -1 });
                 return false;
             }
             state.waker.replace(waker)
         };
+        if late {
+            streams.parked(1);
+        }
         if let Some(earlier) = earlier {
             streams.parked(-1);
             earlier.wake();
@@ -447,4 +458,63 @@ fn write_plain(batch: &Batch<'_>, position: &mut Position, out: &mut Vec<String>
     }
     position.end_told = batch.end.is_some();
     batch.snapshot.len() + batch.entries.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Moment, ProcessClock};
+    use crate::events::{Draft, EventKind, LogBounds, SpanScope, StreamWriter, Streams};
+    use crate::ids::{RequestId, RunId, ThreadId, UserId};
+    use crate::lanes::Registry;
+    use crate::owner::violation_counts;
+
+    /// A stream of Ann with one event, and the lanes of Ann and Bob.
+    fn stream_of_ann() -> (StreamWriter, [LaneHandle; 2]) {
+        let registry = Registry::new(Box::new(ProcessClock::new()));
+        let lanes = ["ann", "bob"].map(|user| registry.lane(&UserId::new(user).expect("valid")));
+        let (run, thread) = (RunId::new("run-1").expect("valid"), ThreadId::new("t").expect("valid"));
+        let writer = Streams::open(&lanes[0], &run, &thread, LogBounds::default()).expect("opens");
+        let request = RequestId::new("req-1").expect("valid");
+        let draft = Draft {
+            kind: EventKind::Custom("note"),
+            agent: None,
+            message: None,
+            payload: "{\"secret\":1",
+            timed: false,
+        };
+        let scope = SpanScope { request, parent: None };
+        writer
+            .log()
+            .publish(&lanes[0], &scope, draft, Moment { unix: 0, monotonic: 1 })
+            .expect("is taken");
+        (writer, lanes)
+    }
+
+    #[test]
+    fn a_stream_of_another_user_is_not_followed() {
+        let (writer, [ann, bob]) = stream_of_ann();
+        let before = violation_counts()[Crossing::Subscribe as usize].1;
+        let connections = [&ann, &bob].map(|lane| Streams::attach(lane, CursorMode::Framed, 3, 0));
+        for connection in &connections {
+            connection.follow(writer.log());
+        }
+        let [own, foreign] = connections.map(|connection| connection.state().positions.len());
+        assert_eq!((own, foreign), (1, 0));
+        assert!(violation_counts()[Crossing::Subscribe as usize].1 > before);
+    }
+
+    #[test]
+    fn a_stream_of_another_user_is_not_read() {
+        let (writer, [ann, bob]) = stream_of_ann();
+        let before = violation_counts()[Crossing::Write as usize].1;
+        let read = [&ann, &bob].map(|lane| {
+            let connection = Streams::attach(lane, CursorMode::Plain, 3, 0);
+            // As if the check before this one had been left out.
+            connection.state().seek(writer.log(), 0);
+            connection.read(8, 0)
+        });
+        assert_eq!((read[0].len(), read[1].len()), (1, 0));
+        assert!(violation_counts()[Crossing::Write as usize].1 > before);
+    }
 }

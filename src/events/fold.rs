@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use foldhash::fast::RandomState;
 
 use super::log::Entry;
+use crate::mutants::mutant;
 
 /// What an event is the latest of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,6 +40,10 @@ impl Fold {
             self.drop_number(begun);
         }
         if let Some(earlier) = self.latest.insert(entry.key, entry.number) {
+            if mutant!(FoldDropsLatest) {
+                self.latest.insert(entry.key, earlier);
+                return;
+            }
             self.drop_number(earlier);
         }
         self.bytes += entry.weight();
@@ -58,7 +63,7 @@ impl Fold {
             while self.bytes > max_bytes || self.by_number.len() > max_events {
                 let victim = self.by_number.values().find(|entry| {
                     if keep_open_spans {
-                        !is_open(entry.key.0)
+                        !is_open(entry.key.0) || mutant!(FoldForgetsOpenSpans)
                     } else {
                         matches!(entry.key.1, Slot::Thinking | Slot::Custom(_))
                     }

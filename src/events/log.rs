@@ -4,10 +4,11 @@
 //! before another began has the smaller one (G1). *Ownership.* The owner's tag is compared on publish, on subscribe and on
 //! each read for a socket (G6). *Independence.* Publishing copies bytes and wakes; it never waits (G7).
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use foldhash::fast::RandomState;
 
@@ -18,7 +19,9 @@ use super::span::{Placed, SpanBook, SpanScope};
 use crate::clock::{Micros, Moment, write_iso8601};
 use crate::ids::{self, RunId, ThreadId};
 use crate::lanes::{Charge, LaneHandle};
+use crate::mutants::mutant;
 use crate::owner::{Crossing, OwnerTag};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 
 /// Names of tools and custom event types that one log tells apart; the rest share one number.
 const NAMES: usize = 1_000;
@@ -125,33 +128,44 @@ impl Names {
     }
 }
 
-/// Where an event's message is written before it is kept, at most this large between events.
-const KEPT_BUFFER: usize = 4_096;
+thread_local! {
+    /// Where a thread writes a message before it is kept in its own size: one text for all logs stays in the processor's cache.
+    /// It is emptied before each use.
+    static BUFFER: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// What one large event needed is not kept for the small ones.
+const KEPT_BUFFER: usize = 16 * 1024;
 
 /// What is the same in all messages of a log, written once.
 struct Envelope {
-    /// `,"run_id":"…"`
-    run: Box<str>,
-    /// `,"thread_id":"…"`
-    thread: Box<str>,
+    /// `,"run_id":"…"`, and from `thread` on `,"thread_id":"…"`.
+    text: Box<str>,
+    thread: usize,
 }
 
 impl Envelope {
     fn new(run: &RunId, thread: &ThreadId) -> Self {
-        let member = |name, id| {
-            let mut out = String::new();
-            json::text_member(&mut out, name, id);
-            out.into_boxed_str()
-        };
+        let mut text = String::new();
+        json::text_member(&mut text, "run_id", run.as_str());
+        let at = text.len();
+        json::text_member(&mut text, "thread_id", thread.as_str());
         Self {
-            run: member("run_id", run.as_str()),
-            thread: member("thread_id", thread.as_str()),
+            text: text.into_boxed_str(),
+            thread: at,
         }
+    }
+
+    fn run(&self) -> &str {
+        &self.text[..self.thread]
+    }
+
+    fn thread(&self) -> &str {
+        &self.text[self.thread..]
     }
 }
 
 struct Inner {
-    buffer: String,
     entries: VecDeque<Entry>,
     entry_bytes: usize,
     fold: Fold,
@@ -199,7 +213,7 @@ impl Inner {
 }
 
 /// Numbers the logs of the process in the order in which they were opened.
-static NEXT_SERIAL: AtomicU64 = AtomicU64::new(0);
+static NEXT_SERIAL: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
 
 /// What a welcome says of a stream.
 #[derive(Debug, Clone)]
@@ -276,7 +290,6 @@ impl RunLog {
             forgotten: AtomicBool::new(false),
             writers: AtomicUsize::new(0),
             inner: Mutex::new(Inner {
-                buffer: String::new(),
                 entries: VecDeque::new(),
                 entry_bytes: 0,
                 fold: Fold::default(),
@@ -368,17 +381,23 @@ impl RunLog {
                 return Err(EventError::Closed);
             }
             let bytes = draft.payload.len() + draft.message.map_or(0, str::len);
-            if bytes > self.bounds.event_bytes {
+            if bytes > self.bounds.event_bytes && !mutant!(LargeEventAccepted) {
                 return Err(EventError::TooLarge {
                     bytes,
                     limit: self.bounds.event_bytes,
                 });
             }
             self.make_room(&mut inner, lane, bytes)?;
+            if mutant!(PublishInTwoSteps) {
+                drop(inner);
+                inner = self.inner();
+            }
             self.append(&mut inner, scope, draft, now.unix, now.monotonic)?
         };
         lane.shared().events.published.increment();
-        lane.streams().wake();
+        if !mutant!(PublishWakesNobody) {
+            lane.streams().wake();
+        }
         Ok(number)
     }
 
@@ -403,12 +422,14 @@ impl RunLog {
             EventKind::Completed | EventKind::Error => Slot::Terminal,
             EventKind::Custom(name) => Slot::Custom(inner.names.number(name)),
         };
-        let number = inner.head() + 1;
-        let mut buffer = std::mem::take(&mut inner.buffer);
+        let mut number = inner.head() + 1;
+        if mutant!(NumberReusedAfterFold) && inner.folded > 0 || mutant!(NumberSkipped) && number.is_multiple_of(5) {
+            number = if mutant!(NumberSkipped) { number + 1 } else { number - 1 };
+        }
+        let mut buffer = BUFFER.take();
         let text = self.message(&mut buffer, &placed, draft, number, unix);
-        // What one large event needed is not kept for the small ones.
         if buffer.capacity() <= KEPT_BUFFER {
-            inner.buffer = buffer;
+            BUFFER.set(buffer);
         }
         let entry = Entry {
             number,
@@ -439,7 +460,7 @@ impl RunLog {
                 });
             }
         }
-        while lane.streams().account().bytes() + wanted > self.bounds.user_bytes {
+        while lane.streams().account().bytes() + wanted > self.bounds.user_bytes && !mutant!(UserBudgetIgnored) {
             if lane.streams().drop_oldest_ended() || lane.streams().fold_larger(self, inner.user_charge.bytes()) {
                 continue;
             }
@@ -479,7 +500,12 @@ impl RunLog {
     /// Folds some of this log, to make room for another of the same user. Answers whether anything could be folded. Does not
     /// wait for a publisher: two that make room for each other must not wait for each other.
     pub(super) fn try_fold_some(&self, larger_than: usize) -> bool {
-        let Ok(mut inner) = self.inner.try_lock() else {
+        let taken = if mutant!(LogsWaitForEachOther) {
+            Some(self.inner())
+        } else {
+            self.inner.try_lock().ok()
+        };
+        let Some(mut inner) = taken else {
             return false;
         };
         let Some(lane) = inner.lane.clone().filter(|_| inner.user_charge.bytes() > larger_than) else {
@@ -520,7 +546,7 @@ impl RunLog {
             out.push_str(",\"agent_name\":");
             json::string(out, agent);
         }
-        out.push_str(&self.envelope.run);
+        out.push_str(self.envelope.run());
         out.push_str(",\"timestamp\":\"");
         write_iso8601(out, unix);
         out.push('"');
@@ -528,7 +554,7 @@ impl RunLog {
             out.push_str(",\"message\":");
             json::string(out, message);
         }
-        out.push_str(&self.envelope.thread);
+        out.push_str(self.envelope.thread());
         out.push_str(",\"event_id\":");
         self.write_event_id(out, number);
         out.push_str(",\"request_id\":");
@@ -639,10 +665,13 @@ impl RunLog {
     /// Ends the stream: what is open is repaired, and the log stays readable for its retention. Ending twice is nothing.
     /// Without an outcome it follows from the spans.
     pub fn end(self: &Arc<Self>, outcome: Option<Outcome>, reason: &str, unix: Micros, monotonic: Micros) {
-        self.repair(None, false, reason, unix, monotonic);
+        if !mutant!(OpenSpansLeftOpen) {
+            self.repair(None, false, reason, unix, monotonic);
+        }
+        let goes_on = mutant!(EndInTwoSteps) && !self.is_over();
         let lane = {
             let mut inner = self.inner();
-            if inner.ended.is_some() {
+            if inner.ended.is_some() && !goes_on {
                 return;
             }
             let outcome = outcome.unwrap_or(match inner.spans.ended() {
@@ -660,14 +689,22 @@ impl RunLog {
         if let Some(lane) = lane {
             lane.shared()
                 .expire_at(monotonic.max(1).saturating_add(self.bounds.retention), self);
-            lane.streams().wake();
+            if !mutant!(EndWakesNobody) {
+                lane.streams().wake();
+            }
         }
     }
 
-    /// Drops the log: its lane no longer knows it, and its bytes are free when the last reader lets go.
-    pub fn forget(&self) {
-        let Some(lane) = self.inner().lane.take() else { return };
-        self.forgotten.store(true, Ordering::Release);
+    /// Drops the log: its lane no longer knows it, and its bytes are free when the last reader lets go. Answers `false` when
+    /// it was dropped before, or somebody else is about to.
+    pub fn forget(&self) -> bool {
+        let lane = {
+            let mut inner = self.inner();
+            let Some(lane) = inner.lane.take() else { return false };
+            // Under the lock: who comes second finds the mark.
+            self.forgotten.store(true, Ordering::Release);
+            lane
+        };
         lane.streams().remove(self, lane.shared());
         if let Some(ended) = self.ended_at() {
             lane.shared()
@@ -682,6 +719,7 @@ impl RunLog {
             freed
         };
         drop((entries, fold));
+        true
     }
 
     /// Whether the log was dropped.
@@ -714,7 +752,7 @@ impl RunLog {
         }
         let from = usize::try_from(position - inner.folded).unwrap_or(usize::MAX);
         batch.entries.extend(inner.entries.iter().skip(from).take(limit));
-        if position + batch.entries.len() as u64 == inner.head() {
+        if position + batch.entries.len() as u64 == inner.head() && !mutant!(EndFrameLost) {
             batch.end = inner.ended.map(|(outcome, _)| (inner.head(), outcome));
         }
         Ok(write(&batch))
@@ -724,6 +762,14 @@ impl RunLog {
     pub(super) fn writer(self: &Arc<Self>) -> StreamWriter {
         self.writers.fetch_add(1, Ordering::AcqRel);
         StreamWriter { log: self.clone() }
+    }
+
+    /// The same, unless the stream has ended or its last writer has left and is about to end it.
+    pub(super) fn join(self: &Arc<Self>) -> Option<StreamWriter> {
+        let one_more = |writers: usize| (writers > 0 || mutant!(LeftStreamJoined)).then(|| writers + 1);
+        let joined = self.writers.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        let writer = joined.ok().map(|_| StreamWriter { log: self.clone() })?;
+        (!self.is_over()).then_some(writer)
     }
 
     /// Events kept, in the log and in the snapshot.
@@ -755,7 +801,14 @@ impl Clone for StreamWriter {
 
 impl Drop for StreamWriter {
     fn drop(&mut self) {
-        if self.log.writers.fetch_sub(1, Ordering::AcqRel) != 1 || self.log.is_over() {
+        let writers = if mutant!(WriterCountRaces) {
+            let writers = self.log.writers.load(Ordering::Acquire);
+            self.log.writers.store(writers - 1, Ordering::Release);
+            writers
+        } else {
+            self.log.writers.fetch_sub(1, Ordering::AcqRel)
+        };
+        if writers != 1 || self.log.is_over() {
             return;
         }
         let (shared, open) = {

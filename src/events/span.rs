@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::event::{EventError, EventKind};
 use crate::clock::Micros;
 use crate::ids::{self, RequestId};
+use crate::mutants::mutant;
 
 /// Most spans of one run.
 pub(super) const MAX_SPANS: u32 = 10_000;
@@ -111,7 +112,7 @@ impl SpanBook {
             });
         }
         let request = scope.request.as_str();
-        let (id, parent) = if self.used.contains_key(request) {
+        let (id, parent) = if self.used.contains_key(request) && !mutant!(SpanIdReused) {
             (self.derived_id(request), Some(Arc::from(request)))
         } else {
             (
@@ -237,7 +238,7 @@ impl SpanBook {
                 elapsed = Some(now.saturating_sub(ended.since));
             }
             EventKind::Completed | EventKind::Error => {
-                if let Some(tool) = span.tools.first() {
+                if let Some(tool) = span.tools.first().filter(|_| !mutant!(ToolLeftOpen)) {
                     return Err(EventError::invalid(format!(
                         "{} while tool {} is running; send tool_completed first",
                         kind.name(),
@@ -257,7 +258,9 @@ impl SpanBook {
             call,
         };
         if kind.is_terminal() {
-            self.open.remove(at);
+            if !mutant!(TwoTerminals) {
+                self.open.remove(at);
+            }
             if kind == EventKind::Completed {
                 self.completed += 1;
             } else {

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicIsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, Weak};
 
 use foldhash::fast::RandomState;
 
@@ -13,6 +13,8 @@ use super::log::{LogBounds, RunLog, StreamView, StreamWriter};
 use crate::clock::Micros;
 use crate::ids::{RunId, ThreadId};
 use crate::lanes::{Account, LaneHandle, Shared};
+use crate::mutants::mutant;
+use crate::sync::{AtomicIsize, Mutex, MutexGuard};
 
 /// Most logs of one user, ended ones included.
 pub const MAX_STREAMS: usize = 256;
@@ -73,11 +75,11 @@ impl Streams {
     ) -> Result<StreamWriter, EventError> {
         let streams = lane.streams();
         loop {
-            let (replaced, log, connections) = {
+            let (replaced, writer, connections) = {
                 let mut inner = streams.inner();
                 let old = inner.logs.get(run).cloned();
-                if let Some(old) = old.as_ref().filter(|old| !old.is_over()) {
-                    return Ok(old.writer());
+                if let Some(writer) = old.as_ref().and_then(RunLog::join) {
+                    return Ok(writer);
                 }
                 if inner.count() >= MAX_STREAMS {
                     drop(inner);
@@ -92,14 +94,18 @@ impl Streams {
                 }
                 lane.shared().claim_run(run, lane.user())?;
                 let log = Arc::new(RunLog::new(lane.clone(), run.clone(), thread.clone(), bounds));
-                inner.logs.insert(run.clone(), log.clone());
+                // Before anybody finds the log: one without a writer is about to end.
+                let writer = log.writer();
+                inner.logs.insert(run.clone(), log);
                 // Sockets may have to read the earlier incarnation to its end.
                 inner.replaced.extend(old.as_ref().map(Arc::downgrade));
-                (old, log, inner.connections.clone())
+                (old, writer, inner.connections.clone())
             };
-            let writer = log.writer();
             for connection in connections {
-                connection.follow(&log);
+                if mutant!(LaterRunNotFollowed) {
+                    break;
+                }
+                connection.follow(writer.log());
             }
             // Nobody reads the earlier incarnation: it need not wait for its retention.
             if let Some(replaced) = replaced.filter(|replaced| Arc::strong_count(replaced) == 1) {
@@ -140,17 +146,21 @@ impl Streams {
 
     /// Drops the log that ended first, to make room. Answers whether there was one.
     pub(super) fn drop_oldest_ended(&self) -> bool {
-        let oldest = {
-            let inner = self.inner();
-            let replaced = inner.replaced.iter().filter_map(Weak::upgrade);
-            let logs = inner.logs.values().cloned().chain(replaced);
-            let ended = logs.filter_map(|log| Some((log.ended_at()?, log)));
-            ended.min_by_key(|(at, _)| *at).map(|(_, log)| log)
-        };
-        oldest.is_some_and(|log| {
-            log.forget();
-            true
-        })
+        loop {
+            let oldest = {
+                let inner = self.inner();
+                let replaced = inner.replaced.iter().filter_map(Weak::upgrade);
+                let logs = inner.logs.values().cloned().chain(replaced);
+                let ended = logs.filter_map(|log| Some((log.ended_at()?, log)));
+                // One that another thread is dropping makes its room there: to wait for it would be a spin.
+                let kept = ended.filter(|(_, log)| !log.is_forgotten() || mutant!(RoomSpins));
+                kept.min_by_key(|(at, _)| *at).map(|(_, log)| log)
+            };
+            let Some(log) = oldest else { return false };
+            if log.forget() {
+                return true;
+            }
+        }
     }
 
     /// Folds a live log of the user that is larger than the one that needs room. Answers whether one could be folded.

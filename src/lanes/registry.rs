@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use dashmap::DashMap;
 
@@ -14,7 +14,9 @@ use crate::clock::{Clock, Micros};
 use crate::events::RunLog;
 use crate::ids::{Checked, RunId, UserId};
 use crate::metrics::EventCounters;
+use crate::mutants::mutant;
 use crate::owner::{Crossing, IsolationViolation, violation};
+use crate::sync::{Mutex, MutexGuard};
 
 /// How many idle lanes are kept by default.
 pub const DEFAULT_MAX_IDLE: usize = 10_000;
@@ -58,7 +60,7 @@ impl Shared {
     /// Refuses a run that is another user's.
     pub fn check_run_owner(&self, run: &RunId, user: &UserId) -> Result<(), IsolationViolation> {
         match self.run_owners().get(run) {
-            Some(owner) if !owner.is(user) => {
+            Some(owner) if !owner.is(user) && !mutant!(RunOfAnotherUserAccepted) => {
                 Err(violation(Crossing::Publish, "the run id belongs to another user's run"))
             }
             _ => Ok(()),
@@ -68,7 +70,7 @@ impl Shared {
     /// Notes whose a run is, or refuses one that is another user's.
     pub fn claim_run(&self, run: &RunId, user: &UserId) -> Result<(), IsolationViolation> {
         match self.run_owners().entry(run.clone()) {
-            Entry::Occupied(owner) if !owner.get().is(user) => {
+            Entry::Occupied(owner) if !owner.get().is(user) && !mutant!(RunOfAnotherUserAccepted) => {
                 Err(violation(Crossing::Bind, "the run id belongs to another user's run"))
             }
             Entry::Occupied(_) => Ok(()),
@@ -98,7 +100,7 @@ impl Shared {
     pub fn sweep_logs(&self) -> usize {
         let now = self.clock.monotonic();
         let mut expired = Vec::new();
-        {
+        if !mutant!(RetentionNeverOver) {
             let mut queue = self.expiry();
             while queue.first_key_value().is_some_and(|((at, _), _)| *at <= now) {
                 expired.extend(queue.pop_first().and_then(|(_, log)| log.upgrade()));
@@ -144,7 +146,7 @@ pub struct Registry {
     max_idle: AtomicU64,
     evicted: AtomicU64,
     /// One eviction at a time.
-    evicting: Mutex<()>,
+    evicting: std::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Registry {
@@ -171,7 +173,7 @@ impl Registry {
             shared: Arc::new(shared),
             max_idle: AtomicU64::new(DEFAULT_MAX_IDLE as u64),
             evicted: AtomicU64::new(0),
-            evicting: Mutex::new(()),
+            evicting: std::sync::Mutex::new(()),
         }
     }
 
@@ -231,7 +233,7 @@ impl Registry {
     /// Evicts the lanes that were idle longest, when there are more of them than the bound.
     fn evict_idle(&self) {
         let max = self.max_idle();
-        if self.idle() <= max {
+        if self.idle() <= max || mutant!(IdleLanesUnbounded) {
             return;
         }
         let Ok(_one_at_a_time) = self.evicting.try_lock() else {
@@ -240,7 +242,7 @@ impl Registry {
         let mut idle: Vec<(Micros, UserId)> = self
             .lanes
             .iter()
-            .filter(|lane| lane.handles() == 0)
+            .filter(|lane| lane.handles() == 0 || mutant!(LaneEvictedInUse))
             .map(|lane| (lane.idle_since(), lane.user().clone()))
             .collect();
         let Some(surplus) = idle.len().checked_sub(max).filter(|surplus| *surplus > 0) else {
@@ -254,7 +256,9 @@ impl Registry {
     }
 
     fn remove_if_idle(&self, user: &UserId) -> bool {
-        let removed = self.lanes.remove_if(user, |_, lane| lane.handles() == 0);
+        let removed = self
+            .lanes
+            .remove_if(user, |_, lane| lane.handles() == 0 || mutant!(LaneEvictedInUse));
         if removed.is_some() {
             self.shared.idle.fetch_sub(1, Ordering::Relaxed);
             self.evicted.fetch_add(1, Ordering::Relaxed);

@@ -13,13 +13,15 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use foldhash::fast::RandomState;
 
 use super::tree::{Freed, MAX_NODES, NodeId, Task, Tree};
 use crate::clock::{Micros, SECOND};
 use crate::lanes::{LaneHandle, LaneKey};
+use crate::mutants::mutant;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Names a waiter.
 pub type Ticket = u64;
@@ -153,6 +155,13 @@ impl UserState {
     fn is_unused(&self) -> bool {
         self.running == 0 && self.queued == 0
     }
+
+    fn next_in_queue(&mut self) -> Option<Ticket> {
+        if mutant!(WaitersOutOfOrder) {
+            return self.queue.pop_back();
+        }
+        self.queue.pop_front()
+    }
 }
 
 struct State {
@@ -254,12 +263,13 @@ impl State {
 
     /// Takes a unit of the pool if the user may have one before everybody who waits.
     fn take_free_unit(&mut self, user: LaneKey) -> bool {
-        if self.running >= self.settings.total.get() {
+        let one_more = |limit: NonZeroU32, more: bool| limit.get().saturating_add(u32::from(more));
+        if self.running >= one_more(self.settings.total, mutant!(ProcessLimitOffByOne)) {
             return false;
         }
-        let per_user = self.settings.per_user.get();
+        let per_user = one_more(self.settings.per_user, mutant!(UserLimitOffByOne));
         let state = self.user(user);
-        if state.running >= per_user || state.queued > 0 {
+        if state.running >= per_user && !mutant!(UserLimitIgnored) || state.queued > 0 {
             return false;
         }
         state.running += 1;
@@ -293,7 +303,11 @@ impl State {
         let state = self.user(user);
         if !state.in_ring && state.queued > 0 && state.running < per_user {
             state.in_ring = true;
-            self.ring.push_back(user);
+            if mutant!(UsersTakeNoTurns) {
+                self.ring.push_front(user);
+            } else {
+                self.ring.push_back(user);
+            }
         }
     }
 
@@ -363,7 +377,7 @@ impl State {
             let state = self.user(user);
             state.in_ring = false;
             if state.running < per_user {
-                while let Some(ticket) = self.user(user).queue.pop_front() {
+                while let Some(ticket) = self.user(user).next_in_queue() {
                     if self.waiters.contains_key(&ticket) {
                         self.take_unit(user);
                         self.grant_waiting(ticket, now, woken);
@@ -428,7 +442,9 @@ impl State {
                     retry_after: 1,
                 });
             }
-            parent = tree.nearest(request.path, request.task);
+            parent = tree
+                .nearest(request.path, request.task)
+                .filter(|_| !mutant!(ChildTakesOwnUnit));
             if let Some(parent) = parent
                 && tree.suspend(parent)
             {
@@ -493,17 +509,22 @@ impl FairLimiter {
         parked: impl FnOnce() -> Arc<dyn Parked>,
     ) -> Result<Decision, Refusal> {
         let mut guard = self.state();
-        let state = &mut *guard;
-        let (grant, parent) = state.at_once(request, now)?;
+        let (grant, parent) = guard.at_once(request, now)?;
         if let Some(grant) = grant {
             return Ok(Decision::Granted(grant));
         }
+        if mutant!(ParkedWithoutALook) {
+            drop(guard);
+            guard = self.state();
+        }
+        let state = &mut *guard;
         let place = Place::of(request);
         state.next_ticket += 1;
         let ticket = state.next_ticket;
         let user = request.lane.key();
         let queued = state.users.get(&user).map_or(0, |user| user.queued);
-        if !request.admitted && (state.waiters.len() >= state.settings.queue || queued >= state.settings.user_queue) {
+        let bounded = !request.admitted && !mutant!(QueueUnbounded);
+        if bounded && (state.waiters.len() >= state.settings.queue || queued >= state.settings.user_queue) {
             state.resume(place.map(|place| place.root), parent, ticket);
             state.counts.refused += 1;
             return Err(state.refusal(user));
@@ -562,14 +583,25 @@ impl FairLimiter {
 
     /// A waiter gives up. `None` means that it was granted in the meantime: the grant is with the waiter, who returns it.
     pub fn abandon(&self, ticket: Ticket, timed_out: bool) -> Option<Refusal> {
+        let seen = if mutant!(GivingUpRaces) {
+            let waiting = |state: MutexGuard<'_, State>| Some(state.waiters.get(&ticket)?.lane.key());
+            waiting(self.state())
+        } else {
+            None
+        };
         let mut guard = self.state();
         let state = &mut *guard;
+        if let Some(user) = seen.filter(|_| !state.waiters.contains_key(&ticket)) {
+            return Some(state.refusal(user));
+        }
         let waiter = state.waiters.remove(&ticket)?;
         let user = waiter.lane.key();
         if let Some(Place { root, .. }) = waiter.place
             && let Some(tree) = state.trees.get_mut(&root)
         {
-            tree.give_up(ticket);
+            if !mutant!(GoneChildHoldsParent) {
+                tree.give_up(ticket);
+            }
             if tree.is_empty() {
                 state.trees.remove(&root);
             }
@@ -594,6 +626,9 @@ impl FairLimiter {
         let (mut first, mut returned) = (Some(grant), Vec::new());
         while let Some(grant) = first.take().or_else(|| returned.pop()) {
             for parked in self.take_back(&grant, now) {
+                if mutant!(WaiterNotWoken) {
+                    continue;
+                }
                 returned.extend(parked.wake());
             }
         }
@@ -617,6 +652,9 @@ impl FairLimiter {
         match freed {
             Freed::ToPool => {
                 state.return_unit(user);
+                if mutant!(PermitReturnedTwice) {
+                    state.running = state.running.saturating_sub(1);
+                }
                 state.schedule(now, &mut woken);
             }
             Freed::ToWaiting(ticket) => state.grant_waiting(ticket, now, &mut woken),
@@ -680,6 +718,11 @@ impl Permit {
     pub fn release(&self, now: Micros) -> bool {
         let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(grant) = grant else { return false };
+        if mutant!(SlotFreedTwice) {
+            let lane = grant.lane.clone();
+            let again = Grant { lane, ..grant };
+            *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = Some(again);
+        }
         self.limiter.release(grant, now);
         true
     }

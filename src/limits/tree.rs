@@ -9,6 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::fair::Ticket;
+use crate::mutants::mutant;
 
 /// Most nodes of one tree at the same time, waiting ones included.
 pub const MAX_NODES: usize = 64;
@@ -140,7 +141,7 @@ impl Tree {
         }
         if let Some(parent) = node.parent.and_then(|parent| self.nodes.get_mut(&parent)) {
             parent.children -= 1;
-            if parent.children == 0 {
+            if parent.children == 0 && !mutant!(LastChildReturnsUnit) {
                 return Freed::Kept;
             }
         }

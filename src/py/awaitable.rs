@@ -8,15 +8,37 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::type_object::PyTypeInfo;
 
-/// What `await` of a value that is there does: it hands the value out without raising `StopIteration`.
-pub(crate) trait Ready: PyTypeInfo {
-    /// The answer, once.
-    fn answer(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>>;
+/// Where an awaitable stands after a step.
+pub(crate) enum Stand<'py> {
+    /// It waits: what the event loop is to be handed.
+    Pending(Bound<'py, PyAny>),
+    /// It has its answer.
+    Answered(Bound<'py, PyAny>),
 }
 
-/// `am_send` of a [`Ready`] type.
+/// An awaitable of this module: its own iterator, which hands its answer out without raising `StopIteration` where the
+/// interpreter can take it so.
+pub(crate) trait Steps: PyTypeInfo {
+    /// The next step.
+    fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Stand<'py>>;
+
+    /// The next step as `__next__` and `send` have it: an answer is a `StopIteration`.
+    fn next<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        as_next(Self::step(slf)?)
+    }
+}
+
+/// An answer as `StopIteration`.
+pub(crate) fn as_next(stand: Stand<'_>) -> PyResult<Bound<'_, PyAny>> {
+    match stand {
+        Stand::Pending(pending) => Ok(pending),
+        Stand::Answered(answer) => Err(PyStopIteration::new_err((answer.unbind(),))),
+    }
+}
+
+/// `am_send` of a type that implements [`Steps`].
 #[allow(unsafe_code)]
-unsafe extern "C" fn send_ready<T: Ready>(
+unsafe extern "C" fn send_step<T: Steps>(
     slf: *mut ffi::PyObject,
     _value: *mut ffi::PyObject,
     result: *mut *mut ffi::PyObject,
@@ -25,8 +47,12 @@ unsafe extern "C" fn send_ready<T: Ready>(
     unsafe {
         let py = Python::assume_attached();
         let slf = Bound::from_borrowed_ptr(py, slf);
-        match T::answer(slf.cast_unchecked::<T>()) {
-            Ok(answer) => {
+        match T::step(slf.cast_unchecked::<T>()) {
+            Ok(Stand::Pending(pending)) => {
+                *result = pending.into_ptr();
+                ffi::PySendResult::PYGEN_NEXT
+            }
+            Ok(Stand::Answered(answer)) => {
                 *result = answer.into_ptr();
                 ffi::PySendResult::PYGEN_RETURN
             }
@@ -42,14 +68,14 @@ unsafe extern "C" fn send_ready<T: Ready>(
 /// Gives a type the `am_send` slot, which `PyO3` has no method for. `CPython` 3.11 asks it in `await`, later versions only in
 /// `PyIter_Send`; without it `__next__` does the same at the price of an exception.
 #[allow(unsafe_code)]
-pub(crate) fn answer_without_exception<T: Ready>(py: Python<'_>) {
+pub(crate) fn answer_without_exception<T: Steps>(py: Python<'_>) {
     let kind = T::type_object_raw(py);
     // SAFETY: the type was made by `PyO3` as a heap type with `__await__`, so it has this table and it is writable; no other
     // code runs before the module is imported.
     unsafe {
         let methods = (*kind).tp_as_async;
         if !methods.is_null() {
-            (*methods).am_send = Some(send_ready::<T>);
+            (*methods).am_send = Some(send_step::<T>);
         }
     }
 }
@@ -66,9 +92,9 @@ impl ReadyNone {
     }
 }
 
-impl Ready for ReadyNone {
-    fn answer(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        Ok(slf.py().None())
+impl Steps for ReadyNone {
+    fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Stand<'py>> {
+        Ok(Stand::Answered(slf.py().None().into_bound(slf.py())))
     }
 }
 
@@ -106,10 +132,10 @@ pub(crate) struct ReadyAwaitable {
     answer: Mutex<Answer>,
 }
 
-impl Ready for ReadyAwaitable {
-    fn answer(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+impl Steps for ReadyAwaitable {
+    fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Stand<'py>> {
         match slf.get().take() {
-            Answer::Value(value) => Ok(value),
+            Answer::Value(value) => Ok(Stand::Answered(value.into_bound(slf.py()))),
             Answer::Taken => Err(PyRuntimeError::new_err(
                 "cannot reuse an awaitable that was already awaited",
             )),
@@ -143,13 +169,13 @@ impl ReadyAwaitable {
         slf
     }
 
-    fn __next__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        Self::answer(slf).and_then(|answer| Err(PyStopIteration::new_err((answer,))))
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Steps::next(slf)
     }
 
     /// Steps the awaitable, as a coroutine is stepped.
-    fn send(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        Self::__next__(slf)
+    fn send<'py>(slf: &Bound<'py, Self>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Steps::next(slf)
     }
 
     /// Forgets the answer.

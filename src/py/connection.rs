@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyStopIteration, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
-use super::awaitable::ReadyNone;
-use super::loops::{FutureSteps, LoopFuture};
+use super::awaitable::{ReadyNone, Stand, Steps, as_next};
+use super::loops::{FutureSteps, LoopFuture, Step};
 use super::process::{CLOCK, Stamp, lane_of};
 use crate::clock::Clock;
 use crate::events::{ClientFrame, Connection, CursorMode, Streams, Wake, frame};
@@ -170,22 +170,29 @@ impl EventCursor {
 
 /// Waits for a connection to have something to read.
 #[pyclass(frozen, module = "isolane._core", name = "_CursorAwaitable")]
-struct CursorAwaitable {
+pub(crate) struct CursorAwaitable {
     connection: Arc<Connection>,
     waker: Arc<Waker>,
     steps: FutureSteps,
 }
 
 impl CursorAwaitable {
-    fn step<'py>(&self, py: Python<'py>, result: PyResult<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
-        match result {
-            Err(error) if error.is_instance_of::<PyStopIteration>(py) => Err(PyStopIteration::new_err((py.None(),))),
+    fn after<'py>(&self, py: Python<'py>, step: PyResult<Step<'py>>) -> PyResult<Stand<'py>> {
+        match step {
+            Ok(Step::Pending(future)) => Ok(Stand::Pending(future)),
+            Ok(Step::Done) => Ok(Stand::Answered(py.None().into_bound(py))),
             Err(error) => {
                 self.close();
                 Err(error)
             }
-            pending => pending,
         }
+    }
+}
+
+impl Steps for CursorAwaitable {
+    fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Stand<'py>> {
+        let (py, waiting) = (slf.py(), slf.get());
+        waiting.after(py, waiting.steps.next(py, &waiting.waker.0))
     }
 }
 
@@ -205,17 +212,17 @@ impl CursorAwaitable {
         slf
     }
 
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.step(py, self.steps.next(py, &self.waker.0))
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Steps::next(slf)
     }
 
-    fn send<'py>(&self, py: Python<'py>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        self.__next__(py)
+    fn send<'py>(slf: &Bound<'py, Self>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Steps::next(slf)
     }
 
     #[pyo3(signature = (*exception))]
     fn throw<'py>(&self, py: Python<'py>, exception: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        self.step(py, self.steps.throw(py, &self.waker.0, exception))
+        as_next(self.after(py, self.steps.throw(py, &self.waker.0, exception))?)
     }
 
     /// Waits no longer. A waker that another wait has parked since is left alone.

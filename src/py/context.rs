@@ -31,6 +31,7 @@ use crate::context::{
 };
 use crate::events::{StreamWriter, Streams};
 use crate::ids::{self, RequestId};
+use crate::mutants::mutant;
 
 const METADATA_IS_OLD: &CStr = c"metadata= is the older name; pass agent_context= and audit_metadata=";
 const ADDITIONAL_METADATA_IS_OLD: &CStr =
@@ -1154,7 +1155,12 @@ impl PyContext {
         let copied = |dict: &Py<PyDict>, name| copied_dict(dict.bind(py), name);
         let agent = self
             .agent_data()
-            .map(|agent| copied(agent, "agent_context"))
+            .map(|agent| {
+                if mutant!(ChildAliasesParent) {
+                    return Ok(agent.bind(py).clone());
+                }
+                copied(agent, "agent_context")
+            })
             .transpose()?;
         let audit = self
             .audit_data()

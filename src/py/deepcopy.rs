@@ -13,6 +13,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
+use crate::mutants::mutant;
+
 /// Nested deeper than this is left to `copy.deepcopy`, which has the interpreter's own guard against overflow.
 const MAX_DEPTH: usize = 128;
 
@@ -111,7 +113,7 @@ impl<'py> Copier<'py> {
                 if !is_immutable(key) {
                     return Err(NotJsonLike);
                 }
-                if is_immutable(value) {
+                if is_immutable(value) || depth > 0 && mutant!(DeepCopySharesNested) {
                     continue;
                 }
                 let inner = self.container(value, depth + 1)?;
@@ -134,7 +136,7 @@ impl<'py> Copier<'py> {
         unsafe {
             for at in 0..ffi::PyList_GET_SIZE(copy) {
                 let value = ffi::PyList_GET_ITEM(copy, at);
-                if is_immutable(value) {
+                if is_immutable(value) || depth > 0 && mutant!(DeepCopySharesNested) {
                     continue;
                 }
                 let inner = self.container(value, depth + 1)?;

@@ -4,19 +4,20 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
-use super::awaitable::{Ready, ReadyNone};
+use super::awaitable::{ReadyNone, Stand, Steps, as_next};
 use super::context::PyContext;
 use super::errors::{limit_timeout, to_python};
-use super::loops::{FutureSteps, LoopFuture, beside_exception, current_task};
+use super::loops::{FutureSteps, LoopFuture, Step, beside_exception, current_task};
 use super::process::{CLOCK, Stamp, lane_of, registry};
 use crate::clock::Clock;
 use crate::lanes::LaneHandle;
 use crate::limits::{Decision, FairLimiter, Grant, LimitSettings, Parked, Permit, Request, Ticket};
+use crate::mutants::mutant;
 use crate::owner::Crossing;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -211,10 +212,10 @@ impl PyPermit {
     }
 }
 
-impl Ready for PyPermit {
-    fn answer(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+impl Steps for PyPermit {
+    fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Stand<'py>> {
         if slf.get().held() {
-            Ok(slf.clone().into_any().unbind())
+            Ok(Stand::Answered(slf.clone().into_any()))
         } else {
             Err(PyRuntimeError::new_err("the permit was released; ask for another one"))
         }
@@ -235,6 +236,10 @@ impl PyPermit {
     /// Returns the permit. Returns whether it had not been returned before.
     fn release(&self, py: Python<'_>) -> PyResult<bool> {
         self.stamp.check(py)?;
+        if mutant!(SlotKeptWhenConstructionFails) {
+            std::mem::forget(self.take());
+            return Ok(true);
+        }
         Ok(self.return_it())
     }
 
@@ -256,13 +261,12 @@ impl PyPermit {
         slf
     }
 
-    fn __next__(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::answer(slf).and_then(|permit| Err(PyStopIteration::new_err((permit,))))
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Steps::next(slf)
     }
 
-    #[pyo3(name = "send")]
-    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<()> {
-        Self::__next__(slf)
+    fn send<'py>(slf: &Bound<'py, Self>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Steps::next(slf)
     }
 
     #[pyo3(signature = (_kind = None, _exception = None, _traceback = None))]
@@ -515,7 +519,7 @@ impl TimeOver {
 
 /// Waits for a permit. Cancelled at any moment, it leaves nothing behind: a permit that it was granted goes to the next.
 #[pyclass(frozen, module = "isolane._core", name = "_PermitAwaitable")]
-struct PermitAwaitable {
+pub(crate) struct PermitAwaitable {
     limiter: Arc<FairLimiter>,
     waiter: Arc<Waiter>,
     ticket: Ticket,
@@ -589,7 +593,7 @@ impl PermitAwaitable {
         if !self.settle(py) {
             return;
         }
-        if self.limiter.abandon(self.ticket, false).is_none() {
+        if self.limiter.abandon(self.ticket, false).is_none() && !mutant!(PermitLostOnCancel) {
             self.return_grant();
         }
         self.free_slot();
@@ -609,44 +613,52 @@ impl PermitAwaitable {
     }
 
     /// The future is done: a permit, or the time is over.
-    fn answer(&self, py: Python<'_>) -> PyErr {
+    fn answer<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         if !self.settle(py) {
-            return PyRuntimeError::new_err("cannot reuse an awaitable that was already awaited");
+            return Err(PyRuntimeError::new_err(
+                "cannot reuse an awaitable that was already awaited",
+            ));
         }
         let grant = lock(&self.waiter.grant).take();
         if let Some(grant) = grant {
             let task = lock(&self.task).take();
-            let permit = match Py::new(py, PyPermit::new(self.limiter.clone(), grant, task)) {
-                Ok(permit) => permit,
-                Err(error) => return error,
-            };
+            let permit = Py::new(py, PyPermit::new(self.limiter.clone(), grant, task))?;
             if let Some(slot) = &self.slot {
                 slot.get().keep(py, &permit);
             }
-            return PyStopIteration::new_err((permit,));
+            return Ok(permit.into_bound(py).into_any());
         }
         self.free_slot();
         if let Some(refusal) = self
             .limiter
             .abandon(self.ticket, self.waiter.timed_out.load(Ordering::Relaxed))
         {
-            return limit_timeout(py, &refusal, self.timeout);
+            return Err(limit_timeout(py, &refusal, self.timeout));
         }
         // Granted between the two looks, which takes another thread.
         self.return_grant();
-        PyRuntimeError::new_err("the permit was granted and returned; ask again")
+        Err(PyRuntimeError::new_err(
+            "the permit was granted and returned; ask again",
+        ))
     }
 
     /// Passes on what a step of the future came to.
-    fn step<'py>(&self, py: Python<'py>, result: PyResult<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
-        match result {
-            Err(error) if error.is_instance_of::<PyStopIteration>(py) => Err(self.answer(py)),
+    fn after<'py>(&self, py: Python<'py>, step: PyResult<Step<'py>>) -> PyResult<Stand<'py>> {
+        match step {
+            Ok(Step::Pending(future)) => Ok(Stand::Pending(future)),
+            Ok(Step::Done) => self.answer(py).map(Stand::Answered),
             Err(error) => {
                 self.abandon(py);
                 Err(error)
             }
-            pending => pending,
         }
+    }
+}
+
+impl Steps for PermitAwaitable {
+    fn step<'py>(slf: &Bound<'py, Self>) -> PyResult<Stand<'py>> {
+        let (py, waiting) = (slf.py(), slf.get());
+        waiting.after(py, waiting.steps.next(py, &waiting.waiter.future))
     }
 }
 
@@ -666,17 +678,17 @@ impl PermitAwaitable {
         slf
     }
 
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.step(py, self.steps.next(py, &self.waiter.future))
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Steps::next(slf)
     }
 
-    fn send<'py>(&self, py: Python<'py>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        self.__next__(py)
+    fn send<'py>(slf: &Bound<'py, Self>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Steps::next(slf)
     }
 
     #[pyo3(signature = (*exception))]
     fn throw<'py>(&self, py: Python<'py>, exception: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        self.step(py, self.steps.throw(py, &self.waiter.future, exception))
+        as_next(self.after(py, self.steps.throw(py, &self.waiter.future, exception))?)
     }
 
     fn close(&self, py: Python<'_>) {

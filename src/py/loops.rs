@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use pyo3::exceptions::PyStopIteration;
+use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -156,6 +158,14 @@ impl LoopFuture {
     }
 }
 
+/// What a step of an awaitable came to.
+pub(crate) enum Step<'py> {
+    /// It waits: what the event loop is to be handed.
+    Pending(Bound<'py, PyAny>),
+    /// It is done.
+    Done,
+}
+
 /// The steps of awaiting a [`LoopFuture`], taken one by one: what an awaitable needs that decides itself when it is done.
 #[derive(Debug, Default)]
 pub(crate) struct FutureSteps(Mutex<Option<Py<PyAny>>>);
@@ -166,7 +176,8 @@ impl FutureSteps {
         if let Some(steps) = held {
             return Ok(steps.into_bound(py));
         }
-        let steps = future.future.bind(py).call_method0(intern!(py, "__await__"))?;
+        // A future iterates as it is awaited.
+        let steps = future.future.bind(py).try_iter()?.into_any();
         *self.lock() = Some(steps.clone().unbind());
         Ok(steps)
     }
@@ -175,9 +186,22 @@ impl FutureSteps {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next step: the future while it is pending, `StopIteration` when it is done.
-    pub(crate) fn next<'py>(&self, py: Python<'py>, future: &LoopFuture) -> PyResult<Bound<'py, PyAny>> {
-        self.of(py, future)?.call_method0(intern!(py, "__next__"))
+    /// The next step.
+    #[allow(unsafe_code)]
+    pub(crate) fn next<'py>(&self, py: Python<'py>, future: &LoopFuture) -> PyResult<Step<'py>> {
+        let steps = self.of(py, future)?;
+        let mut result = std::ptr::null_mut();
+        // SAFETY: `steps` is an iterator, this thread is attached, and a result is a new reference.
+        unsafe {
+            match ffi::PyIter_Send(steps.as_ptr(), ffi::Py_None(), &raw mut result) {
+                ffi::PySendResult::PYGEN_NEXT => Ok(Step::Pending(Bound::from_owned_ptr(py, result))),
+                ffi::PySendResult::PYGEN_RETURN => {
+                    drop(Bound::from_owned_ptr(py, result));
+                    Ok(Step::Done)
+                }
+                ffi::PySendResult::PYGEN_ERROR => Err(PyErr::fetch(py)),
+            }
+        }
     }
 
     /// Throws an exception into the wait.
@@ -186,9 +210,15 @@ impl FutureSteps {
         py: Python<'py>,
         future: &LoopFuture,
         exception: &Bound<'py, PyTuple>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        self.of(py, future)?
-            .call_method1(intern!(py, "throw"), exception.clone())
+    ) -> PyResult<Step<'py>> {
+        let thrown = self
+            .of(py, future)?
+            .call_method1(intern!(py, "throw"), exception.clone());
+        match thrown {
+            Ok(pending) => Ok(Step::Pending(pending)),
+            Err(error) if error.is_instance_of::<PyStopIteration>(py) => Ok(Step::Done),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -199,14 +229,12 @@ impl FutureSteps {
 
 fn set_result(future: &Bound<'_, PyAny>) {
     let py = future.py();
-    let result = future.call_method0(intern!(py, "done")).and_then(|done| {
-        // A future that was cancelled in the meantime is left alone.
-        if done.is_truthy()? {
-            return Ok(());
-        }
-        future.call_method1(intern!(py, "set_result"), (py.None(),)).map(drop)
-    });
-    if let Err(error) = result {
+    let Err(error) = future.call_method1(intern!(py, "set_result"), (py.None(),)) else {
+        return;
+    };
+    // A future that is done, or was cancelled in the meantime, is left alone.
+    let done = future.call_method0(intern!(py, "done")).and_then(|done| done.is_truthy());
+    if !done.unwrap_or(false) {
         error.write_unraisable(py, Some(future));
     }
 }

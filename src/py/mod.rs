@@ -13,6 +13,8 @@ pub(crate) mod lanes;
 pub(crate) mod lazy;
 pub(crate) mod limits;
 pub(crate) mod loops;
+#[cfg(feature = "mutants")]
+pub(crate) mod mutants;
 pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod request;

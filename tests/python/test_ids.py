@@ -1,5 +1,8 @@
 """Ids: generation, and what is refused at the door."""
 
+import subprocess
+import sys
+import textwrap
 import threading
 import uuid
 
@@ -64,6 +67,27 @@ def test_generated_ids_of_several_threads_are_unique_and_in_order_within_a_threa
         thread.join()
     assert len({one for ids in made for one in ids}) == 8_000
     assert all(ids == sorted(ids) for ids in made)
+
+
+RANDOM_PARTS = """
+import os
+from isolane import UnifiedIDManager
+
+def random_part():
+    # The clock and the counter come before it, and differ anyhow.
+    return UnifiedIDManager.generate_request_id()[-16:]
+
+random_part()
+read, write = os.pipe()
+if os.fork() == 0:
+    os.write(write, random_part().encode())
+    os._exit(0)
+assert os.read(read, 16).decode() != random_part()
+"""
+
+
+def test_a_child_process_draws_random_bytes_of_its_own():
+    subprocess.run([sys.executable, "-c", textwrap.dedent(RANDOM_PARTS)], check=True, timeout=60)
 
 
 def test_each_generated_id_says_what_it_names_and_ends_in_a_uuid_of_version_7():

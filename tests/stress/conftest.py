@@ -5,13 +5,10 @@ A full run writes its table into docs/proof.md.
 
 from __future__ import annotations
 
-import platform
-from datetime import UTC, datetime
-from pathlib import Path
-
 import pytest
 
-PROOF = Path(__file__).resolve().parents[2] / "docs" / "proof.md"
+from tests.support import proof
+
 _rows: list[tuple[str, str, str, float]] = []
 
 
@@ -48,13 +45,8 @@ def pytest_sessionfinish(session) -> None:
     if not options.prove or options.short or not _rows:
         return
     lines = [
-        "# Proof",
-        "",
-        f"Written by `make prove` on {datetime.now(UTC):%Y-%m-%d}, CPython {platform.python_version()}.",
-        "",
         "| check | outcome | found | seconds |",
         "|---|---|---|---|",
         *(f"| {name} | {outcome} | {found} | {seconds:.0f} |" for name, outcome, found, seconds in _rows),
-        "",
     ]
-    PROOF.write_text("\n".join(lines), encoding="utf-8")
+    proof.write("Soaks", lines)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import HTTPConnection
@@ -35,6 +35,9 @@ MAX_DIGITS = 19
 READ_EVENTS = 64
 """Most events that are written before other tasks get a turn."""
 
+BATCHES = 16
+"""Batches after which other tasks get a turn even when each was small."""
+
 FINAL_CODES = 4500
 """Codes from here on are final: the client is not to come back."""
 PROTOCOL_ERROR = 4500
@@ -54,6 +57,10 @@ class Delivery:
         self._write_seconds = settings.websocket_delivery_timeout
         self.last_heard = time.monotonic()
         self._asked_at: float | None = None
+        self._writer: asyncio.Task[Any] | None = None
+        self._writing_since: float | None = None
+        self._stuck = False
+        self._timer: asyncio.TimerHandle | None = None
         if framed:
             self.cursor.welcome(round(self._idle_seconds * 1000))
 
@@ -65,42 +72,69 @@ class Delivery:
     async def write(self, send: Send) -> None:
         """Write until the cursor is closed or the socket is gone. A client that stops reading is closed for resume."""
         cursor = self.cursor
-        while True:
-            code = cursor.close_code
-            if code is not None:
-                await self._goodbye(send, code)
-                return
-            messages = cursor.read_asgi(READ_EVENTS)
-            if messages:
-                try:
-                    async with asyncio.timeout(self._write_seconds):
-                        for message in messages:
-                            await send(message)
-                except TimeoutError:
-                    cursor.close(SLOW)
-                    continue
-                # One client with a full log must not keep the others waiting.
-                await asyncio.sleep(0)
-                continue
-            await self._wait()
-
-    async def _wait(self) -> None:
-        if not self.framed:
-            # The server's own protocol pings find dead sockets; a plain client answers nothing else.
-            await self.cursor.wait()
-            return
-        now = time.monotonic()
-        if self._asked_at is not None and now - self._asked_at >= PONG_SECONDS:
-            self.cursor.close(NO_PONG)
-            return
-        deadline = self._asked_at + PONG_SECONDS if self._asked_at is not None else self.last_heard + self._idle_seconds
+        self._writer = asyncio.current_task()
+        self._watch()
+        batches = 0
         try:
-            async with asyncio.timeout(max(0.0, deadline - now)):
-                await self.cursor.wait()
-        except TimeoutError:
-            if self._asked_at is None and time.monotonic() - self.last_heard >= self._idle_seconds:
-                self._asked_at = time.monotonic()
-                self.cursor.ping()
+            while (code := cursor.close_code) is None:
+                messages = cursor.read_asgi(READ_EVENTS)
+                if not messages:
+                    await cursor.wait()
+                    continue
+                if not await self._write_batch(send, messages):
+                    cursor.close(SLOW)
+                batches += 1
+                # One client with a full log, or one that is published to all the time, must not keep the others waiting.
+                if len(messages) >= READ_EVENTS or batches % BATCHES == 0:
+                    await asyncio.sleep(0)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        await self._goodbye(send, code)
+
+    async def _write_batch(self, send: Send, messages: list[dict[str, Any]]) -> bool:
+        """Write the messages. Returns whether the client took them in time."""
+        self._writing_since = time.monotonic()
+        try:
+            for message in messages:
+                await send(message)
+        except asyncio.CancelledError:
+            # As `asyncio.timeout` does it: a cancellation from elsewhere goes on.
+            if self._stuck and self._writer is not None and self._writer.uncancel() == 0:
+                return False
+            raise
+        finally:
+            self._writing_since = None
+        return True
+
+    def _watch(self) -> None:
+        """Look after the socket: one timer for all of its deadlines, instead of one for each write and each wait."""
+        now = time.monotonic()
+        looks = [now + self._write_seconds]
+        if self._writing_since is not None:
+            late = self._writing_since + self._write_seconds
+            if now >= late and self._writer is not None:
+                self._stuck = True
+                self._writer.cancel()
+            else:
+                looks.append(late)
+        if self.framed:
+            # The server's own protocol pings find dead sockets of plain clients; those answer nothing else.
+            looks.append(self._look_for_pong(now))
+        self._timer = asyncio.get_running_loop().call_later(max(0.001, min(looks) - now), self._watch)
+
+    def _look_for_pong(self, now: float) -> float:
+        """Ask a silent client whether it is there, or give it up. Returns when to look again."""
+        if self._asked_at is None and now - self.last_heard >= self._idle_seconds:
+            self._asked_at = now
+            self.cursor.ping()
+        if self._asked_at is None:
+            return self.last_heard + self._idle_seconds
+        if now - self._asked_at >= PONG_SECONDS:
+            self.cursor.close(NO_PONG)
+            return now + self._write_seconds
+        return self._asked_at + PONG_SECONDS
 
     async def _goodbye(self, send: Send, code: int) -> None:
         # The client may be gone already.

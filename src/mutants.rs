@@ -1,0 +1,127 @@
+//! Faults that a build for tests can be told to have, one at a time: what the tests are tested with.
+//!
+//! `mutant!(Name)` stands where the fault would be. It is the constant `false`, unless the crate was built with the feature
+//! `mutants`; then it says whether the environment variable `ISOLANE_MUTANT` names it. `python -m tests.mutants` runs
+//! the tests that must notice each of them. A released extension is built without the feature.
+
+macro_rules! mutants {
+    ($($name:ident: $breaks:literal,)+) => {
+        /// A fault, by the name that `ISOLANE_MUTANT` takes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Mutant {
+            $(#[doc = $breaks] $name,)+
+        }
+
+        impl Mutant {
+            /// All of them, with their names and what each breaks.
+            pub const ALL: &'static [(Self, &'static str, &'static str)] =
+                &[$((Self::$name, stringify!($name), $breaks),)+];
+        }
+    };
+}
+
+mutants! {
+    // Permits.
+    PermitLostOnCancel: "a waiter cancelled after it was granted keeps the permit for ever",
+    PermitReturnedTwice: "a returned permit gives the process two units back",
+    SlotFreedTwice: "a permit that was released is freed again when it is dropped",
+    WaiterNotWoken: "a waiter is granted a permit and not told",
+    WaitersOutOfOrder: "the last waiter of a user gets the permit first",
+    UsersTakeNoTurns: "a user whose turn it was is first in line again",
+    UserLimitOffByOne: "a user may run one more than its limit",
+    UserLimitIgnored: "a user's limit does not count while the process has room",
+    ProcessLimitOffByOne: "the process may run one more than its limit",
+    QueueUnbounded: "any number may wait",
+    GoneChildHoldsParent: "a parent lends its unit for ever to a child that gave up waiting",
+    ChildTakesOwnUnit: "a nested permit takes a unit of its own instead of its parent's",
+    LastChildReturnsUnit: "the unit that a parent lent goes to the pool and not back to it",
+    ParkedWithoutALook: "a permit that is returned between the look and the wait is missed",
+    GivingUpRaces: "who gives up while being granted is told that it was not",
+    // Engines.
+    SlotKeptWhenConstructionFails: "a returned permit is kept, as when an engine could not be built",
+    SlotKeptOnClose: "a closed engine keeps its slot",
+    EngineNeverDue: "an engine lives for ever",
+    // Events.
+    FoldDropsLatest: "a snapshot keeps the first event of a key and not the latest",
+    FoldForgetsOpenSpans: "a full snapshot forgets how open spans began",
+    NumberReusedAfterFold: "an event gets the number of the one before it once the log has folded",
+    NumberSkipped: "a number is left out now and then",
+    PublishInTwoSteps: "a stream may end between the look at it and the append",
+    EndInTwoSteps: "two that end a stream at once both do",
+    WriterCountRaces: "two writers that leave at once count as one",
+    LeftStreamJoined: "who opens a stream whose last writer is leaving gets one that ends",
+    RoomSpins: "who makes room waits in a loop for a log that another thread drops",
+    LogsWaitForEachOther: "two logs that make room for each other wait for each other's lock",
+    PublishWakesNobody: "a reader that waits is not told of an event",
+    EndWakesNobody: "a reader that waits is not told of the end",
+    WakeLostWhenParking: "an event between a reader's look and its wait wakes nobody",
+    EndFrameLost: "the end of a stream is not told",
+    OpenSpansLeftOpen: "the end of a stream closes no span",
+    TwoTerminals: "a span may end twice",
+    ToolLeftOpen: "an agent may complete while its tool runs",
+    SpanIdReused: "two executions of one request have one id",
+    ReadTwiceAfterResume: "a client that resumes gets its last event again",
+    LaterRunNotFollowed: "a connection does not see the runs that begin after it",
+    LargeEventAccepted: "an event of any size is taken",
+    UserBudgetIgnored: "one user's logs may fill the process",
+    RetentionNeverOver: "an ended log is kept for ever",
+    BytesNotReturned: "what is freed stays charged",
+    // Owners.
+    OwnerNotComparedAtPublish: "an event of one user may be published into the log of another",
+    OwnerNotComparedAtSubscribe: "a connection follows the stream of another user",
+    OwnerNotComparedAtWrite: "a log is read for another user's socket",
+    OwnerNotComparedAtBind: "an emitter or a permit may be bound to another user's context",
+    RunOfAnotherUserAccepted: "two users may have a run of one id",
+    SessionNotCompared: "two users may hold one database session",
+    // Lanes and processes.
+    LaneEvictedInUse: "a lane is evicted while something uses it",
+    IdleLanesUnbounded: "idle lanes are never evicted",
+    ForkNotNoticed: "an object from before a fork works in the child",
+    RandomnessSharedAfterFork: "parent and child draw the same random bytes after a fork",
+    // Contexts.
+    ChildAliasesParent: "a child writes into its parent's dictionary",
+    DeepCopySharesNested: "a deep copy shares what is nested twice",
+    RequestIdReused: "two children of one name have one request id",
+    DepthUnbounded: "children may be nested without end",
+    PlaceholderPrefixPasses: "an id that begins like a placeholder is taken",
+    UnfinishedRunSucceeds: "a run that never ended counts as a success",
+    EndedContextRuns: "a context that has ended starts runs",
+}
+
+/// Which one this process has.
+#[cfg(feature = "mutants")]
+pub fn active() -> Option<Mutant> {
+    static ACTIVE: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
+    *ACTIVE.get_or_init(|| {
+        let wanted = std::env::var("ISOLANE_MUTANT").ok().filter(|name| !name.is_empty())?;
+        let found = Mutant::ALL.iter().find(|(_, name, _)| *name == wanted);
+        let names: Vec<_> = Mutant::ALL.iter().map(|(_, name, _)| *name).collect();
+        assert!(
+            found.is_some(),
+            "ISOLANE_MUTANT is {wanted:?}, which is none of {}; correct or unset it",
+            names.join(", ")
+        );
+        found.map(|(mutant, ..)| *mutant)
+    })
+}
+
+/// Whether this process has the fault.
+#[cfg(feature = "mutants")]
+pub(crate) fn is_on(mutant: Mutant) -> bool {
+    active() == Some(mutant)
+}
+
+/// Without the feature none is ever on, and what it would do is not compiled.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+#[allow(clippy::inline_always)] // no trace of it may be left
+pub(crate) const fn is_on(_: Mutant) -> bool {
+    false
+}
+
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::mutants::is_on($crate::mutants::Mutant::$name)
+    };
+}
+pub(crate) use mutant;

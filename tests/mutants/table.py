@@ -1,0 +1,124 @@
+"""Which tests must notice each fault of src/mutants.rs.
+
+A test is named by its pytest id, or as ``binary::name`` for one of Rust: ``lib`` for the tests beside the code, else a
+file of tests/rust. The first one is what the short form runs.
+"""
+
+from __future__ import annotations
+
+P = "tests/python/test_"
+
+KILLERS: dict[str, tuple[str, ...]] = {
+    # Permits.
+    "PermitLostOnCancel": (f"{P}limits.py::test_a_permit_granted_in_the_tick_of_the_cancellation_goes_to_the_next",),
+    "PermitReturnedTwice": (
+        f"{P}limits.py::test_both_limits_hold_in_one_decision",
+        "limiter_model::limits_hold_and_nobody_waits_in_vain",
+    ),
+    "SlotFreedTwice": (
+        "shuttle_limiter::a_permit_that_two_threads_return_goes_back_once",
+        "limiter_model::limits_hold_and_nobody_waits_in_vain",
+    ),
+    "WaiterNotWoken": (
+        "shuttle_limiter::everybody_gets_a_permit_and_the_limits_hold",
+        f"{P}limits.py::test_a_release_in_a_thread_wakes_a_waiter_in_a_loop",
+    ),
+    "WaitersOutOfOrder": (
+        f"{P}limits.py::test_waiters_of_a_user_go_in_order_and_users_take_turns",
+        "limiter_model::limits_hold_and_nobody_waits_in_vain",
+    ),
+    "UsersTakeNoTurns": (f"{P}limits.py::test_waiters_of_a_user_go_in_order_and_users_take_turns",),
+    "UserLimitOffByOne": (
+        f"{P}limits.py::test_both_limits_hold_in_one_decision",
+        "limiter_model::limits_hold_and_nobody_waits_in_vain",
+    ),
+    "UserLimitIgnored": (
+        f"{P}limits.py::test_both_limits_hold_in_one_decision",
+        "limiter_model::limits_hold_and_nobody_waits_in_vain",
+    ),
+    "ProcessLimitOffByOne": (
+        f"{P}limits.py::test_both_limits_hold_in_one_decision",
+        "limiter_model::limits_hold_and_nobody_waits_in_vain",
+    ),
+    "QueueUnbounded": (f"{P}limits.py::test_full_queues_refuse_at_once_but_never_the_step_of_an_admitted_run",),
+    "GoneChildHoldsParent": (
+        f"{P}permit_tree.py::test_a_child_that_gives_up_gives_its_parent_back_what_it_had",
+        f"{P}permit_tree.py::test_a_tree_cancelled_at_any_tick_leaves_nothing",
+    ),
+    "ChildTakesOwnUnit": (
+        "shuttle_limiter::runs_with_nested_steps_do_not_block_each_other",
+        f"{P}permit_tree.py::test_a_child_borrows_the_permit_of_its_parent_at_any_depth",
+        "limiter_model::nesting_never_deadlocks",
+    ),
+    "LastChildReturnsUnit": (
+        f"{P}permit_tree.py::test_a_child_borrows_the_permit_of_its_parent_at_any_depth",
+        "limiter_model::nesting_never_deadlocks",
+    ),
+    "ParkedWithoutALook": ("shuttle_limiter::everybody_gets_a_permit_and_the_limits_hold",),
+    "GivingUpRaces": ("shuttle_limiter::who_gives_up_while_being_granted_passes_the_permit_on",),
+    # Engines.
+    "SlotKeptWhenConstructionFails": (f"{P}engines.py::test_a_slot_goes_back_whatever_fails_while_the_engine_is_made",),
+    "SlotKeptOnClose": (f"{P}engines.py::test_a_user_has_two_engines_and_is_told_so",),
+    "EngineNeverDue": (f"{P}engines.py::test_an_engine_ends_at_its_deadline",),
+    # Events.
+    "FoldDropsLatest": (f"{P}event_log.py::test_a_full_log_folds_into_the_latest_of_each_span_and_key",),
+    "FoldForgetsOpenSpans": (
+        f"{P}event_log.py::test_after_any_fold_a_late_client_sees_open_what_is_open",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "NumberReusedAfterFold": (
+        "shuttle_log::a_client_that_attaches_while_events_fold_has_an_unbroken_history",
+        f"{P}event_log.py::test_a_full_log_folds_into_the_latest_of_each_span_and_key",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "NumberSkipped": (
+        f"{P}emitters.py::test_event_ids_are_unique_and_numbers_are_dense",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "PublishInTwoSteps": ("shuttle_log::no_event_comes_after_the_end",),
+    "EndInTwoSteps": ("shuttle_log::two_that_end_a_stream_at_once_agree_how",),
+    "WriterCountRaces": ("shuttle_log::the_last_of_several_writers_ends_the_stream",),
+    "LeftStreamJoined": ("shuttle_log::a_stream_that_is_opened_while_its_last_writer_leaves_can_be_written",),
+    "RoomSpins": ("shuttle_log::two_logs_that_make_room_for_each_other_do_not_wait_for_each_other",),
+    "LogsWaitForEachOther": ("shuttle_log::two_logs_that_make_room_for_each_other_do_not_wait_for_each_other",),
+    "PublishWakesNobody": (f"{P}cursors.py::test_a_wait_ends_when_there_is_something_to_read",),
+    "EndWakesNobody": ("shuttle_log::a_reader_that_sleeps_misses_neither_an_event_nor_the_end",),
+    "WakeLostWhenParking": ("shuttle_log::a_reader_that_sleeps_misses_neither_an_event_nor_the_end",),
+    "EndFrameLost": (f"{P}cursors.py::test_the_end_is_sent_to_readers_and_again_to_whoever_asks",),
+    "OpenSpansLeftOpen": (f"{P}event_log.py::test_what_is_left_open_is_closed_when_the_stream_ends",),
+    "TwoTerminals": (f"{P}event_log.py::test_an_event_out_of_order_is_refused_and_changes_nothing",),
+    "ToolLeftOpen": (f"{P}event_log.py::test_an_event_out_of_order_is_refused_and_changes_nothing",),
+    "SpanIdReused": (f"{P}event_log.py::test_the_same_agent_twice_in_a_run_is_two_spans",),
+    "ReadTwiceAfterResume": (
+        f"{P}cursors.py::test_resuming_answers_honestly",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "LaterRunNotFollowed": (f"{P}cursors.py::test_a_run_that_begins_later_is_subscribed_already",),
+    "LargeEventAccepted": (f"{P}emitters.py::test_an_event_over_64_kib_is_refused_with_its_size",),
+    "UserBudgetIgnored": (f"{P}event_log.py::test_the_logs_of_a_user_stay_within_the_users_bytes",),
+    "RetentionNeverOver": (
+        f"{P}event_log.py::test_a_log_is_read_until_its_retention_is_over_and_then_frees_everything",
+    ),
+    "BytesNotReturned": (f"{P}lanes.py::test_dropping_a_lane_frees_all_its_bytes",),
+    # Owners.
+    "OwnerNotComparedAtPublish": ("run_log_model::a_log_is_its_owners_alone",),
+    "OwnerNotComparedAtSubscribe": ("lib::events::connection::tests::a_stream_of_another_user_is_not_followed",),
+    "OwnerNotComparedAtWrite": ("lib::events::connection::tests::a_stream_of_another_user_is_not_read",),
+    "OwnerNotComparedAtBind": (f"{P}limits.py::test_a_context_of_another_user_is_refused",),
+    "RunOfAnotherUserAccepted": (f"{P}event_log.py::test_a_run_id_belongs_to_one_user_while_its_log_lives",),
+    "SessionNotCompared": (f"{P}isolation.py::test_a_session_of_two_users_is_found_in_both_contexts",),
+    # Lanes and processes.
+    "LaneEvictedInUse": (f"{P}lanes.py::test_a_lane_in_use_is_never_evicted",),
+    "IdleLanesUnbounded": (f"{P}lanes.py::test_idle_lanes_are_bounded_and_the_one_idle_longest_goes_first",),
+    "ForkNotNoticed": (f"{P}lanes.py::test_a_child_process_does_not_use_what_belongs_to_its_parent",),
+    "RandomnessSharedAfterFork": (f"{P}ids.py::test_a_child_process_draws_random_bytes_of_its_own",),
+    # Contexts.
+    "ChildAliasesParent": (f"{P}contexts.py::test_a_child_belongs_to_its_parent",),
+    "DeepCopySharesNested": (f"{P}contexts.py::test_a_dictionary_is_copied_in_all_its_depth",),
+    "RequestIdReused": (f"{P}contexts.py::test_request_ids_are_unique_in_a_run_and_bounded",),
+    "DepthUnbounded": (f"{P}contexts.py::test_a_chain_of_children_reaches_depth_ten_and_no_deeper",),
+    "PlaceholderPrefixPasses": (f"{P}ids.py::test_placeholder_prefixes_are_refused_in_short_values_only",),
+    "UnfinishedRunSucceeds": (f"{P}contexts.py::test_the_last_state_follows_from_the_runs",),
+    "EndedContextRuns": (f"{P}contexts.py::test_an_ended_context_refuses_illegal_moves",),
+}
+"""The fault, and the tests that must notice it."""
