@@ -54,7 +54,7 @@ bench: $(VENV)/.built $(VENV)/.dev ## Measure side by side with named peers
 	$(BIN)/python -m benches.python
 
 prove: $(VENV)/.built $(VENV)/.dev ## The long checks: soaks with many users, faults that tests must notice, schedules of threads
-	$(BIN)/python -m pytest tests/stress --prove
+	$(BIN)/python -m pytest tests/stress tests/adversity --prove
 	$(BIN)/python -m tests.mutants
 
 docs: $(VENV)/.built $(VENV)/.dev ## Check that the examples of the documents run, and build the Rust documentation

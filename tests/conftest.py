@@ -1,6 +1,12 @@
-"""What all tests share: whether the long checks were asked for."""
+"""What all tests share: whether the long checks were asked for, and properties that no slow machine fails."""
 
 from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something of the machine: pytest's own time limit is enough.
+settings.register_profile("isolane", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("isolane")
 
 
 def pytest_addoption(parser) -> None:

@@ -9,9 +9,13 @@ from collections.abc import Sequence
 
 def show_config() -> int:
     """Print name, value and origin of each setting."""
-    from pydantic import ValidationError  # noqa: PLC0415 - the core works without the extra
-
-    from isolane.fastapi.settings import IsolaneSettings, SettingsConflictError  # noqa: PLC0415
+    try:
+        from isolane.fastapi.settings import IsolaneSettings, SettingsConflictError  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        # The core works without the extra.
+        print(error, file=sys.stderr)
+        return 1
+    from pydantic import ValidationError  # noqa: PLC0415
 
     try:
         settings = IsolaneSettings()

@@ -233,7 +233,9 @@ fn set_result(future: &Bound<'_, PyAny>) {
         return;
     };
     // A future that is done, or was cancelled in the meantime, is left alone.
-    let done = future.call_method0(intern!(py, "done")).and_then(|done| done.is_truthy());
+    let done = future
+        .call_method0(intern!(py, "done"))
+        .and_then(|done| done.is_truthy());
     if !done.unwrap_or(false) {
         error.write_unraisable(py, Some(future));
     }

@@ -664,5 +664,5 @@ class DeliveryMachine(RuleBasedStateMachine):
             client.cursor.detach()
 
 
-DeliveryMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+DeliveryMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestDelivery = DeliveryMachine.TestCase

@@ -277,7 +277,7 @@ class SpanMachine(RuleBasedStateMachine):
         check_spans(messages, ended=True)
 
 
-SpanMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+SpanMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=40)
 TestSpans = SpanMachine.TestCase
 
 

@@ -654,5 +654,5 @@ class LimiterMachine(RuleBasedStateMachine):
         self.loop.close()
 
 
-LimiterMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+LimiterMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestLimiterModel = LimiterMachine.TestCase

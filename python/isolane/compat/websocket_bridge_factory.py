@@ -15,6 +15,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, overload
 
+import isolane.fastapi  # noqa: F401 - the first import: it names the extra where that is missing
 from isolane._core import ContextIsolationError, UserExecutionContext
 from isolane._core import UserWebSocketEmitter as ContextEmitter
 from isolane.compat.pool_delivery import SocketLink, is_gone

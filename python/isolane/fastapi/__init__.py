@@ -9,13 +9,20 @@ async def execute(request: Request, ctx: Ctx, engine: Engine): ...
 ```
 """
 
-from isolane.fastapi.application import Isolane, setup
-from isolane.fastapi.connection import Run, UserConnection
-from isolane.fastapi.dependencies import Connection, Ctx, Emitter, Engine, OptionalCtx
-from isolane.fastapi.middleware import IsolaneMiddleware
-from isolane.fastapi.principal import NotAuthenticatedError, Principal
-from isolane.fastapi.settings import IsolaneSettings, SettingsConflictError
-from isolane.fastapi.sockets import bearer_of
+try:
+    from isolane.fastapi.application import Isolane, setup
+    from isolane.fastapi.connection import Run, UserConnection
+    from isolane.fastapi.dependencies import Connection, Ctx, Emitter, Engine, OptionalCtx
+    from isolane.fastapi.middleware import IsolaneMiddleware
+    from isolane.fastapi.principal import NotAuthenticatedError, Principal
+    from isolane.fastapi.settings import IsolaneSettings, SettingsConflictError
+    from isolane.fastapi.sockets import bearer_of
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in {"fastapi", "starlette", "pydantic", "pydantic_settings"}:
+        raise
+    raise ModuleNotFoundError(
+        f"isolane.fastapi needs {error.name}, which is not installed: pip install 'isolane[fastapi]'", name=error.name
+    ) from error
 
 __all__ = [
     "Connection",

@@ -84,7 +84,7 @@ class Delivery:
                 if not await self._write_batch(send, messages):
                     cursor.close(SLOW)
                 batches += 1
-                # One client with a full log, or one that is published to all the time, must not keep the others waiting.
+                # One client with a full log must not keep the others waiting, nor one that is published to for ever.
                 if len(messages) >= READ_EVENTS or batches % BATCHES == 0:
                     await asyncio.sleep(0)
         finally:
