@@ -187,6 +187,8 @@ CASES: dict[str, tuple[str, int, str]] = {
     ),
     "an interrupt while an agent runs": (
         """
+        # A program that was started in the background ignores interrupts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         factory = ExecutionEngineFactory(limiter=limiter)
         async def main():
             ctx = UserContextFactory.create_context(USER)

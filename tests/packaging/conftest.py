@@ -30,10 +30,16 @@ def pytest_addoption(parser) -> None:
 
 
 def pytest_generate_tests(metafunc) -> None:
-    if "interpreter" in metafunc.fixturenames:
-        folder = metafunc.config.getoption("--wheels", default=None)
-        found = builder.find(metafunc.config.getoption("--pythons").split()) if folder else []
-        metafunc.parametrize("interpreter", found, ids=lambda one: one.version, scope="session")
+    if "interpreter" not in metafunc.fixturenames:
+        return
+    if metafunc.config.getoption("--wheels") is None:
+        left_out = pytest.mark.skip(reason="left out: no wheels were given; `make wheel wheel-check` runs it")
+        metafunc.parametrize("interpreter", [pytest.param(None, marks=left_out, id="no wheels")], scope="session")
+        return
+    found = builder.find(metafunc.config.getoption("--pythons").split())
+    if not found:
+        raise pytest.UsageError("--wheels was given, but no interpreter was found to install them into")
+    metafunc.parametrize("interpreter", found, ids=lambda one: one.version, scope="session")
 
 
 @dataclass(frozen=True)

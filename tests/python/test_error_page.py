@@ -113,6 +113,7 @@ RULES = {
     "reserved": lambda: make(agent_context={"user_id": "bob"}),
     "copy": lambda: make(agent_context={"lock": threading.Lock()}),
     "depth": lambda: make(operation_depth=11),
+    "conflict": lambda: make(websocket_client_id="ws-1", websocket_connection_id="ws-2"),
     "mismatch": lambda: make(
         run=isolane.UnifiedIDManager.generate_run_id("thread-4"), policy=isolane.ContextPolicy(strict=True)
     ),
@@ -137,4 +138,8 @@ def test_the_rules_of_the_core_are_all_known_here():
     core = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "context").glob("*.rs"))
     used = set(re.findall(r'\brule: "(\w+)"', core))
     assert len(used) > 5
-    assert used - set(RULES) == set()
+    # Those of the arguments, which only Python has.
+    surface = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "py").glob("*.rs"))
+    of_arguments = set(re.findall(r'\brefused\((?:[^,;]+,){3}\s*"(\w+)"', surface))
+    assert {"conflict", "mismatch", "copy", "type"} <= of_arguments
+    assert (used | of_arguments) - set(RULES) == set()

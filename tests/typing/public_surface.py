@@ -18,6 +18,10 @@ from isolane import (
     UserWebSocketEmitter,
     WebSocketBridgeFactory,
 )
+from isolane.compat import execution_engine_factory as compat_engines
+from isolane.compat import user_execution_context as compat_contexts
+from isolane.compat import websocket_bridge_factory as compat_sockets
+from isolane.compat.execution_context import AgentExecutionContext, AgentExecutionResult
 from isolane.fastapi import Connection, Ctx, Emitter, Engine, Isolane, IsolaneSettings, Principal, Run, setup
 from starlette.requests import HTTPConnection
 
@@ -61,6 +65,25 @@ assert_type(setup(app, IsolaneSettings(), who), Isolane)
 
 
 @app.post("/run")
+async def drop_in(context: compat_contexts.UserExecutionContext, bridge: object) -> None:
+    assert_type(context, UserExecutionContext)
+    assert_type(context.get_scoped_key("cache"), str)
+    assert_type(context.create_child_context("part", additional_metadata={"a": 1}), UserExecutionContext)
+    async with compat_contexts.managed_user_context(context) as managed:
+        assert_type(managed, UserExecutionContext)
+    factory = await compat_engines.configure_execution_engine_factory(bridge)
+    assert_type(factory, compat_engines.ExecutionEngineFactory)
+    async with compat_engines.user_execution_engine(context) as engine:
+        execution = AgentExecutionContext(context.run_id, context.thread_id, context.user_id, "agent")
+        assert_type(await engine.execute_agent(execution, {"n": 1}), AgentExecutionResult)
+        await engine.execute_agent("agent", {"n": 1})  # type: ignore[arg-type]
+    sockets = compat_sockets.get_websocket_bridge_factory()
+    emitter = await sockets.create_user_emitter(context.user_id, context.thread_id, "connection")
+    assert_type(emitter, compat_sockets.UserWebSocketEmitter)
+    assert_type(await sockets.create_user_emitter(context.user_id, context), UserWebSocketEmitter)
+    compat_contexts.register_shared_object()  # type: ignore[call-arg]
+
+
 async def run(ctx: Ctx, engine: Engine, emitter: Emitter, connection: Connection) -> str:
     assert_type(ctx, UserExecutionContext)
     assert_type(engine, UserExecutionEngine)
