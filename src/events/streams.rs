@@ -129,6 +129,10 @@ impl Streams {
             .is_some_and(|held| std::ptr::eq(&raw const **held, log))
         {
             inner.logs.remove(log.run());
+            if inner.logs.is_empty() {
+                // An idle lane keeps no room for runs.
+                inner.logs = HashMap::default();
+            }
             shared.release_run(log.run());
         }
     }

@@ -330,18 +330,18 @@ pub(crate) struct PyContext {
     texts: IdTexts,
     given_agent: Option<Py<PyDict>>,
     /// `given_agent` with the keys of a child, made when it is first read.
-    agent_context: Lazy<Py<PyDict>>,
+    agent_context: Lazy<PyDict>,
     given_audit: Option<Py<PyDict>>,
     /// `given_audit` with the keys that the context adds, made when it is first read.
-    audit: Lazy<Py<PyDict>>,
+    audit: Lazy<PyDict>,
     /// The operation of a child, as long as it is not in the dictionaries yet.
     operation: Option<Operation>,
-    created_at: Lazy<Py<PyDateTime>>,
+    created_at: Lazy<PyDateTime>,
     /// Whether the caller gave the time: then in the caller's time zone.
     created_given: bool,
-    own: Lazy<Py<ContextBindings>>,
-    request: Lazy<Py<RequestBindings>>,
-    emitter: Lazy<Py<UserWebSocketEmitter>>,
+    own: Lazy<ContextBindings>,
+    request: Lazy<RequestBindings>,
+    emitter: Lazy<UserWebSocketEmitter>,
     /// Containers that the last verification found to be this context's own; held, so that no address is used again.
     pub(super) claims: Mutex<Vec<Py<PyAny>>>,
 }
@@ -349,10 +349,10 @@ pub(crate) struct PyContext {
 /// The ids as Python has them.
 #[derive(Default)]
 struct IdTexts {
-    user: Lazy<Py<PyString>>,
-    thread: Lazy<Py<PyString>>,
-    run: Lazy<Py<PyString>>,
-    request: Lazy<Py<PyString>>,
+    user: Lazy<PyString>,
+    thread: Lazy<PyString>,
+    run: Lazy<PyString>,
+    request: Lazy<PyString>,
 }
 
 impl IdTexts {
@@ -374,7 +374,7 @@ impl IdTexts {
 
     /// Those of another span of the same run.
     fn of_child(&self, py: Python<'_>) -> Self {
-        let shared = |text: &Lazy<Py<PyString>>| Lazy::with(text.get().map(|text| text.clone_ref(py)));
+        let shared = |text: &Lazy<PyString>| Lazy::with(text.get().map(|text| text.clone_ref(py)));
         Self {
             user: shared(&self.user),
             thread: shared(&self.thread),
@@ -384,7 +384,7 @@ impl IdTexts {
     }
 }
 
-fn text<'py>(py: Python<'py>, held: &Lazy<Py<PyString>>, id: &str) -> Bound<'py, PyString> {
+fn text<'py>(py: Python<'py>, held: &Lazy<PyString>, id: &str) -> Bound<'py, PyString> {
     held.get_or_make(|| Ok::<_, Infallible>(PyString::new(py, id).unbind()))
         .unwrap_or_else(|never| match never {})
         .bind(py)
@@ -670,7 +670,7 @@ impl PyContext {
     ) -> PyResult<Bound<'py, Self>> {
         self.stamp.check(py)?;
         let copied = |dict: &Py<PyDict>, name| copied_dict(dict.bind(py), name);
-        let not_made = |made: &Lazy<Py<PyDict>>, given: &Option<Py<PyDict>>, name| {
+        let not_made = |made: &Lazy<PyDict>, given: &Option<Py<PyDict>>, name| {
             let given = given.as_ref().filter(|_| made.get().is_none());
             given.map(|given| copied(given, name)).transpose()
         };
