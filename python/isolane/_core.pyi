@@ -897,7 +897,8 @@ class UserExecutionContext:
         """
     def get_scoped_key(self, /, component: str) -> str:
         """
-        A key for what a component keeps for this request: `component:user:request`. Raises `ValueError` for a blank component.
+        A key for what a component keeps for this request: `component:user:request`, where `:` and `%` inside of a part are written
+        as `%3A` and `%25`, so that no two requests share a key. Raises `ValueError` for a blank component.
         """
     def get_status_summary(self, /) -> dict[str, typing.Any]:
         """

@@ -48,6 +48,12 @@ impl Drop for Waking {
     }
 }
 
+/// In the child of a fork nothing is under way, whatever the parent was doing.
+pub(crate) fn after_fork_in_child() {
+    WAKING.store(0, Ordering::SeqCst);
+    ENDING.store(false, Ordering::SeqCst);
+}
+
 /// Called by `atexit`: from here on no thread wakes the loop of another.
 #[pyfunction]
 pub(crate) fn _before_exit(py: Python<'_>) {
