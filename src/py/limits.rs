@@ -257,16 +257,17 @@ impl PyPermit {
         slf
     }
 
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
     fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Steps::next(slf)
     }
 
     fn send<'py>(slf: &Bound<'py, Self>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         Steps::next(slf)
+    }
+
+    /// The same as `release`: what was asked for and is not awaited after all.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.release(py).map(drop)
     }
 
     #[pyo3(signature = (_kind = None, _exception = None, _traceback = None))]

@@ -197,3 +197,11 @@ def test_a_permit_that_was_released_cannot_be_awaited():
 
     with pytest.raises(RuntimeError, match="was released"):
         asyncio.run(again())
+
+
+def test_a_permit_that_nobody_awaits_can_be_closed_as_a_coroutine():
+    limiter = FairLimiter(1, 1)
+    limiter.acquire("ann-hot").close()
+    assert limiter.stats()["running"] == 0
+    with pytest.raises(TypeError):
+        list(limiter.slot_nowait("ann-hot"))
