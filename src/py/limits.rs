@@ -257,6 +257,11 @@ impl PyPermit {
         slf
     }
 
+    // `asyncio.gather` and `wait_for` go through `yield from`, which iterates.
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
     fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Steps::next(slf)
     }
