@@ -64,27 +64,7 @@ pub fn unix_millis_of_system() -> u64 {
     unix_micros_of_system() / 1_000
 }
 
-/// How long the distance between the two clocks is taken for constant: a step of the system's time is seen this much later.
-const KEEP_DISTANCE: Micros = 50_000;
-
-/// Microseconds from the monotonic clock to the Unix epoch's, and until when, by the monotonic clock, this is believed.
-static DISTANCE: AtomicU64 = AtomicU64::new(0);
-static DISTANCE_UNTIL: AtomicU64 = AtomicU64::new(0);
-
 impl Clock for SystemClock {
-    /// One reading of the operating system's clock instead of two.
-    fn now(&self) -> Moment {
-        let monotonic = self.monotonic();
-        if monotonic < DISTANCE_UNTIL.load(Ordering::Acquire) {
-            let unix = monotonic.wrapping_add(DISTANCE.load(Ordering::Relaxed));
-            return Moment { monotonic, unix };
-        }
-        let unix = self.unix();
-        DISTANCE.store(unix.wrapping_sub(monotonic), Ordering::Relaxed);
-        DISTANCE_UNTIL.store(monotonic + KEEP_DISTANCE, Ordering::Release);
-        Moment { monotonic, unix }
-    }
-
     fn monotonic(&self) -> Micros {
         // Starts at one second, so that "a moment ago" is never before zero.
         SECOND + Micros::try_from(start().elapsed().as_micros()).unwrap_or(Micros::MAX)
@@ -139,6 +119,18 @@ impl ProcessClock {
                 monotonic: AtomicU64::new(0),
                 unix: AtomicU64::new(0),
             },
+        }
+    }
+}
+
+impl ProcessClock {
+    /// Milliseconds since the Unix epoch for an id made at `now`: those of the operating system, whatever a manual clock says, or
+    /// the ids of the process would stay in its future.
+    pub fn millis_for_ids(&self, now: Moment) -> u64 {
+        if self.manual.on.load(Ordering::Acquire) {
+            unix_millis_of_system()
+        } else {
+            now.unix / 1_000
         }
     }
 }

@@ -571,6 +571,10 @@ class Permit:
     def __iter__(self, /) -> Permit: ...
     def __next__(self, /) -> Any: ...
     def __repr__(self, /) -> str: ...
+    def close(self, /) -> None:
+        """
+        The same as `release`: what was asked for and is not awaited after all.
+        """
     @property
     def held(self, /) -> bool:
         """
@@ -897,7 +901,8 @@ class UserExecutionContext:
         """
     def get_scoped_key(self, /, component: str) -> str:
         """
-        A key for what a component keeps for this request: `component:user:request`. Raises `ValueError` for a blank component.
+        A key for what a component keeps for this request: `component:user:request`, where `:` and `%` inside of a part are written
+        as `%3A` and `%25`, so that no two requests share a key. Raises `ValueError` for a blank component.
         """
     def get_status_summary(self, /) -> dict[str, typing.Any]:
         """

@@ -18,6 +18,8 @@ use crate::sync::{AtomicU16, Mutex, MutexGuard};
 
 /// Control frames that may wait to be written. A client that asks for more without reading is asked to come back.
 const MAX_CONTROL: usize = 512;
+/// Incarnations of one run's log that may wait to be read. A client that reads none of them is asked to come back.
+const MAX_INCARNATIONS: usize = 16;
 /// Close code for too many commands.
 const TOO_MANY: u16 = 4029;
 
@@ -121,18 +123,19 @@ impl State {
         self.positions.push(Position::new(log, number));
     }
 
-    /// Reads a new incarnation of a log from its first event, after what is left of the earlier one. Answers `false` when no
-    /// earlier one is left.
-    fn queue_behind(&mut self, log: &Arc<RunLog>, opening: Option<SubscribeMode>) -> bool {
-        let is_left = self.positions.iter().any(|position| position.log.run() == log.run());
-        if is_left {
+    /// Reads a new incarnation of a log from its first event, after what is left of the earlier ones. Answers how many of these
+    /// there are; nothing is queued without one, or behind too many.
+    fn queue_behind(&mut self, log: &Arc<RunLog>, opening: Option<SubscribeMode>) -> usize {
+        let earlier = self.positions.iter().filter(|position| position.log.run() == log.run());
+        let left = earlier.count();
+        if (1..=MAX_INCARNATIONS).contains(&left) {
             self.positions.push(Position {
                 opening,
                 behind: true,
                 ..Position::new(log, 0)
             });
         }
-        is_left
+        left
     }
 
     /// Drops the positions that have nothing to come, and lets the next incarnation of their runs begin.
@@ -251,6 +254,7 @@ impl Connection {
                 state
                     .positions
                     .iter()
+                    .filter(|position| !position.behind)
                     .map(|position| (position.log.run().as_str(), position.log.head())),
             )
         };
@@ -263,10 +267,11 @@ impl Connection {
             return;
         }
         let opening = Some(SubscribeMode::Reset).filter(|_| self.mode == CursorMode::Framed);
-        if self.state().queue_behind(log, opening) {
-            self.wake();
-        } else {
-            self.begin(log, 0, SubscribeMode::Exact);
+        let left = self.state().queue_behind(log, opening);
+        match left {
+            0 => self.begin(log, 0, SubscribeMode::Exact),
+            1..=MAX_INCARNATIONS => self.wake(),
+            _ => self.close(TOO_MANY),
         }
     }
 

@@ -485,9 +485,10 @@ impl RunLog {
         }
         if folded > 0 {
             shared.events.folded.add(folded);
+            // The event may still be refused.
+            inner.settle();
         }
         if inner.fixed_bytes() + wanted > self.bounds.bytes {
-            inner.settle();
             return Err(EventError::Budget {
                 what: "the run's event memory",
                 scope: "run",

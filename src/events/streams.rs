@@ -50,7 +50,9 @@ impl fmt::Debug for Streams {
 impl Inner {
     /// How many logs there are, those that are only still read included.
     fn count(&mut self) -> usize {
-        self.replaced.retain(|log| log.strong_count() > 0);
+        // One that was dropped makes no room by being dropped again, whoever holds it.
+        let is_kept = |log: &Weak<RunLog>| log.upgrade().is_some_and(|log| !log.is_forgotten());
+        self.replaced.retain(is_kept);
         self.logs.len() + self.replaced.len()
     }
 }
@@ -129,6 +131,10 @@ impl Streams {
             .is_some_and(|held| std::ptr::eq(&raw const **held, log))
         {
             inner.logs.remove(log.run());
+            if inner.logs.is_empty() {
+                // An idle lane keeps no room for runs.
+                inner.logs = HashMap::default();
+            }
             shared.release_run(log.run());
         }
     }

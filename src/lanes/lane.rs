@@ -7,10 +7,16 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::budget::{Account, Charge};
 use super::registry::Shared;
-use crate::clock::Micros;
 use crate::events::Streams;
 use crate::ids::UserId;
 use crate::owner::OwnerTag;
+
+/// Numbers of lanes, never used twice in a process.
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+
+/// Names a lane, and so its user: a number that no lane after it has. Cheap to hash, and nobody outside can choose it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LaneKey(u64);
 
 /// Everything this process holds for one user.
 pub struct Lane {
@@ -18,8 +24,9 @@ pub struct Lane {
     shared: Arc<Shared>,
     /// How many handles there are: contexts, engines, permits, connections, unexpired logs.
     handles: AtomicUsize,
-    /// When the last handle was dropped, by the monotonic clock.
-    idle_since: AtomicU64,
+    number: LaneKey,
+    /// The turn in which the last handle was dropped: orders the idle lanes without a look at the clock.
+    idle_turn: AtomicU64,
     account: Arc<Account>,
     /// What the lane itself weighs.
     _own: Charge,
@@ -41,7 +48,8 @@ impl Lane {
         let own = Charge::new(account.clone(), size_of::<Self>() + user.as_str().len());
         Arc::new(Self {
             tag: OwnerTag::new(user),
-            idle_since: AtomicU64::new(shared.clock.monotonic()),
+            number: LaneKey(NEXT_NUMBER.fetch_add(1, Ordering::Relaxed)),
+            idle_turn: AtomicU64::new(shared.next_idle_turn()),
             shared,
             handles: AtomicUsize::new(0),
             account,
@@ -65,9 +73,14 @@ impl Lane {
         self.handles.load(Ordering::Acquire)
     }
 
-    /// Since when nothing uses the lane. Meaningless while something does.
-    pub fn idle_since(&self) -> Micros {
-        self.idle_since.load(Ordering::Relaxed)
+    /// Smaller for lanes that nothing uses for longer. Meaningless while something does.
+    pub fn idle_turn(&self) -> u64 {
+        self.idle_turn.load(Ordering::Relaxed)
+    }
+
+    /// The name of the lane.
+    pub fn key(&self) -> LaneKey {
+        self.number
     }
 
     /// Where the bytes of the lane are counted.
@@ -100,18 +113,6 @@ impl LaneHandle {
     }
 }
 
-/// Names a lane, and so its user, for as long as somebody holds a handle: the address. Cheap to compare, and nobody outside can
-/// choose it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct LaneKey(usize);
-
-impl LaneHandle {
-    /// The name of the lane while this handle lives.
-    pub fn key(&self) -> LaneKey {
-        LaneKey(Arc::as_ptr(&self.0) as usize)
-    }
-}
-
 impl Clone for LaneHandle {
     fn clone(&self) -> Self {
         self.0.handles.fetch_add(1, Ordering::AcqRel);
@@ -123,8 +124,8 @@ impl Drop for LaneHandle {
     fn drop(&mut self) {
         if self.0.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0
-                .idle_since
-                .store(self.0.shared.clock.monotonic(), Ordering::Relaxed);
+                .idle_turn
+                .store(self.0.shared.next_idle_turn(), Ordering::Relaxed);
             self.0.shared.idle.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -34,6 +34,8 @@ pub struct Shared {
     pub events: EventCounters,
     /// Lanes without a handle. Signed: a handle may be counted by one thread before another has counted the lane.
     pub(super) idle: AtomicIsize,
+    /// Counts the times that a lane became idle.
+    idle_turns: AtomicU64,
     /// Ended logs by when they expire and by their number.
     expiry: Mutex<BTreeMap<(Micros, u64), Weak<RunLog>>>,
     /// Whose the runs with an unexpired log are.
@@ -49,6 +51,10 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
+    pub(super) fn next_idle_turn(&self) -> u64 {
+        self.idle_turns.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn expiry(&self) -> MutexGuard<'_, BTreeMap<(Micros, u64), Weak<RunLog>>> {
         self.expiry.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,6 +171,7 @@ impl Registry {
             account: Arc::default(),
             events: EventCounters::default(),
             idle: AtomicIsize::new(0),
+            idle_turns: AtomicU64::new(0),
             expiry: Mutex::default(),
             run_owners: Mutex::default(),
         };
@@ -239,11 +246,11 @@ impl Registry {
         let Ok(_one_at_a_time) = self.evicting.try_lock() else {
             return;
         };
-        let mut idle: Vec<(Micros, UserId)> = self
+        let mut idle: Vec<(u64, UserId)> = self
             .lanes
             .iter()
             .filter(|lane| lane.handles() == 0 || mutant!(LaneEvictedInUse))
-            .map(|lane| (lane.idle_since(), lane.user().clone()))
+            .map(|lane| (lane.idle_turn(), lane.user().clone()))
             .collect();
         let Some(surplus) = idle.len().checked_sub(max).filter(|surplus| *surplus > 0) else {
             return;

@@ -167,7 +167,7 @@ impl UserState {
 struct State {
     settings: LimitSettings,
     running: u32,
-    /// By the lane, which everything in here holds a handle of: a permit, a waiter.
+    /// By the lane's number, which no later lane has: an entry may stay for a while after its last permit and waiter.
     users: HashMap<LaneKey, UserState, RandomState>,
     /// Users that have a waiter and may run more, in the order of their turns.
     ring: VecDeque<LaneKey>,

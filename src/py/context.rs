@@ -203,7 +203,43 @@ struct SplitMetadata<'py> {
 impl<'py> SplitMetadata<'py> {
     /// Keys of audit, trace and transport go to the audit metadata, depth and parent to the fields, the rest to the agents.
     fn of(py: Python<'py>, metadata: Option<&Bound<'py, PyAny>>, name: &str) -> PyResult<Self> {
-        let mut split = Self {
+        let mut split = Self::of_child(py, None, name)?;
+        let Some(metadata) = metadata.filter(|metadata| !metadata.is_none()) else {
+            return Ok(split);
+        };
+        let rest = as_dict(metadata, name)?.copy()?;
+        for (key, value) in super::json::entries(&rest) {
+            match key.str()?.to_string_lossy().to_lowercase().as_str() {
+                "operation_depth" => {
+                    split.depth = value.extract().map_err(|_| {
+                        let kind = value
+                            .get_type()
+                            .name()
+                            .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+                        let message = format!("{name}['operation_depth'] must be an int, got: {kind}");
+                        refused(
+                            py,
+                            "operation_depth",
+                            &kind,
+                            "type",
+                            message,
+                            "Pass the depth as a number, or leave it out",
+                        )
+                    })?;
+                }
+                "parent_request_id" => split.parent = Some(value).filter(|value| !value.is_none()),
+                _ => continue,
+            }
+            rest.del_item(key)?;
+        }
+        let data = Self::of_child(py, Some(rest.as_any()), name)?;
+        (split.agent, split.audit) = (data.agent, data.audit);
+        Ok(split)
+    }
+
+    /// The same for a child, which has its own depth and parent: there these keys are data.
+    fn of_child(py: Python<'py>, metadata: Option<&Bound<'py, PyAny>>, name: &str) -> PyResult<Self> {
+        let split = Self {
             agent: PyDict::new(py),
             audit: PyDict::new(py),
             depth: 0,
@@ -214,12 +250,12 @@ impl<'py> SplitMetadata<'py> {
         };
         for (key, value) in super::json::entries(as_dict(metadata, name)?) {
             let key_name = key.str()?.to_string_lossy().to_lowercase();
-            match key_name.as_str() {
-                "operation_depth" => split.depth = value.extract()?,
-                "parent_request_id" => split.parent = Some(value).filter(|value| !value.is_none()),
-                _ if is_audit_key(&key_name) => split.audit.set_item(key, value)?,
-                _ => split.agent.set_item(key, value)?,
-            }
+            let dict = if is_audit_key(&key_name) {
+                &split.audit
+            } else {
+                &split.agent
+            };
+            dict.set_item(key, value)?;
         }
         Ok(split)
     }
@@ -235,7 +271,7 @@ fn older_spelling(py: Python<'_>, older: &str, newer: &CStr, newer_given: bool) 
             "",
             "conflict",
             message,
-            "Pass agent_context and audit_metadata only",
+            "Pass either the older name or the newer ones",
         ));
     }
     PyErr::warn(py, &py.get_type::<PyDeprecationWarning>(), newer, 1)
@@ -323,6 +359,8 @@ pub(crate) struct PyContext {
     session: Option<Py<PyAny>>,
     /// Whether the session is counted as bound to the user.
     session_bound: AtomicBool,
+    /// Whether it was verified: then what is made later is claimed when it is handed out.
+    pub(super) verified: AtomicBool,
     websocket_client: Option<Box<str>>,
     session_id: Option<Box<str>>,
     strict: bool,
@@ -330,18 +368,18 @@ pub(crate) struct PyContext {
     texts: IdTexts,
     given_agent: Option<Py<PyDict>>,
     /// `given_agent` with the keys of a child, made when it is first read.
-    agent_context: Lazy<Py<PyDict>>,
+    agent_context: Lazy<PyDict>,
     given_audit: Option<Py<PyDict>>,
     /// `given_audit` with the keys that the context adds, made when it is first read.
-    audit: Lazy<Py<PyDict>>,
+    audit: Lazy<PyDict>,
     /// The operation of a child, as long as it is not in the dictionaries yet.
     operation: Option<Operation>,
-    created_at: Lazy<Py<PyDateTime>>,
+    created_at: Lazy<PyDateTime>,
     /// Whether the caller gave the time: then in the caller's time zone.
     created_given: bool,
-    own: Lazy<Py<ContextBindings>>,
-    request: Lazy<Py<RequestBindings>>,
-    emitter: Lazy<Py<UserWebSocketEmitter>>,
+    own: Lazy<ContextBindings>,
+    request: Lazy<RequestBindings>,
+    emitter: Lazy<UserWebSocketEmitter>,
     /// Containers that the last verification found to be this context's own; held, so that no address is used again.
     pub(super) claims: Mutex<Vec<Py<PyAny>>>,
 }
@@ -349,10 +387,10 @@ pub(crate) struct PyContext {
 /// The ids as Python has them.
 #[derive(Default)]
 struct IdTexts {
-    user: Lazy<Py<PyString>>,
-    thread: Lazy<Py<PyString>>,
-    run: Lazy<Py<PyString>>,
-    request: Lazy<Py<PyString>>,
+    user: Lazy<PyString>,
+    thread: Lazy<PyString>,
+    run: Lazy<PyString>,
+    request: Lazy<PyString>,
 }
 
 impl IdTexts {
@@ -374,7 +412,7 @@ impl IdTexts {
 
     /// Those of another span of the same run.
     fn of_child(&self, py: Python<'_>) -> Self {
-        let shared = |text: &Lazy<Py<PyString>>| Lazy::with(text.get().map(|text| text.clone_ref(py)));
+        let shared = |text: &Lazy<PyString>| Lazy::with(text.get().map(|text| text.clone_ref(py)));
         Self {
             user: shared(&self.user),
             thread: shared(&self.thread),
@@ -384,7 +422,7 @@ impl IdTexts {
     }
 }
 
-fn text<'py>(py: Python<'py>, held: &Lazy<Py<PyString>>, id: &str) -> Bound<'py, PyString> {
+fn text<'py>(py: Python<'py>, held: &Lazy<PyString>, id: &str) -> Bound<'py, PyString> {
     held.get_or_make(|| Ok::<_, Infallible>(PyString::new(py, id).unbind()))
         .unwrap_or_else(|never| match never {})
         .bind(py)
@@ -420,6 +458,7 @@ impl PyContext {
             stamp: Stamp::now(),
             session: parts.session,
             session_bound: AtomicBool::new(false),
+            verified: AtomicBool::new(false),
             websocket_client: parts.websocket_client,
             session_id: parts.session_id,
             strict: parts.strict,
@@ -500,15 +539,16 @@ impl PyContext {
         audit.update(more.as_mapping())
     }
 
-    /// The name of the operation that this context is for.
-    fn operation_name<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    /// The name of the operation that this context is for, as a child may keep it: read from `copy`, the child's own copy of the
+    /// agents' dictionary, since anything may stand there.
+    fn operation_name<'py>(&self, py: Python<'py>, copy: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
         if self.agent_context.get().is_none()
             && let Some(operation) = &self.operation
         {
             return Ok(operation.name.bind(py).clone().into_any());
         }
-        let named = match self.agent_data() {
-            Some(agent) => agent.bind(py).get_item(intern!(py, "operation_name"))?,
+        let named = match copy {
+            Some(agent) => agent.get_item(intern!(py, "operation_name"))?,
             None => None,
         };
         Ok(named.unwrap_or_else(|| intern!(py, "root").clone().into_any()))
@@ -580,6 +620,19 @@ impl PyContext {
         {
             verify::unbind_session(session, self.core.identity());
         }
+    }
+
+    /// A dictionary as callers get it. From then on it can be shared, so a verified context claims it.
+    fn hand_out<'py>(
+        context: &Bound<'py, Self>,
+        dict: &Bound<'py, PyDict>,
+        is_new: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let inner = context.get();
+        if is_new && inner.verified.load(Ordering::Acquire) {
+            verify::claim_later(context, dict)?;
+        }
+        Ok(inner.read_only(dict))
     }
 
     fn read_only<'py>(&self, dict: &Bound<'py, PyDict>) -> Bound<'py, PyAny> {
@@ -669,8 +722,14 @@ impl PyContext {
         websocket_client: Option<Box<str>>,
     ) -> PyResult<Bound<'py, Self>> {
         self.stamp.check(py)?;
+        if let Some(operation) = &self.operation
+            && !operation.parent.bind(py).is_exact_instance_of::<PyString>()
+        {
+            // It may be changed, so it is to be copied with the rest.
+            self.agent_dict(py)?;
+        }
         let copied = |dict: &Py<PyDict>, name| copied_dict(dict.bind(py), name);
-        let not_made = |made: &Lazy<Py<PyDict>>, given: &Option<Py<PyDict>>, name| {
+        let not_made = |made: &Lazy<PyDict>, given: &Option<Py<PyDict>>, name| {
             let given = given.as_ref().filter(|_| made.get().is_none());
             given.map(|given| copied(given, name)).transpose()
         };
@@ -803,7 +862,7 @@ impl PyContext {
         let now = CLOCK.now();
         let lane = registry().lane_of(checked.user());
         // The context and its lane share the text of the id.
-        let identity = checked.identity(lane.user().clone(), now.unix / 1_000);
+        let identity = checked.identity(lane.user().clone(), CLOCK.millis_for_ids(now));
         let now = Moment {
             unix: created.unwrap_or(now.unix),
             ..now
@@ -1070,15 +1129,19 @@ impl PyContext {
 
     /// The agent's own scratch dictionary, shared with nobody. Read-only in strict mode.
     #[getter]
-    fn agent_context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(self.read_only(self.agent_dict(py)?))
+    fn agent_context<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let context = slf.get();
+        let is_new = context.agent_context.get().is_none();
+        Self::hand_out(slf, context.agent_dict(slf.py())?, is_new)
     }
 
     /// The caller's audit metadata with `context_created_at`, `context_version`, `isolation_verified`, `operation_depth` and,
     /// for children, `parent_request_id`. Read-only in strict mode.
     #[getter]
-    fn audit_metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(self.read_only(self.audit_dict(py)?))
+    fn audit_metadata<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let context = slf.get();
+        let is_new = context.audit.get().is_none();
+        Self::hand_out(slf, context.audit_dict(slf.py())?, is_new)
     }
 
     /// How many operations are above this one; at most 10.
@@ -1141,7 +1204,7 @@ impl PyContext {
         if let Some(metadata) = additional_metadata.filter(|metadata| !metadata.is_none()) {
             let newer = additional_agent_context.is_some() || additional_audit_metadata.is_some();
             older_spelling(py, "additional_metadata", ADDITIONAL_METADATA_IS_OLD, newer)?;
-            let split = SplitMetadata::of(py, Some(metadata), "additional_metadata")?;
+            let split = SplitMetadata::of_child(py, Some(metadata), "additional_metadata")?;
             let (agent, audit) = (split.agent.as_any(), split.audit.as_any());
             return self.create_child_context(py, operation_name, Some(agent), Some(audit), agent_name, None);
         }
@@ -1166,7 +1229,7 @@ impl PyContext {
             .audit_data()
             .map(|audit| copied(audit, "audit_metadata"))
             .transpose()?;
-        let parent = self.operation_name(py)?;
+        let parent = self.operation_name(py, agent.as_ref())?;
         let core = self
             .core
             .child(operation, CLOCK.now())
@@ -1209,7 +1272,7 @@ impl PyContext {
         operation_name: &Bound<'py, PyAny>,
         additional_metadata: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, Self>> {
-        let split = SplitMetadata::of(py, additional_metadata, "additional_metadata")?;
+        let split = SplitMetadata::of_child(py, additional_metadata, "additional_metadata")?;
         let (agent, audit) = (split.agent.as_any(), split.audit.as_any());
         self.create_child_context(py, Some(operation_name), Some(agent), Some(audit), None, None)
     }
@@ -1253,7 +1316,8 @@ impl PyContext {
         self.with_websocket_connection(py, connection_id)
     }
 
-    /// A key for what a component keeps for this request: `component:user:request`. Raises `ValueError` for a blank component.
+    /// A key for what a component keeps for this request: `component:user:request`, where `:` and `%` inside of a part are written
+    /// as `%3A` and `%25`, so that no two requests share a key. Raises `ValueError` for a blank component.
     fn get_scoped_key(&self, component: &str) -> PyResult<String> {
         if component.trim().is_empty() {
             return Err(PyValueError::new_err(
@@ -1261,11 +1325,9 @@ impl PyContext {
             ));
         }
         let identity = self.core.identity();
-        Ok(format!(
-            "{component}:{}:{}",
-            identity.user.as_str(),
-            identity.request.as_str()
-        ))
+        let part = |part: &str| part.replace('%', "%25").replace(':', "%3A");
+        let (user, request) = (identity.user.as_str(), identity.request.as_str());
+        Ok([component, user, request].map(part).join(":"))
     }
 
     // -- checks and views -----------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 //! Deep copies of dictionaries: JSON-like trees here, anything else by `copy.deepcopy`.
 //!
-//! Works on borrowed references: a reference taken and given back for each of a tree's values costs more than the copy.
+//! Works on borrowed references: a reference taken and given back for each of a tree's values costs more than the copy. Each of
+//! them is held by a shallow copy that nobody else has yet. The original is only looked at while it is copied: making an object
+//! may run the collector, and with it any Python code, which may change the original.
 
 #![allow(unsafe_code)]
 
@@ -21,8 +23,7 @@ const MAX_DEPTH: usize = 128;
 /// A tree that this module does not copy itself. What was copied of it is dropped.
 struct NotJsonLike;
 
-/// A borrowed reference to an object that lives for the whole copy: it hangs in the tree, and no Python code runs meanwhile that
-/// could take it out.
+/// A borrowed reference to an object that a shallow copy of this module holds, or the caller.
 type Borrowed = *mut ffi::PyObject;
 
 /// Copies of containers with more than one reference, by the address of the original: aliases and cycles are kept.
@@ -31,7 +32,13 @@ struct Copier<'py> {
     root: Borrowed,
     /// The copy of the root, a borrowed reference to what is being made.
     root_copy: Borrowed,
-    aliases: HashMap<usize, Py<PyAny>, RandomState>,
+    aliases: HashMap<usize, Alias, RandomState>,
+}
+
+struct Alias {
+    /// Held, so that no other container gets its address.
+    _original: Py<PyAny>,
+    copy: Py<PyAny>,
 }
 
 /// # Safety
@@ -62,8 +69,8 @@ impl<'py> Copier<'py> {
         // One reference is the parent's, one that of the parent's shallow copy: more means that it may be met again.
         // SAFETY: the caller's promise.
         let shared = unsafe { ffi::Py_REFCNT(value) } > 2;
-        if shared && let Some(copy) = self.aliases.get(&(value as usize)) {
-            return Ok(copy.bind(self.py).clone());
+        if shared && let Some(alias) = self.aliases.get(&(value as usize)) {
+            return Ok(alias.copy.bind(self.py).clone());
         }
         if depth > MAX_DEPTH {
             return Err(NotJsonLike);
@@ -74,7 +81,7 @@ impl<'py> Copier<'py> {
             if kind == addr_of_mut!(ffi::PyDict_Type) {
                 let copy = self.new_object(ffi::PyDict_Copy(value))?;
                 self.remember(shared, value, &copy);
-                self.fill_dict(value, copy.as_ptr(), depth)?;
+                self.fill_dict(copy.as_ptr(), depth)?;
                 Ok(copy)
             } else if kind == addr_of_mut!(ffi::PyList_Type) {
                 let copy = self.new_object(ffi::PyList_GetSlice(value, 0, ffi::PyList_GET_SIZE(value)))?;
@@ -94,22 +101,28 @@ impl<'py> Copier<'py> {
         unsafe { Bound::from_owned_ptr_or_err(self.py, made) }.map_err(|_| NotJsonLike)
     }
 
-    fn remember(&mut self, shared: bool, value: Borrowed, copy: &Bound<'py, PyAny>) {
+    /// # Safety
+    /// `value` is a live object.
+    unsafe fn remember(&mut self, shared: bool, value: Borrowed, copy: &Bound<'py, PyAny>) {
         if shared {
-            self.aliases.insert(value as usize, copy.clone().unbind());
+            let alias = Alias {
+                // SAFETY: the caller's promise.
+                _original: unsafe { Bound::from_borrowed_ptr(self.py, value) }.unbind(),
+                copy: copy.clone().unbind(),
+            };
+            self.aliases.insert(value as usize, alias);
         }
     }
 
-    /// Replaces the containers in a shallow copy of `original`.
+    /// Replaces the containers in a shallow copy of a dict.
     ///
     /// # Safety
-    /// `original` is a live dict of the tree, `copy` a dict with the same entries.
-    unsafe fn fill_dict(&mut self, original: Borrowed, copy: Borrowed, depth: usize) -> Result<(), NotJsonLike> {
+    /// `copy` is a dict that nobody else has yet.
+    unsafe fn fill_dict(&mut self, copy: Borrowed, depth: usize) -> Result<(), NotJsonLike> {
         let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: `original` is not changed meanwhile: hashing a key of an immutable built-in type runs no Python code, and the
-        // values that are replaced in `copy` still have their reference in `original`.
+        // SAFETY: `copy` holds the keys and values, and it may get another value for a key that it has while it is gone through.
         unsafe {
-            while ffi::PyDict_Next(original, &raw mut at, &raw mut key, &raw mut value) != 0 {
+            while ffi::PyDict_Next(copy, &raw mut at, &raw mut key, &raw mut value) != 0 {
                 if !is_immutable(key) {
                     return Err(NotJsonLike);
                 }
@@ -159,8 +172,8 @@ fn copy_tree<'py>(dict: &Bound<'py, PyDict>) -> Result<Bound<'py, PyDict>, NotJs
         root_copy: copy.as_ptr(),
         aliases: HashMap::default(),
     };
-    // SAFETY: `dict` is live, and `copy` is a shallow copy of it.
-    unsafe { copier.fill_dict(dict.as_ptr(), copy.as_ptr(), 0) }?;
+    // SAFETY: `copy` is this function's own.
+    unsafe { copier.fill_dict(copy.as_ptr(), 0) }?;
     Ok(copy)
 }
 

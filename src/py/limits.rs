@@ -257,6 +257,7 @@ impl PyPermit {
         slf
     }
 
+    // `asyncio.gather` and `wait_for` go through `yield from`, which iterates.
     fn __iter__(slf: Py<Self>) -> Py<Self> {
         slf
     }
@@ -267,6 +268,11 @@ impl PyPermit {
 
     fn send<'py>(slf: &Bound<'py, Self>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         Steps::next(slf)
+    }
+
+    /// The same as `release`: what was asked for and is not awaited after all.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.release(py).map(drop)
     }
 
     #[pyo3(signature = (_kind = None, _exception = None, _traceback = None))]

@@ -1,5 +1,6 @@
 //! asyncio event loops: which one runs, and how a future of one is completed from anywhere.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +28,11 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 /// Calls into other threads' loops that have not returned.
 static WAKING: AtomicUsize = AtomicUsize::new(0);
 
+thread_local! {
+    /// Whether this thread ends the interpreter: it is not ended by it, and what it still does in `atexit` may wake others.
+    static IS_ENDING_IT: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Holds the end of the interpreter off while a call is under way.
 ///
 /// Before 3.14 `CPython` ends a daemon thread that wants the interpreter back while it is going away by unwinding its stack, and
@@ -38,7 +44,7 @@ impl Waking {
     fn begin() -> Option<Self> {
         WAKING.fetch_add(1, Ordering::SeqCst);
         let waking = Self;
-        (!ENDING.load(Ordering::SeqCst)).then_some(waking)
+        (!ENDING.load(Ordering::SeqCst) || IS_ENDING_IT.get()).then_some(waking)
     }
 }
 
@@ -48,9 +54,16 @@ impl Drop for Waking {
     }
 }
 
+/// In the child of a fork nothing is under way, whatever the parent was doing.
+pub(crate) fn after_fork_in_child() {
+    WAKING.store(0, Ordering::SeqCst);
+    ENDING.store(false, Ordering::SeqCst);
+}
+
 /// Called by `atexit`: from here on no thread wakes the loop of another.
 #[pyfunction]
 pub(crate) fn _before_exit(py: Python<'_>) {
+    IS_ENDING_IT.set(true);
     ENDING.store(true, Ordering::SeqCst);
     // What was begun needs the interpreter to come back, so it is let go. A loop's thread that hangs does not keep the exit.
     py.detach(|| {

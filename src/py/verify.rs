@@ -1,6 +1,7 @@
 //! Verification: is what a context holds its own?
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pyo3::intern;
@@ -265,6 +266,7 @@ pub(crate) fn inspect(context: &Bound<'_, PyContext>) -> PyResult<Vec<IsolationF
 /// Records the containers as the context's own. Answers the paths of those that another live context still holds, with that
 /// context's correlation id.
 fn claim(context: &Bound<'_, PyContext>, containers: &[(String, Bound<'_, PyAny>)]) -> PyResult<Vec<(String, String)>> {
+    context.get().verified.store(true, Ordering::Release);
     let claimed = || context.get().claims.lock().unwrap_or_else(PoisonError::into_inner);
     if containers.is_empty() && claimed().is_empty() {
         return Ok(Vec::new());
@@ -308,6 +310,18 @@ fn claim(context: &Bound<'_, PyContext>, containers: &[(String, Bound<'_, PyAny>
     release_stale(context, serial, &mut old);
     drop(replaced);
     Ok(found)
+}
+
+/// Records a dictionary that a verified context has just made.
+pub(super) fn claim_later(context: &Bound<'_, PyContext>, dict: &Bound<'_, PyDict>) -> PyResult<()> {
+    let weak = PyWeakrefReference::new(context)?;
+    let inner = context.get();
+    let replaced = claims().insert(dict.as_ptr() as usize, (inner.serial(), weak.unbind()));
+    let mut held = inner.claims.lock().unwrap_or_else(PoisonError::into_inner);
+    held.push(dict.clone().into_any().unbind());
+    drop(held);
+    drop(replaced);
+    Ok(())
 }
 
 /// Lets go of containers that an earlier verification found and this one did not.

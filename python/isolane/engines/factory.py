@@ -190,7 +190,9 @@ class ExecutionEngineFactory:
         if context.operation_depth == 0:
             return None
         above = context._lineage[:-1]  # noqa: SLF001 - numbers without meaning for anybody else
-        return next((engines[0] for number in above if (engines := self._of_context.get(number))), None)
+        engines = (engine for number in above for engine in self._of_context.get(number, ()))
+        # One that is about to end takes no more children in.
+        return next((engine for engine in engines if engine in self._numbers), None)
 
     async def _reserve(self, context: UserExecutionContext) -> Permit:
         try:
