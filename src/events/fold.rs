@@ -1,10 +1,11 @@
 //! What is left of the oldest events when a log is full: the latest of each span and key, in log order.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState;
 
-use super::log::Entry;
+use super::log;
 use crate::mutants::mutant;
 
 /// What an event is the latest of.
@@ -12,10 +13,13 @@ use crate::mutants::mutant;
 pub(super) enum Slot {
     Started,
     Thinking,
-    /// A tool call that has begun, by its number in the span.
-    ToolBegun(u32),
+    /// A tool call that has begun, by its number in the span and the number of the tool's name.
+    ToolBegun(u32, u32),
     /// The latest ended call of a tool, by the number of the tool's name.
     ToolEnded(u32),
+    /// How the latest ended call of a tool began, kept while another call of that tool is open: a client counts, and the end
+    /// alone would close the other one.
+    ToolPaired(u32),
     Terminal,
     /// An application's own event, by the number of its type.
     Custom(u32),
@@ -27,17 +31,21 @@ pub(super) type FoldKey = (u32, Slot);
 /// The prefix of a log as a state.
 #[derive(Debug, Default)]
 pub(super) struct Fold {
-    by_number: BTreeMap<u64, Entry>,
+    by_number: BTreeMap<u64, log::Entry>,
     latest: HashMap<FoldKey, u64, RandomState>,
+    /// How many calls of a tool have begun here and not ended, by the span and the number of the tool's name.
+    open_calls: HashMap<(u32, u32), u32, RandomState>,
     bytes: usize,
     forgotten: u64,
 }
 
 impl Fold {
     /// Takes in the oldest entry of the log.
-    pub(super) fn take(&mut self, entry: Entry) {
-        if let Some(begun) = entry.closes.and_then(|closes| self.latest.remove(&closes)) {
-            self.drop_number(begun);
+    pub(super) fn take(&mut self, entry: log::Entry) {
+        match entry.key {
+            (span, Slot::ToolBegun(_, tool)) => *self.open_calls.entry((span, tool)).or_default() += 1,
+            (span, Slot::ToolEnded(tool)) => self.end_call(span, tool, entry.closes),
+            _ => {}
         }
         if let Some(earlier) = self.latest.insert(entry.key, entry.number) {
             if mutant!(FoldDropsLatest) {
@@ -48,6 +56,36 @@ impl Fold {
         }
         self.bytes += entry.weight();
         self.by_number.insert(entry.number, entry);
+    }
+
+    /// A call of the tool has ended: how it began goes, unless the end needs it.
+    fn end_call(&mut self, span: u32, tool: u32, begun: Option<FoldKey>) {
+        let earlier = self.latest.remove(&(span, Slot::ToolPaired(tool)));
+        if let Some(earlier) = earlier {
+            self.drop_number(earlier);
+        }
+        let Some(begun) = begun.and_then(|begun| self.forget(begun)) else {
+            return;
+        };
+        if self.open_calls.contains_key(&(span, tool)) {
+            self.latest.insert((span, Slot::ToolPaired(tool)), begun);
+        } else {
+            self.drop_number(begun);
+        }
+    }
+
+    /// Forgets what was the latest of a key. Answers its number.
+    fn forget(&mut self, key: FoldKey) -> Option<u64> {
+        let number = self.latest.remove(&key)?;
+        if let (span, Slot::ToolBegun(_, tool)) = key
+            && let Entry::Occupied(mut open) = self.open_calls.entry((span, tool))
+        {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
+        Some(number)
     }
 
     fn drop_number(&mut self, number: u64) {
@@ -71,7 +109,11 @@ impl Fold {
                 let Some((number, key)) = victim.map(|entry| (entry.number, entry.key)) else {
                     break;
                 };
-                self.latest.remove(&key);
+                if self.forget(key).is_none()
+                    && let (span, Slot::ToolBegun(_, tool)) = key
+                {
+                    self.latest.remove(&(span, Slot::ToolPaired(tool)));
+                }
                 self.drop_number(number);
                 self.forgotten += 1;
             }
@@ -79,7 +121,7 @@ impl Fold {
     }
 
     /// The events that stand for the prefix, in log order.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &log::Entry> {
         self.by_number.values()
     }
 

@@ -414,10 +414,11 @@ impl RunLog {
         let slot = match draft.kind {
             EventKind::Started => Slot::Started,
             EventKind::Thinking => Slot::Thinking,
-            EventKind::ToolExecuting(_) => Slot::ToolBegun(placed.call),
+            EventKind::ToolExecuting(tool) => Slot::ToolBegun(placed.call, inner.names.number(tool)),
             EventKind::ToolCompleted(tool) => {
-                closes = Some((placed.index, Slot::ToolBegun(placed.call)));
-                Slot::ToolEnded(inner.names.number(tool))
+                let tool = inner.names.number(tool);
+                closes = Some((placed.index, Slot::ToolBegun(placed.call, tool)));
+                Slot::ToolEnded(tool)
             }
             EventKind::Completed | EventKind::Error => Slot::Terminal,
             EventKind::Custom(name) => Slot::Custom(inner.names.number(name)),

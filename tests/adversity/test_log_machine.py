@@ -50,6 +50,8 @@ class Event:
     key: Any
     """Of all events with one key a fold keeps the latest."""
     closes: Any = None
+    paired: bool = False
+    """It began a call that is over, and is kept in the fold for the count of those that are open."""
 
 
 @dataclass(eq=False)
@@ -95,7 +97,9 @@ class Run:
     def fold_oldest(self) -> None:
         event = self.events[self.folded]
         self.folded += 1
-        self.fold = [kept for kept in self.fold if kept.key not in {event.key, event.closes}]
+        self.fold = [kept for kept in self.fold if kept.key != event.key]
+        if event.closes is not None:
+            self.close_call(event.closes)
         self.fold.append(event)
         is_open = {span.index for span in self.spans}
         while len(self.fold) > self.bound:
@@ -106,6 +110,17 @@ class Run:
                 return
             self.fold.remove(victim)
             self.forgotten += 1
+
+    def close_call(self, closes: Any) -> None:
+        """Fold away how a call began, unless a client that counts would take its end for that of another one."""
+        calls = [kept for kept in self.fold if kept.key[1] == "begun" and kept.span == closes[0]]
+        calls = [kept for kept in calls if kept.key[3] == closes[3]]
+        own = [kept for kept in calls if kept.key == closes]
+        others_are_open = any(not kept.paired and kept not in own for kept in calls)
+        gone = [kept for kept in calls if kept.paired] + ([] if others_are_open else own)
+        self.fold = [kept for kept in self.fold if kept not in gone]
+        for kept in own:
+            kept.paired = True
 
     def make_room(self) -> None:
         while self.head - self.folded >= self.bound:
@@ -159,13 +174,13 @@ class Run:
         elif kind == "tool_executing":
             span.calls += 1
             span.tools.append((name, span.calls))
-            self.append(kind, span, agent, ctx, what, ("begun", span.calls), None)
+            self.append(kind, span, agent, ctx, what, ("begun", span.calls, name), None)
         elif kind == "tool_completed":
             call = next((call for tool, call in span.tools if tool == name), None)
             if call is None:
                 return False
             span.tools.remove((name, call))
-            self.append(kind, span, agent, ctx, what, ("ended", name), ("begun", call))
+            self.append(kind, span, agent, ctx, what, ("ended", name), ("begun", call, name))
         else:
             if span.tools:
                 return False
@@ -178,7 +193,7 @@ class Run:
         for span in reversed([span for span in self.spans if scope in {None, span.scope}]):
             for tool, call in span.tools:
                 what = ("status", "unfinished")
-                self.append("tool_completed", span, None, None, what, ("ended", tool), ("begun", call))
+                self.append("tool_completed", span, None, None, what, ("ended", tool), ("begun", call, tool))
             span.tools.clear()
             if not only_tools:
                 self.append("agent_error", span, None, None, ("retriable", True), ("terminal",), None)
