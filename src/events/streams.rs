@@ -155,12 +155,15 @@ impl Streams {
         loop {
             let oldest = {
                 let inner = self.inner();
-                let replaced = inner.replaced.iter().filter_map(Weak::upgrade);
-                let logs = inner.logs.values().cloned().chain(replaced);
-                let ended = logs.filter_map(|log| Some((log.ended_at()?, log)));
                 // One that another thread is dropping makes its room there: to wait for it would be a spin.
-                let kept = ended.filter(|(_, log)| !log.is_forgotten() || mutant!(RoomSpins));
-                kept.min_by_key(|(at, _)| *at).map(|(_, log)| log)
+                let is_kept = |log: &RunLog| !log.is_forgotten() || mutant!(RoomSpins);
+                let ended = |log: &RunLog| log.ended_at().filter(|_| is_kept(log));
+                let known = inner.logs.values().filter_map(|log| Some((ended(log)?, log)));
+                let known = known.min_by_key(|(at, _)| *at).map(|(at, log)| (at, log.clone()));
+                let replaced = inner.replaced.iter().filter_map(Weak::upgrade);
+                let replaced = replaced.filter_map(|log| Some((ended(&log)?, log)));
+                let oldest = known.into_iter().chain(replaced).min_by_key(|(at, _)| *at);
+                oldest.map(|(_, log)| log)
             };
             let Some(log) = oldest else { return false };
             if log.forget() {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -97,6 +98,7 @@ class ExecutionEngineFactory:
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._audit_timer: asyncio.TimerHandle | None = None
         self._timers_loop: asyncio.AbstractEventLoop | None = None
+        self._armed_for = math.inf
         self._closing: set[asyncio.Task[Any]] = set()
 
     # -- making ----------------------------------------------------------------------------------------------------
@@ -118,13 +120,14 @@ class ExecutionEngineFactory:
             return shared
         self._check_not_ended(context)
         slot = await self._reserve(context)
-        try:
-            # A shutdown may have begun, or the run may have ended, while this one waited.
-            self._check_open()
-            self._check_not_ended(context)
-        except BaseException:
-            slot.release()
-            raise
+        if self.at_limit == "wait":
+            try:
+                # A shutdown may have begun, or the run may have ended, while this one waited.
+                self._check_open()
+                self._check_not_ended(context)
+            except BaseException:
+                slot.release()
+                raise
         try:
             emitter = await self.websocket_bridge.create_user_emitter(context.user_id, context)
             engine = UserExecutionEngine(
@@ -154,15 +157,17 @@ class ExecutionEngineFactory:
     def _unregister(self, number: int, engine: UserExecutionEngine) -> None:
         self._engines.pop(number, None)
         context = engine.context._lineage[-1]  # noqa: SLF001 - see _engine_above
-        left = [other for other in self._of_context.get(context, ()) if other is not engine]
-        if left:
-            self._of_context[context] = left
-        else:
+        engines = self._of_context.get(context, [])
+        if engine in engines:
+            engines.remove(engine)
+        if not engines:
             self._of_context.pop(context, None)
 
     def shares_context(self, engine: UserExecutionEngine) -> bool:
         """Return whether another living engine belongs to the same context: then the stream goes on."""
         engines = self._of_context.get(engine.context._lineage[-1], ())  # noqa: SLF001 - see _engine_above
+        if len(engines) == 1 and engines[0] is engine:
+            return False
         return any(other is not engine and other in self._numbers for other in engines)
 
     def refuse(self) -> None:
@@ -295,10 +300,13 @@ class ExecutionEngineFactory:
     # -- time ------------------------------------------------------------------------------------------------------
 
     def _arm_for(self, lifetime: float) -> None:
-        """Set the timers for an engine that is due in ``lifetime`` seconds, unless they ring before that anyway."""
-        loop = asyncio.get_running_loop()
-        timer = self._deadline_timer
-        if self._timers_loop is not loop or timer is None or timer.when() > loop.time() + lifetime:
+        """Set the timers for an engine that is due in ``lifetime`` seconds, unless they ring before that anyway.
+
+        So they do when they were set for an engine that came earlier and does not live longer.
+        """
+        is_armed = self._timers_loop is asyncio.get_running_loop() and self._deadline_timer is not None
+        if not is_armed or lifetime < self._armed_for:
+            self._armed_for = lifetime
             self._arm()
 
     def _arm(self) -> None:
@@ -321,6 +329,7 @@ class ExecutionEngineFactory:
 
     def _on_deadline(self) -> None:
         self._deadline_timer = None
+        self._armed_for = math.inf
         self._expire(self._book.due())
         self._arm()
 

@@ -47,13 +47,20 @@ class WebSocketConfig:
         }
 
 
+class _Held(weakref.ref[UserWebSocketEmitter]):
+    """An emitter that is in use, and whose it is."""
+
+    __slots__ = ("user_id",)
+    user_id: str
+
+
 class WebSocketBridgeFactory:
     """Makes one emitter for a context, or for a user's thread and connection."""
 
     def __init__(self, config: WebSocketConfig | None = None) -> None:
         self.config = config if config is not None else WebSocketConfig()
-        self._emitters: set[weakref.ref[UserWebSocketEmitter]] = set()
-        self._latest: weakref.WeakValueDictionary[str, UserWebSocketEmitter] = weakref.WeakValueDictionary()
+        self._emitters: set[_Held] = set()
+        self._latest: dict[str, _Held] = {}
         self._created = 0
         self._cleaned = 0
         self._closed = False
@@ -83,10 +90,17 @@ class WebSocketBridgeFactory:
             emitter = emitter_for_context(thread_id, **bounds)
         else:
             emitter = emitter_for_user(user_id, thread_id, connection_id, **bounds)
-        self._emitters.add(weakref.ref(emitter, self._emitters.discard))
-        self._latest[user_id] = emitter
+        held = _Held(emitter, self._forget)
+        held.user_id = user_id
+        self._emitters.add(held)
+        self._latest[user_id] = held
         self._created += 1
         return emitter
+
+    def _forget(self, held: _Held) -> None:
+        self._emitters.discard(held)
+        if self._latest.get(held.user_id) is held:
+            del self._latest[held.user_id]
 
     def _living(self) -> list[UserWebSocketEmitter]:
         emitters = (reference() for reference in list(self._emitters))
@@ -94,7 +108,8 @@ class WebSocketBridgeFactory:
 
     def get_user_emitter(self, user_id: str) -> UserWebSocketEmitter | None:
         """Return the emitter that was made last for the user, if it is still in use."""
-        emitter = self._latest.get(user_id)
+        held = self._latest.get(user_id)
+        emitter = held() if held is not None else None
         return emitter if emitter is not None and not emitter.is_closed else None
 
     async def cleanup_user_emitter(self, user_id: str) -> int:
