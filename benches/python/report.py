@@ -231,7 +231,14 @@ def markdown(
     lines = [INTRODUCTION, "## Targets", "", TARGETS, tally(judged), ""]
     lines += _markdown(TARGET_HEAD, _target_rows(judged), ("measured",))
     missed = [verdict for verdict in judged if verdict.measured is not None and not verdict.met]
-    floors = [f"- {verdict.target.what}: {verdict.target.floor}" for verdict in missed if verdict.target.floor]
+    reasons: dict[str, list[str]] = {}
+    for verdict in missed:
+        if verdict.target.floor:
+            reasons.setdefault(verdict.target.floor, []).append(verdict.target.what)
+    floors = [
+        fill(f"- {'; '.join(dict.fromkeys(names))}: {floor}", 120, subsequent_indent="  ", break_long_words=False)
+        for floor, names in reasons.items()
+    ]
     lines += ["", "Where less than the target is to be had:", "", *floors] if floors else []
     if plot:
         alternative = "Bars: how many times better or worse than its target each figure is"

@@ -34,22 +34,26 @@ FEWEST = f"{USERS[0]} users"
 MOST = f"{USERS[-1]} users"
 
 NOTE = (
-    "The users come in an order without pattern, each operation for another one: little of what belongs to 10000 "
-    "users is in the CPU's caches, whoever wrote it. The peers' growth says how much that alone costs, and the "
-    "instructions below say whether more is done for many users than for few."
+    "Each operation is for another user than the one before. In turn, the users come in the order in which they were "
+    "made. Without pattern, little of what belongs to 10000 users is in the CPU's caches, whoever wrote it: the peers' "
+    "growth says how much that alone costs, and the instructions below say whether more is done for many users than "
+    "for few."
 )
+IN_TURN = "in turn"
+SCATTERED = "without pattern"
 
-Operation = Callable[[int, int], Awaitable[float]]
-"""Takes the number of users and of operations; returns the time of all operations."""
+Operation = Callable[[int, int, str], Awaitable[float]]
+"""Takes the number of users and of operations, and their order; returns the time of all operations."""
 
 
-def _picks(users: int, count: int) -> list[str]:
+def _picks(users: int, count: int, order_of_users: str) -> list[str]:
     """As many different string objects for few users as for many.
 
     Otherwise the caches would make few users look cheaper for reasons outside of isolane.
     """
     order = [number % users for number in range(max(users, count))]
-    random.Random(users).shuffle(order)
+    if order_of_users == SCATTERED:
+        random.Random(users).shuffle(order)
     return [_name(number) for number in order[:count]]
 
 
@@ -69,8 +73,8 @@ async def _living(users: int) -> AsyncIterator[list[UserExecutionContext]]:
         sweep_lanes(idle_lanes=True)
 
 
-async def _contexts(users: int, count: int) -> float:
-    picks = _picks(users, count)
+async def _contexts(users: int, count: int, order: str) -> float:
+    picks = _picks(users, count, order)
     async with _living(users):
         start = now()
         for user in picks:
@@ -78,8 +82,8 @@ async def _contexts(users: int, count: int) -> float:
         return now() - start
 
 
-async def _permits(users: int, count: int) -> float:
-    picks = _picks(users, count)
+async def _permits(users: int, count: int, order: str) -> float:
+    picks = _picks(users, count, order)
     limiter = FairLimiter(50, 5)
     async with _living(users):
         for user in picks:
@@ -92,8 +96,8 @@ async def _permits(users: int, count: int) -> float:
         return now() - start
 
 
-async def _semaphores(users: int, count: int) -> float:
-    picks = _picks(users, count)
+async def _semaphores(users: int, count: int, order: str) -> float:
+    picks = _picks(users, count, order)
     semaphores = NestedSemaphores(50, 5)
     for number in range(users):
         semaphores.users[_name(number)]
@@ -104,7 +108,7 @@ async def _semaphores(users: int, count: int) -> float:
     return now() - start
 
 
-async def _events(users: int, count: int, warm: int = WARM) -> float:
+async def _events(users: int, count: int, order: str, warm: int = WARM) -> float:
     bridge = WebSocketBridgeFactory(WebSocketConfig(retention_seconds=0))
     async with _living(users) as contexts:
         emitters = {}
@@ -113,7 +117,7 @@ async def _events(users: int, count: int, warm: int = WARM) -> float:
             for _ in range(warm):
                 emitter.publish("agent_progress", PAYLOAD)
             emitters[context.user_id] = emitter
-        chosen = [emitters[user] for user in _picks(users, count)]
+        chosen = [emitters[user] for user in _picks(users, count, order)]
         start = now()
         for emitter in chosen:
             emitter.publish("agent_progress", PAYLOAD)
@@ -123,30 +127,30 @@ async def _events(users: int, count: int, warm: int = WARM) -> float:
         return taken
 
 
-async def _queues(users: int, count: int) -> float:
+async def _queues(users: int, count: int, order: str) -> float:
     emitters = {_name(number): QueueEmitter(counted_ids()) for number in range(users)}
     for emitter in emitters.values():
         for _ in range(WARM):
             emitter.publish("agent_progress", PAYLOAD)
-    chosen = [emitters[user] for user in _picks(users, count)]
+    chosen = [emitters[user] for user in _picks(users, count, order)]
     start = now()
     for emitter in chosen:
         emitter.publish("agent_progress", PAYLOAD)
     return now() - start
 
 
-def _timed(operation: Operation, users: int) -> Run:
+def _timed(operation: Operation, users: int, order: str) -> Run:
     """All operations of a measurement at once."""
 
     async def run(loops: int) -> float:
-        return await operation(users, OPERATIONS) * loops / OPERATIONS
+        return await operation(users, OPERATIONS, order) * loops / OPERATIONS
 
     return awaits(run)
 
 
 def _counted(operation: Operation, users: int) -> Run:
     """As many operations as wanted."""
-    return awaits(lambda loops: operation(users, loops))
+    return awaits(lambda loops: operation(users, loops, SCATTERED))
 
 
 def cases() -> list[Case]:
@@ -161,13 +165,14 @@ def cases() -> list[Case]:
     return [
         Case(
             GROUP,
-            name,
-            tuple(Side(f"{users} users", _timed(operation, users)) for users in USERS),
+            f"{name}, {order}",
+            tuple(Side(f"{users} users", _timed(operation, users, order)) for users in USERS),
             own=True,
             rounds=ROUNDS,
-            note=note,
+            note=note if order == IN_TURN else "",
         )
         for name, operation, note in operations
+        for order in (IN_TURN, SCATTERED)
     ]
 
 
