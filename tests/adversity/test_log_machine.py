@@ -251,13 +251,18 @@ class Reader:
     answers: list[dict[str, Any]] = field(default_factory=list)
     """Control frames that must come first, with the keys that are compared."""
 
-    def position(self, run: str, epoch: str | None = None) -> Position | None:
-        """Return what is read of a run. Positions of which nothing was left to tell make way for the epoch."""
+    def position(self, run: str, epoch: str | None = None, *, gone: bool = False) -> Position | None:
+        """Return what is read of a run. Positions of which nothing was left to tell make way for the one that is named.
+
+        It is named by its epoch, or, in the frame that says so, by being gone.
+        """
         found = next((position for position in self.positions if position.run.run == run), None)
-        if found is None or epoch in {None, found.run.epoch} or not found.has_nothing_to_tell(framed=self.framed):
+        if found is None or (not gone and epoch in {None, found.run.epoch}):
+            return found
+        if not found.end_told and not found.has_nothing_to_tell(framed=self.framed):
             return found
         self.drop(found)
-        return self.position(run, epoch)
+        return self.position(run, epoch, gone=gone)
 
     def drop(self, finished: Position) -> None:
         self.positions.remove(finished)
@@ -521,12 +526,15 @@ class LogMachine(RuleBasedStateMachine):
             assert not unread or full, "a stream went away and the client was not told"
             if position.end_told or (position.run.gone and not unread and not silent) or (silent and not full):
                 reader.drop(position)
+        # Among them those whose turn came in this read, after an earlier incarnation of which nothing was left to tell.
+        for position in [position for position in reader.positions if position.end_told]:
+            reader.drop(position)
         return bool(answers or work)
 
     def follow_frames(self, reader: Reader, frames: list[dict[str, Any]]) -> int:
         events = 0
         for frame in frames:
-            position = reader.position(frame["s"], frame.get("e"))
+            position = reader.position(frame["s"], frame.get("e"), gone=frame.get("mode") == "gone")
             assert position is not None, "a frame of a stream that the client does not follow"
             assert not position.behind
             run = position.run
@@ -539,6 +547,7 @@ class LogMachine(RuleBasedStateMachine):
                 assert (frame["mode"], run.gone) == ("gone", True)
                 assert position.number < run.head
                 self.told_gone.add(run.run)
+                position.end_told = True
                 continue
             assert not run.gone
             assert frame["e"] == run.epoch
