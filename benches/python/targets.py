@@ -9,12 +9,13 @@ from benches.python.measure import Figure, Measured
 
 CACHES = (
     "For 10000 users the same instructions are done as for 10 (see the instructions below). The rest is waiting for "
-    "memory: what belongs to so many users does not fit into the processor's caches. The peers grow as well."
+    "memory: what belongs to so many users does not fit into the processor's caches. The peers, which take longer, "
+    "grow less in proportion."
 )
 CREATION = (
-    "By callgrind a sixth of it is the call of a type with keywords and an object that the collector tracks, a quarter "
-    "the checks of three ids, and the rest a new id from random bits, both clocks, the look-up of the lane, four "
-    "allocations and their end."
+    "It is a call of a type with keywords, an object that the collector tracks, three ids checked, a new id from "
+    "random bits, both clocks, the look-up of the lane, four allocations and the end of all that; none of it "
+    "stands out in a profile."
 )
 TREE = (
     "Two thirds of it are the deep copy of the tree, which is at its own floor: one dictionary or list is made for "

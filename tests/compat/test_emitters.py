@@ -165,7 +165,7 @@ class TestOverTheLog:
         for method, arguments in CALLS:
             assert await getattr(emitter, method)(*arguments) is True
         await emitter.notify_agent_started("report")
-        assert await emitter.notify_agent_error("report", "no rows in /root/x", {"token": "hunter2"}) is True
+        assert await emitter.notify_agent_error("report", "no rows in /home/ann/x", {"token": "hunter2"}) is True
         await emitter.cleanup()
         messages = read_plain(alice, run)
         assert [broken_rules(message) for message in messages] == [[]] * 7

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import gc
 import itertools
 import json
 from datetime import datetime
@@ -492,3 +493,21 @@ def test_numbers_of_one_run_are_shared_by_its_emitters(context):
     ]
     numbers = [emitter.publish("mine") for emitter in itertools.chain(emitters, emitters)]
     assert numbers == list(range(1, 9))
+
+
+async def test_the_bridge_forgets_emitters_that_nobody_holds():
+    bridge = WebSocketBridgeFactory()
+    context = UserContextFactory.create_context("ann-of-many")
+    first = await bridge.create_user_emitter(context.user_id, context)
+    second = await bridge.create_user_emitter(context.user_id, context)
+    for number in range(50):
+        other = UserContextFactory.create_context(f"guest-{number}-of-many")
+        await bridge.create_user_emitter(other.user_id, other)
+    del other
+    gc.collect()
+    assert repr(bridge) == "<WebSocketBridgeFactory 2 emitters>"
+    assert list(bridge._latest) == [context.user_id]
+    # The end of an earlier emitter does not take the latest one away.
+    del first
+    gc.collect()
+    assert bridge.get_user_emitter(context.user_id) is second
