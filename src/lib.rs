@@ -42,7 +42,7 @@ mod _core {
         ids::UnifiedIDManager,
         json::to_json,
         lanes::{_advance_clock, _manual_clock, lane_stats, lane_usage, monotonic, set_max_idle_lanes, sweep_lanes},
-        limits::{PyFairLimiter, PyPermit, Slot, default_limiter, set_default_limiter},
+        limits::{PyFairLimiter, PyPermit, Slot, Suspension, SyncSlot, default_limiter, set_default_limiter},
         loops::_before_exit,
         policy::{PyContextPolicy, PyPlaceholderPolicy, set_placeholder_policy},
         process::_after_fork_in_child,

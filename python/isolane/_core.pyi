@@ -35,6 +35,8 @@ __all__ = [
     "PlaceholderPolicy",
     "RunClosed",
     "Slot",
+    "Suspension",
+    "SyncSlot",
     "UnifiedIDManager",
     "UserExecutionContext",
     "UserWebSocketEmitter",
@@ -409,11 +411,15 @@ class ExecutionStatus:
 @final
 class FairLimiter:
     """
-    Permits per user and process, handed out fairly: first in, first out within a user, round robin over users, both limits in
-    one decision. One limiter may serve many event loops and threads.
+    Permits per user and process, handed out fairly. One decision covers the user's limit, the process's and the named resources
+    that a request needs: it gets all of them or waits. First in, first out within a user and priority; over users start-time
+    fair queueing on the time that permits are held, by weights. One limiter may serve many event loops and threads.
 
-    `total` permits of the process (default 50), `per_user` of one user (default 5), `queue` and `per_user_queue` bound the
-    waiters (1000 and 100; steps of admitted runs are exempt), `timeout` in seconds is the default deadline of one request (2).
+    `total` permits of the process (default 50), `per_user` of one user (5). `queue` and `per_user_queue` bound the waiters (1000
+    and 100; steps of admitted runs are exempt). `timeout` in seconds is the default deadline of a request (2). `borrow` lets a
+    user exceed `per_user` while nobody else waits. `aging` in seconds is the wait after which a request counts as one priority
+    more urgent (default: a quarter of its timeout). `resources` maps names to limits that all users share. `idle` in seconds is
+    when a user without permit and waiter is forgotten (300), `max_users` how many are remembered (10 000).
     """
     def __new__(
         cls,
@@ -424,6 +430,11 @@ class FairLimiter:
         queue: SupportsIndex = 1000,
         per_user_queue: SupportsIndex = 100,
         timeout: SupportsFloat | SupportsIndex = 2.0,
+        borrow: bool = False,
+        aging: SupportsFloat | SupportsIndex | None = None,
+        resources: "collections.abc.Mapping[str, int] | None" = None,
+        max_users: SupportsIndex = 10000,
+        idle: SupportsFloat | SupportsIndex = 300.0,
     ) -> FairLimiter: ...
     def __repr__(self, /) -> str: ...
     def acquire(
@@ -431,36 +442,125 @@ class FairLimiter:
         /,
         user_id: str,
         *,
+        priority: SupportsIndex = 2,
         timeout: SupportsFloat | SupportsIndex | None = None,
+        cost: SupportsFloat | SupportsIndex = 1.0,
+        resources: "str | collections.abc.Sequence[str] | None" = None,
         ctx: UserExecutionContext | None = None,
         admitted: bool = False,
     ) -> collections.abc.Awaitable[Permit]:
         """
         A permit that is to be released by its holder: `permit = await limiter.acquire(user_id)`. Arguments as for `slot`.
         """
+    def acquire_sync(
+        self,
+        /,
+        user_id: str,
+        *,
+        priority: SupportsIndex = 2,
+        timeout: SupportsFloat | SupportsIndex | None = None,
+        cost: SupportsFloat | SupportsIndex = 1.0,
+        resources: "str | collections.abc.Sequence[str] | None" = None,
+        ctx: UserExecutionContext | None = None,
+        admitted: bool = False,
+    ) -> Permit:
+        """
+        The same as `acquire` for threads, which sleep while they wait.
+        """
+    def evict(self, /, idle: SupportsFloat | SupportsIndex = 300.0) -> int:
+        """
+        Forgets users that have had neither permit nor waiter for `idle` seconds. Returns how many. What they did stays in the
+        totals. The limiter does so itself as it is used; this is for tests and for when it is not.
+        """
+    def reset_user(self, /, user_id: str) -> None:
+        """
+        Takes away the limit and the weight that a user was given.
+        """
+    def set_limit(
+        self,
+        /,
+        *,
+        total: SupportsIndex | None = None,
+        per_user: SupportsIndex | None = None,
+        user: str | None = None,
+        weight: SupportsFloat | SupportsIndex | None = None,
+        resource: str | None = None,
+        limit: SupportsIndex | None = None,
+    ) -> None:
+        """
+        Changes limits while the limiter is in use: `total`, `per_user`, or with `user` that user's own `per_user` and `weight`
+        (default 1; one of 2 gets twice the time), or with `resource` the `limit` of a named resource. Nobody who runs is
+        stopped: a lower limit holds when enough permits have come back. 0 pauses. A user with settings of its own is remembered
+        until `reset_user`. Raises `ValueError` for a resource that the limiter does not have.
+        """
     def slot(
         self,
         /,
         user_id: str,
         *,
+        priority: SupportsIndex = 2,
         timeout: SupportsFloat | SupportsIndex | None = None,
+        cost: SupportsFloat | SupportsIndex = 1.0,
+        resources: "str | collections.abc.Sequence[str] | None" = None,
         ctx: UserExecutionContext | None = None,
         admitted: bool = False,
     ) -> Slot:
         """
-        `async with limiter.slot(user_id) as permit: …`. `timeout` in seconds covers the whole wait (default: the limiter's).
-        With `ctx`, a permit that a context above it holds is lent. `admitted=True` marks a step of a run that was admitted
-        before: the bounds of the queues do not apply. Raises `LimitRejected` at once, `LimitTimeout` after the wait.
+        `async with limiter.slot(user_id) as permit: …`
+
+        `priority` orders the requests of this user: 1 is the most urgent, 4 the least, 2 the default. `timeout` in seconds
+        covers the whole wait (default: the limiter's). `cost` is how much the held time counts in the fair order (1).
+        `resources` names what else is needed, all or nothing. With `ctx`, a permit that a context above it holds is lent.
+        `admitted=True` marks a step of a run that was admitted before: it is not refused early, it waits. Raises `LimitRejected`
+        at once, `LimitTimeout` after the wait.
         """
-    def slot_nowait(self, /, user_id: str, *, ctx: UserExecutionContext | None = None) -> Permit:
+    def slot_nowait(
+        self,
+        /,
+        user_id: str,
+        *,
+        cost: SupportsFloat | SupportsIndex = 1.0,
+        resources: "str | collections.abc.Sequence[str] | None" = None,
+        ctx: UserExecutionContext | None = None,
+    ) -> Permit:
         """
         A permit at once, or `LimitRejected` that says which limit refused and when to come back.
         """
-    def stats(self, /, user_id: str | None = None) -> dict[str, int]:
+    def slot_sync(
+        self,
+        /,
+        user_id: str,
+        *,
+        priority: SupportsIndex = 2,
+        timeout: SupportsFloat | SupportsIndex | None = None,
+        cost: SupportsFloat | SupportsIndex = 1.0,
+        resources: "str | collections.abc.Sequence[str] | None" = None,
+        ctx: UserExecutionContext | None = None,
+        admitted: bool = False,
+    ) -> SyncSlot:
         """
-        Counts: of the process, or of one user (`running`, `queued`).
+        `with limiter.slot_sync(user_id) as permit: …` for threads, which sleep while they wait. Raises `RuntimeError` in a
+        thread whose event loop runs. Arguments as for `slot`.
         """
-    def try_slot(self, /, user_id: str, *, ctx: UserExecutionContext | None = None) -> Permit | None:
+    def stats(self, /, user_id: str | None = None) -> dict[str, typing.Any]:
+        """
+        Counts: over all users, or of one.
+
+        `running`, `queued`, `granted`, `released`, `refused`, `timed_out`, `cancelled`, `leaked` (permits that were collected
+        without being released), `success_rate` (granted of all that were asked for), `wait` and `hold` (seconds: `avg`, `p50`,
+        `p95`, `p99`, and their `count`). Over all users also `total`, `per_user`, `peak`, `users`, `evicted`,
+        `released_twice`, and `resources`. Of one user also `limit`, `weight` and `recent_waits` (the last 64, in seconds); its
+        percentiles begin with the first wait or the eighth permit and are `None` before, and after 10 idle seconds.
+        """
+    def try_slot(
+        self,
+        /,
+        user_id: str,
+        *,
+        cost: SupportsFloat | SupportsIndex = 1.0,
+        resources: "str | collections.abc.Sequence[str] | None" = None,
+        ctx: UserExecutionContext | None = None,
+    ) -> Permit | None:
         """
         A permit at once, or `None`.
         """
@@ -538,7 +638,9 @@ class LimitRejected(RuntimeError):
     """
     A limit refused at once.
 
-    Fields: `limit` (`user`, `global`, `tree`), `retry_after` (whole seconds), `running`, `queued`.
+    Fields: `limit` (`user`, `global`, `tree`), `retry_after` (whole seconds), `running`, `queued`, `reason` (`full`: nothing
+    is free and the caller does not wait; `queue`: too many wait; `predicted`: not to be had in time, by what permits were
+    held for lately; `nesting`), and `resource`, the named resource that is lacking, or an empty text.
     """
     def __new__(
         cls,
@@ -548,12 +650,18 @@ class LimitRejected(RuntimeError):
         retry_after: SupportsIndex = ...,
         running: SupportsIndex = ...,
         queued: SupportsIndex = ...,
+        reason: str = ...,
+        resource: str = ...,
     ) -> LimitRejected: ...
     def __str__(self, /) -> str: ...
     @property
     def limit(self, /) -> str: ...
     @property
     def queued(self, /) -> int: ...
+    @property
+    def reason(self, /) -> str: ...
+    @property
+    def resource(self, /) -> str: ...
     @property
     def retry_after(self, /) -> int: ...
     @property
@@ -562,18 +670,40 @@ class LimitRejected(RuntimeError):
 @final
 class Permit:
     """
-    The right to run, until it is released. Releases itself when it is collected. A context manager, and its own awaitable: a
-    permit that was free needs no other object to be awaited.
+    The right to run, until it is released. Releases itself when it is collected, which counts as a leak. A context manager,
+    and its own awaitable: a permit that was free needs no other object to be awaited.
     """
+    def __aenter__(self, /) -> collections.abc.Awaitable[Permit]: ...
+    def __aexit__(
+        self, /, _kind: object = None, _exception: object = None, _traceback: object = None
+    ) -> collections.abc.Awaitable[None]: ...
     def __await__(self, /) -> Permit: ...
     def __enter__(self, /) -> Permit: ...
     def __exit__(self, /, _kind: object = None, _exception: object = None, _traceback: object = None) -> None: ...
     def __iter__(self, /) -> Permit: ...
     def __next__(self, /) -> Any: ...
     def __repr__(self, /) -> str: ...
+    def bind(self, /, response: Any) -> typing.Any:
+        """
+        Binds the permit to a response: it is released when the response has been sent, or its sending has failed or was
+        cancelled, and also when it is never sent. Returns the response. The end of the block that took the permit then does
+        not release it: `return permit.bind(StreamingResponse(…))`.
+        """
     def close(self, /) -> None:
         """
         The same as `release`: what was asked for and is not awaited after all.
+        """
+    @property
+    def deadline(self, /) -> float | None:
+        """
+        When the wait for the permit would have been over, by `time.monotonic()`; `None` for a wait without end. What follows
+        the permit in the same request can keep to it.
+        """
+    @property
+    def fence(self, /) -> int:
+        """
+        A number that grows with each grant of the limiter: whoever keeps the largest it has seen can refuse what comes late
+        from an earlier holder. 0 after the permit was returned.
         """
     @property
     def held(self, /) -> bool:
@@ -582,9 +712,16 @@ class Permit:
         """
     def release(self, /) -> bool:
         """
-        Returns the permit. Returns whether it had not been returned before.
+        Returns the permit. Returns whether it had not been returned before; a second return is counted and does nothing.
         """
     def send(self, /, _value: Any) -> Any: ...
+    def suspend(self, /, timeout: SupportsFloat | SupportsIndex | None = None) -> Suspension:
+        """
+        `async with permit.suspend(): …` gives the permit back for the length of the block, for a wait that needs no capacity,
+        and queues for it again at its end. `timeout` in seconds is for that second wait; by default it is what was left when
+        the permit was asked for, and at least the `timeout` of that request. The end of the block raises `LimitTimeout` when
+        the permit is not to be had again; then it is not held.
+        """
 
 @final
 class PlaceholderPolicy:
@@ -634,6 +771,25 @@ class Slot:
     def __aexit__(
         self, /, _kind: object = None, _exception: object = None, _traceback: object = None
     ) -> collections.abc.Awaitable[None]: ...
+
+@final
+class Suspension:
+    """
+    `async with permit.suspend()`: see `Permit.suspend`.
+    """
+    def __aenter__(self, /) -> collections.abc.Awaitable[None]: ...
+    def __aexit__(
+        self, /, _kind: object = None, _exception: object = None, _traceback: object = None
+    ) -> collections.abc.Awaitable[None]: ...
+
+@final
+class SyncSlot:
+    """
+    A permit for the length of a block of a thread: `with`. The thread sleeps while it waits; not for use inside a running
+    event loop.
+    """
+    def __enter__(self, /) -> Permit: ...
+    def __exit__(self, /, _kind: object = None, _exception: object = None, _traceback: object = None) -> None: ...
 
 @final
 class UnifiedIDManager:

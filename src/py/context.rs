@@ -1488,13 +1488,7 @@ impl PyContext {
     fn acquire_execution_lock(slf: &Bound<'_, Self>, timeout: f64) -> PyResult<Slot> {
         slf.get().stamp.check(slf.py())?;
         let limiter = super::limits::default_limiter(slf.py())?;
-        Slot::new(
-            limiter.bind(slf.py()),
-            slf.get().core.lane().clone(),
-            Some(slf.clone().unbind()),
-            timeout,
-            true,
-        )
+        Slot::in_context(limiter.bind(slf.py()), slf, timeout)
     }
 
     /// Registers what `cleanup` is to call, last registered first. `callback` takes no arguments and may be a coroutine
