@@ -45,7 +45,7 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "UrgencyIgnored": ("limiter_guarantees::urgent_requests_of_a_user_come_first_and_no_request_waits_for_ever",),
     "UrgencyNeverGrows": ("limiter_guarantees::urgent_requests_of_a_user_come_first_and_no_request_waits_for_ever",),
     "WeightIgnored": ("limiter_guarantees::a_weight_of_two_is_twice_the_time",),
-    "ChargeNotCorrected": ("limiter_guarantees::time_is_shared_equally_however_long_each_holds_it",),
+    "ChargeNotCorrected": ("limiter_guarantees::what_a_permit_was_held_for_counts_and_not_what_was_expected",),
     "ResourceLimitIgnored": ("limiter_guarantees::several_resources_come_together_or_not_at_all",),
     "ResourceNotReturned": ("limiter_guarantees::several_resources_come_together_or_not_at_all",),
     "BusyUserForgotten": ("limiter_guarantees::users_are_forgotten_when_idle_and_never_while_they_run",),
