@@ -10,6 +10,7 @@ pub mod events;
 pub mod ids;
 pub mod lanes;
 pub mod limits;
+pub mod loopaccount;
 pub mod metrics;
 pub mod mutants;
 pub mod owner;
@@ -24,6 +25,7 @@ mod _core {
     use crate::py::awaitable::{ReadyAwaitable, ReadyNone, answer_without_exception};
     use crate::py::connection::CursorAwaitable;
     use crate::py::limits::PermitAwaitable;
+    use crate::py::trampoline::step_without_exception;
 
     #[pymodule_export]
     use crate::py::{
@@ -37,16 +39,18 @@ mod _core {
         engines::PyEngineBook,
         errors::{
             BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
-            InvalidContextError, InvalidEvent, LimitRejected, RunClosed,
+            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, RunClosed,
         },
         ids::UnifiedIDManager,
         json::to_json,
         lanes::{_advance_clock, _manual_clock, lane_stats, lane_usage, monotonic, set_max_idle_lanes, sweep_lanes},
         limits::{PyFairLimiter, PyPermit, Slot, Suspension, SyncSlot, default_limiter, set_default_limiter},
+        loopaccount::{LoopAccount, account, loop_account, loop_blockers},
         loops::_before_exit,
         policy::{PyContextPolicy, PyPlaceholderPolicy, set_placeholder_policy},
         process::_after_fork_in_child,
         runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics},
+        trampoline::AccountedCoroutine,
         verify::{IsolationFinding, audit_isolation, isolation_violations},
     };
 
@@ -72,6 +76,7 @@ mod _core {
         answer_without_exception::<PyPermit>(py);
         answer_without_exception::<CursorAwaitable>(py);
         answer_without_exception::<PermitAwaitable>(py);
+        step_without_exception(py);
         // Child processes of a fork must not use what belongs to their parent.
         let os = py.import("os")?;
         if os.hasattr("register_at_fork")? {

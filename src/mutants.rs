@@ -49,6 +49,12 @@ mutants! {
     SlotKeptWhenConstructionFails: "a returned permit is kept, as when an engine could not be built",
     SlotKeptOnClose: "a closed engine keeps its slot",
     EngineNeverDue: "an engine lives for ever",
+    // The loop account.
+    InnerStepsCountTwice: "an agent is charged with the time of the agents that it runs",
+    LongestStepIsTheLast: "the longest step that is told is the latest long one",
+    BlocksUnbounded: "every block of the loop is kept for ever",
+    LoopBudgetIgnored: "a run may use the loop for ever",
+    BlockNotTold: "who blocks the loop is not kept",
     // Events.
     FoldDropsLatest: "a snapshot keeps the first event of a key and not the latest",
     FoldForgetsOpenSpans: "a full snapshot forgets how open spans began",

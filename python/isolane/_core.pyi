@@ -15,6 +15,7 @@ from typing_extensions import disjoint_base
 __all__ = [
     "SUBPROTOCOL",
     "__version__",
+    "AccountedCoroutine",
     "BudgetExceeded",
     "ContextIsolationError",
     "ContextPolicy",
@@ -31,6 +32,8 @@ __all__ = [
     "InvalidEvent",
     "IsolationFinding",
     "LimitRejected",
+    "LoopAccount",
+    "LoopBudgetExceeded",
     "Permit",
     "PlaceholderPolicy",
     "RunClosed",
@@ -45,6 +48,7 @@ __all__ = [
     "_before_exit",
     "_deep_copy",
     "_manual_clock",
+    "account",
     "audit_isolation",
     "bind_event_bounds",
     "bye_frame",
@@ -55,6 +59,8 @@ __all__ = [
     "isolation_violations",
     "lane_stats",
     "lane_usage",
+    "loop_account",
+    "loop_blockers",
     "monotonic",
     "set_default_limiter",
     "set_max_idle_lanes",
@@ -74,6 +80,39 @@ __version__: Final[str]
 """
 The version of the extension, which is that of the package.
 """
+
+@final
+class AccountedCoroutine:
+    """
+    Drives an awaitable as `await` would, and accounts for the time of each step. Made by `account` and `LoopAccount.drive`.
+
+    It is a coroutine to `asyncio`: awaited, made a task of, cancelled and closed like the coroutine that it drives, whose
+    `cr_frame`, `cr_code`, `cr_await` and `cr_running` are its own.
+    """
+    def __await__(self, /) -> AccountedCoroutine: ...
+    def __getattr__(self, name: str, /) -> Any:
+        """
+        The coroutine's own `cr_frame`, `cr_code`, `cr_await`, `cr_running`, `__name__` and `__qualname__`.
+        """
+    def __iter__(self, /) -> AccountedCoroutine: ...
+    def __next__(self, /) -> Any: ...
+    def __repr__(self, /) -> str: ...
+    def close(self, /) -> Any:
+        """
+        Closes the coroutine.
+        """
+    def figures(self, /) -> dict[str, typing.Any]:
+        """
+        What the account of its run has counted: see `LoopAccount.figures`.
+        """
+    def send(self, /, value: Any) -> Any:
+        """
+        Steps the coroutine.
+        """
+    def throw(self, /, *_exception: object) -> Any:
+        """
+        Throws an exception into the coroutine.
+        """
 
 @disjoint_base
 class BudgetExceeded(RuntimeError):
@@ -666,6 +705,52 @@ class LimitRejected(RuntimeError):
     def retry_after(self, /) -> int: ...
     @property
     def running(self, /) -> int: ...
+
+@final
+class LoopAccount:
+    """
+    What one run has used of the event loop, and what drives its coroutines.
+
+    `loop_seconds` is what all coroutines of this account together may use; without it there is no limit.
+    """
+    def __new__(
+        cls, /, ctx: UserExecutionContext, *, loop_seconds: SupportsFloat | SupportsIndex | None = None
+    ) -> LoopAccount: ...
+    def drive(
+        self, /, awaitable: Any, agent: str, *, loop_seconds: SupportsFloat | SupportsIndex | None = None
+    ) -> AccountedCoroutine:
+        """
+        Drives an awaitable: what is returned is awaited in its place. `agent` names it in what is reported. `loop_seconds` is
+        what it may use of the loop; when it has used more, `LoopBudgetExceeded` is thrown into it at its next step.
+        """
+    def figures(self, /) -> dict[str, typing.Any]:
+        """
+        What was counted: `wall` and `cpu` in seconds, `steps`, `p50` and `p99` of the steps in seconds, `blocks` (steps of more
+        than 50 ms), and `longest`, the longest step, as in `loop_blockers` but for the ids. What has no value yet is `None`.
+        """
+
+@disjoint_base
+class LoopBudgetExceeded(RuntimeError):
+    """
+    A run, or one execution of an agent, used more of the event loop than it may.
+
+    Fields: `scope` (`agent` or `run`), `limit` and `used` in seconds.
+    """
+    def __new__(
+        cls,
+        /,
+        message: str,
+        scope: str = ...,
+        limit: SupportsFloat | SupportsIndex = ...,
+        used: SupportsFloat | SupportsIndex = ...,
+    ) -> LoopBudgetExceeded: ...
+    def __str__(self, /) -> str: ...
+    @property
+    def limit(self, /) -> float: ...
+    @property
+    def scope(self, /) -> str: ...
+    @property
+    def used(self, /) -> float: ...
 
 @final
 class Permit:
@@ -1322,6 +1407,19 @@ def _manual_clock(on: bool) -> None:
     For tests: stops the clock of the core (`True`) or gives it back to the system (`False`).
     """
 
+def account(
+    awaitable: Any,
+    ctx: UserExecutionContext,
+    *,
+    agent: str = "task",
+    loop_seconds: SupportsFloat | SupportsIndex | None = None,
+) -> AccountedCoroutine:
+    """
+    Drives an awaitable of a run and accounts for the time of its steps: `await account(work(), ctx, agent="report")`.
+
+    For code that no engine runs, such as a task that an agent starts. `loop_seconds` is what it may use of the loop.
+    """
+
 def audit_isolation() -> list[IsolationFinding]:
     """
     Compares all live contexts with each other: everything that `verify_isolation` finds, and containers shared by contexts
@@ -1400,6 +1498,22 @@ def lane_usage(user_id: str) -> dict[str, int] | None:
     """
     What this process holds for one user: `bytes`, `event_bytes`, `handles` (contexts, permits, engines, connections and
     unexpired logs), `streams`, `connections`; `None` when there is no lane.
+    """
+
+def loop_account(user_id: str | None = None) -> dict[str, typing.Any]:
+    """
+    What a user, or all users together, have used of the event loops of this process: see `LoopAccount.figures`. Of a user who
+    never used one all figures are 0 or `None`.
+    """
+
+def loop_blockers() -> list[dict[str, typing.Any]]:
+    """
+    The latest steps that held an event loop of this process for more than 50 ms, latest first, at most 256.
+
+    Each has `user_id`, `run_id`, `agent`, `wall` and `cpu` in seconds, `at` (when it ended, aware UTC), and where the coroutine
+    stood after it: `file`, `line`, `function`, `where` and the `stack` of lines that led there. `where` is `suspended` (the step
+    ended at this `await`, and the time was spent before it), `raised` (an exception came from there) or `returned` (no line is
+    left to ask: it is where the function begins).
     """
 
 def monotonic() -> float:

@@ -1,11 +1,11 @@
 //! A log-linear histogram of fixed size: what percentiles are read from.
 
-/// Places of a [`Histogram`]: one for what is shorter than [`FIRST`], then [`PER_OCTAVE`] for each doubling.
+/// Places of a [`Histogram`]: one for what is shorter than 64, then four for each doubling.
 pub const BUCKETS: usize = 96;
 /// Where the first octave begins. What is shorter is not told apart.
-pub const FIRST: u64 = 1 << FIRST_BIT;
+const FIRST: u64 = 1 << FIRST_BIT;
 /// Equal parts into which each octave is divided.
-pub const PER_OCTAVE: usize = 1 << PART_BITS;
+const PER_OCTAVE: usize = 1 << PART_BITS;
 
 const FIRST_BIT: u32 = 6;
 const PART_BITS: u32 = 2;

@@ -4,7 +4,7 @@ mod histogram;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use histogram::{BUCKETS, FIRST, Histogram, PER_OCTAVE, bucket_of, end_of};
+pub use histogram::{BUCKETS, Histogram, bucket_of, end_of};
 
 /// A number that only grows.
 #[derive(Debug, Default)]

@@ -93,6 +93,10 @@ exceptions! {
     /// A bound is reached and nothing more can be folded away to make room. Fields: `limit`, and `scope`: `run`, `user` or
     /// `process`.
     BudgetExceeded(PyRuntimeError) { limit: usize = 0, scope: String = "run".to_owned() }
+    /// A run, or one execution of an agent, used more of the event loop than it may.
+    ///
+    /// Fields: `scope` (`agent` or `run`), `limit` and `used` in seconds.
+    LoopBudgetExceeded(PyRuntimeError) { scope: String = "agent".to_owned(), limit: f64 = 0.0, used: f64 = 0.0 }
     /// The object was made before a fork and belongs to the parent process.
     ForkedProcessError(PyRuntimeError) {}
 }

@@ -12,6 +12,7 @@ pub(crate) mod json;
 pub(crate) mod lanes;
 pub(crate) mod lazy;
 pub(crate) mod limits;
+pub(crate) mod loopaccount;
 pub(crate) mod loops;
 #[cfg(feature = "mutants")]
 pub(crate) mod mutants;
@@ -19,4 +20,5 @@ pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod request;
 pub(crate) mod runs;
+pub(crate) mod trampoline;
 pub(crate) mod verify;

@@ -68,6 +68,18 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "SlotKeptWhenConstructionFails": (f"{P}engines.py::test_a_slot_goes_back_whatever_fails_while_the_engine_is_made",),
     "SlotKeptOnClose": (f"{P}engines.py::test_a_user_has_two_engines_and_is_told_so",),
     "EngineNeverDue": (f"{P}engines.py::test_an_engine_ends_at_its_deadline",),
+    # The loop account.
+    "InnerStepsCountTwice": (
+        f"{P}loop_account.py::test_who_runs_another_agent_is_not_charged_for_it",
+        "lib::loopaccount::stopwatch::tests::what_is_measured_inside_is_taken_out_of_the_outside",
+    ),
+    "LongestStepIsTheLast": ("lib::loopaccount::account::tests::the_longest_step_stays_the_longest",),
+    "BlocksUnbounded": ("lib::loopaccount::blocks::tests::the_latest_blocks_are_kept_and_no_more",),
+    "LoopBudgetIgnored": (
+        f"{P}loop_account.py::test_an_agent_that_uses_too_much_of_the_loop_is_ended_and_cleans_up",
+        "lib::loopaccount::budget::tests::a_budget_is_told_when_it_is_used_up_and_again_when_as_much_is",
+    ),
+    "BlockNotTold": (f"{P}loop_account.py::test_a_block_is_told_with_its_run_its_agent_and_its_line",),
     # Events.
     "FoldDropsLatest": (f"{P}event_log.py::test_a_full_log_folds_into_the_latest_of_each_span_and_key",),
     "FoldForgetsOpenSpans": (

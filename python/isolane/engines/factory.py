@@ -52,6 +52,8 @@ class ExecutionEngineFactory:
         grace: seconds that a cancelled agent gets before the engine is closed by force.
         max_engines: engines of all users at the same time. Default: no limit.
         limiter: hands out the permits of the steps. Default: the limiter of the process.
+        loop_seconds: how much of the event loop's time the agents of one engine may use together; more ends them with
+            ``LoopBudgetExceeded``. Default: no limit.
     """
 
     def __init__(
@@ -68,13 +70,18 @@ class ExecutionEngineFactory:
         grace: float = 5.0,
         max_engines: int | None = None,
         limiter: FairLimiter | None = None,
+        loop_seconds: float | None = None,
     ) -> None:
         if at_limit not in {"reject", "wait"}:
             raise ValueError(f"at_limit must be 'reject' or 'wait', got {at_limit!r}")
         if max_engines is not None and max_engines < 1:
             raise ValueError(f"max_engines must be at least 1, or None for no limit, got {max_engines!r}")
-        for name, value in (("engine_timeout_seconds", engine_timeout_seconds), ("cleanup_interval", cleanup_interval)):
-            if not value > 0:
+        for name, value in (
+            ("engine_timeout_seconds", engine_timeout_seconds),
+            ("cleanup_interval", cleanup_interval),
+            ("loop_seconds", loop_seconds),
+        ):
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
         self.websocket_bridge = websocket_bridge if websocket_bridge is not None else WebSocketBridgeFactory()
         self.agent_factory = agent_factory if agent_factory is not None else AgentInstanceFactory()
@@ -86,6 +93,7 @@ class ExecutionEngineFactory:
         self.at_limit = at_limit
         self.wait_timeout = wait_timeout
         self.grace = grace
+        self.loop_seconds = loop_seconds
         self._slots = FairLimiter(max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout)
         self._book = EngineBook()
         self._engines: dict[int, UserExecutionEngine] = {}
@@ -131,7 +139,12 @@ class ExecutionEngineFactory:
         try:
             emitter = await self.websocket_bridge.create_user_emitter(context.user_id, context)
             engine = UserExecutionEngine(
-                context, self.agent_factory, emitter, _factory=self, _lifetime=self.engine_timeout_seconds
+                context,
+                self.agent_factory,
+                emitter,
+                _factory=self,
+                _lifetime=self.engine_timeout_seconds,
+                _loop_seconds=self.loop_seconds,
             )
         except BaseException as error:
             # The slot is reserved before anything is built and given back whatever fails.
