@@ -28,6 +28,7 @@ mod _core {
 
     #[pymodule_export]
     use crate::py::{
+        cache::TtlCache,
         connection::{EventCursor, bye_frame},
         context::PyContext,
         deepcopy::_deep_copy,
@@ -38,16 +39,22 @@ mod _core {
         engines::PyEngineBook,
         errors::{
             BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
-            InvalidContextError, InvalidEvent, LimitRejected, RunClosed,
+            InvalidContextError, InvalidEvent, LimitRejected, MemoryLimitExceededError, RunClosed,
         },
         ids::UnifiedIDManager,
         json::to_json,
         lanes::{_advance_clock, _manual_clock, lane_stats, lane_usage, monotonic, set_max_idle_lanes, sweep_lanes},
         limits::{PyFairLimiter, PyPermit, Slot, default_limiter, set_default_limiter},
         loops::_before_exit,
+        memory::{
+            MemoryCharge, charge_memory, clear_caches, expire_caches, memory_of, memory_users, shed_caches,
+            show_throttled,
+        },
         policy::{PyContextPolicy, PyPlaceholderPolicy, set_placeholder_policy},
         process::_after_fork_in_child,
+        resources::{bind_context_cache, resources_of},
         runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics},
+        size::estimate_size,
         verify::{IsolationFinding, audit_isolation, isolation_violations},
     };
 

@@ -16,10 +16,13 @@ from isolane._core import (
     InvalidEvent,
     IsolationFinding,
     LimitRejected,
+    MemoryCharge,
+    MemoryLimitExceededError,
     Permit,
     PlaceholderPolicy,
     RunClosed,
     Slot,
+    TTLCache,
     UnifiedIDManager,
     UserExecutionContext,
     UserWebSocketEmitter,
@@ -53,6 +56,7 @@ from isolane.engines import (
 )
 from isolane.events import WebSocketBridgeFactory, WebSocketConfig
 from isolane.limits import LimitTimeout
+from isolane.memory import MemoryLimits, MemoryOptimizationManager, ResourceMetrics
 
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
@@ -84,11 +88,17 @@ __all__ = [
     "IsolationFinding",
     "LimitRejected",
     "LimitTimeout",
+    "MemoryCharge",
+    "MemoryLimitExceededError",
+    "MemoryLimits",
+    "MemoryOptimizationManager",
     "Permit",
     "PipelineOrderError",
     "PlaceholderPolicy",
+    "ResourceMetrics",
     "RunClosed",
     "Slot",
+    "TTLCache",
     "UnifiedIDManager",
     "UnknownAgentError",
     "UserContextFactory",

@@ -8,6 +8,7 @@ The native core of isolane. Import `isolane`, not this.
 """
 
 from _typeshed import SupportsGetItem
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 from typing_extensions import disjoint_base
@@ -31,10 +32,13 @@ __all__ = [
     "InvalidEvent",
     "IsolationFinding",
     "LimitRejected",
+    "MemoryCharge",
+    "MemoryLimitExceededError",
     "Permit",
     "PlaceholderPolicy",
     "RunClosed",
     "Slot",
+    "TTLCache",
     "UnifiedIDManager",
     "UserExecutionContext",
     "UserWebSocketEmitter",
@@ -44,19 +48,29 @@ __all__ = [
     "_deep_copy",
     "_manual_clock",
     "audit_isolation",
+    "bind_context_cache",
     "bind_event_bounds",
     "bye_frame",
+    "charge_memory",
+    "clear_caches",
     "default_limiter",
     "emitter_for_context",
     "emitter_for_user",
     "end_stream",
+    "estimate_size",
+    "expire_caches",
     "isolation_violations",
     "lane_stats",
     "lane_usage",
+    "memory_of",
+    "memory_users",
     "monotonic",
+    "resources_of",
     "set_default_limiter",
     "set_max_idle_lanes",
     "set_placeholder_policy",
+    "shed_caches",
+    "show_throttled",
     "stream_has_ended",
     "sweep_lanes",
     "to_json",
@@ -560,6 +574,51 @@ class LimitRejected(RuntimeError):
     def running(self, /) -> int: ...
 
 @final
+class MemoryCharge:
+    """
+    Bytes charged to a user until they are released: `release()`, the end of a `with` block, or the end of this object, whichever
+    comes first.
+    """
+    def __enter__(self, /) -> MemoryCharge: ...
+    def __exit__(self, /, *_exception: object) -> None: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def nbytes(self, /) -> int:
+        """
+        Bytes charged now; 0 after the release.
+        """
+    def release(self, /) -> None:
+        """
+        Gives the bytes back. Calling it again does nothing.
+        """
+
+@disjoint_base
+class MemoryLimitExceededError(RuntimeError):
+    """
+    A user, or all users together, hold more memory than is allowed.
+
+    Fields: `limit` (`user` or `global`), `retry_after` (whole seconds), `used` and `allowed` in bytes.
+    """
+    def __new__(
+        cls,
+        /,
+        message: str,
+        limit: str = ...,
+        retry_after: SupportsIndex = ...,
+        used: SupportsIndex = ...,
+        allowed: SupportsIndex = ...,
+    ) -> MemoryLimitExceededError: ...
+    def __str__(self, /) -> str: ...
+    @property
+    def allowed(self, /) -> int: ...
+    @property
+    def limit(self, /) -> str: ...
+    @property
+    def retry_after(self, /) -> int: ...
+    @property
+    def used(self, /) -> int: ...
+
+@final
 class Permit:
     """
     The right to run, until it is released. Releases itself when it is collected. A context manager, and its own awaitable: a
@@ -634,6 +693,125 @@ class Slot:
     def __aexit__(
         self, /, _kind: object = None, _exception: object = None, _traceback: object = None
     ) -> collections.abc.Awaitable[None]: ...
+
+@final
+class TTLCache:
+    """
+    A dictionary of one user whose entries expire, with text as keys.
+
+    `owner` is the context or the user id that it is charged to. At most `maxsize` entries and `maxbytes` bytes are held; those
+    used longest ago make room. An entry lives `ttl` seconds after it was set, by isolane's clock. Expired entries go whenever the
+    cache is used or lanes are swept.
+
+    A value is charged by `estimate_size`, or as `set(..., size=…)` says. `weak=True` refers weakly to what allows it: such an
+    entry ends with its object, and only its key is charged. `compress=True` compresses text, bytes and trees of plain values of
+    more than `compress_over` bytes where that saves an eighth; what is read of them is a copy, made for each read. A weak cache
+    compresses what cannot be referred to weakly.
+
+    Iterating gives the keys in the order in which they were set, as they were when it began.
+    """
+    def __contains__(self, key: str, /) -> bool: ...
+    def __delitem__(self, key: str, /) -> None: ...
+    def __getitem__(self, key: str, /) -> Any: ...
+    def __iter__(self, /) -> Iterator: ...
+    def __len__(self, /) -> int: ...
+    def __new__(
+        cls,
+        /,
+        owner: Any,
+        maxsize: SupportsIndex = 1000,
+        ttl: SupportsFloat | SupportsIndex = 300.0,
+        *,
+        maxbytes: SupportsIndex = 67108864,
+        weak: bool = False,
+        compress: bool = False,
+        compress_over: SupportsIndex = 4096,
+    ) -> TTLCache: ...
+    def __reduce__(self, /) -> typing.NoReturn:
+        """
+        What `copy` and `pickle` ask.
+        """
+    def __repr__(self, /) -> str: ...
+    def __setitem__(self, key: str, value: Any, /) -> None: ...
+    def clear(self, /) -> None:
+        """
+        Takes everything out.
+        """
+    def compress(self, /, limit: SupportsIndex = 1048576) -> int:
+        """
+        Compresses values that were set uncompressed, until those looked at were `limit` bytes (default 1 MiB): compressing takes
+        about 10 ms for that, in which nothing else runs. Returns how many bytes that saved.
+        """
+    @property
+    def currsize(self, /) -> int:
+        """
+        Entries held, without expired ones.
+        """
+    def expire(self, /) -> int:
+        """
+        Takes out what has expired. Returns how many entries.
+        """
+    def get(self, /, key: str, default: Any | None = None) -> Any | None:
+        """
+        The value of the key, or `default`. It counts as used.
+        """
+    def items(self, /) -> list[tuple[str, Any]]:
+        """
+        Keys and values, oldest first. They do not count as used.
+        """
+    def keys(self, /) -> list[str]:
+        """
+        The keys, oldest first.
+        """
+    @property
+    def maxbytes(self, /) -> int:
+        """
+        The most bytes of keys and values that it holds.
+        """
+    @property
+    def maxsize(self, /) -> int:
+        """
+        The most entries that it holds.
+        """
+    @property
+    def nbytes(self, /) -> int:
+        """
+        Bytes charged to the user for this cache: keys, values and its own tables.
+        """
+    def pop(self, /, key: str, *default) -> typing.Any:
+        """
+        Takes the value of the key out. Without one: `default` if it is given, else `KeyError`.
+        """
+    def popitem(self, /) -> tuple[str, Any]:
+        """
+        Takes out the entry that was used longest ago, as `(key, value)`. Raises `KeyError` when there is none.
+        """
+    def set(self, /, key: str, value: Any, *, size: SupportsIndex | None = None) -> None:
+        """
+        Sets the value of the key, as `cache[key] = value`. `size` says how many bytes it takes, instead of the estimate. Raises
+        `ValueError` for a value that is larger than `maxbytes`; then the earlier value stays.
+        """
+    def setdefault(self, /, key: str, default: Any | None = None) -> Any | None:
+        """
+        The value of the key, which is set to `default` when there is none.
+        """
+    def shed(self, /, nbytes: SupportsIndex) -> int:
+        """
+        Takes out entries of more than `nbytes`. Returns how many.
+        """
+    def stats(self, /) -> dict[str, int]:
+        """
+        Counts: `hits`, `misses`, `evictions`, `expirations`, `entries`, `bytes`.
+        """
+    @property
+    def ttl(self, /) -> float:
+        """
+        Seconds that an entry lives.
+        """
+    def values(self, /) -> list[Any]:
+        """
+        The values, oldest first. They do not count as used.
+        """
 
 @final
 class UnifiedIDManager:
@@ -764,9 +942,15 @@ class UserExecutionContext:
         """
     def cleanup(self, /) -> collections.abc.Awaitable[tuple[BaseException, ...]]:
         """
-        Ends the context: runs that have not ended are failures; callbacks run, last registered first; the session made for
-        the request is closed; the event stream ends. Calling it again does nothing. Returns the exceptions that callbacks
-        raised.
+        Ends the context: runs that have not ended are failures; its tasks are cancelled; callbacks run, last registered first;
+        the session made for the request is closed; the cache is emptied; the event stream ends. Calling it again does nothing.
+        Returns the exceptions that callbacks raised.
+        """
+    @property
+    def context_cache(self, /) -> TTLCache:
+        """
+        The cache of this context: 1000 entries, 64 MiB, 300 s, made when it is first read, charged to the user, emptied with the
+        context. Copies share it; children have their own. Raises `ContextStateError` after the clean-up.
         """
     @property
     def context_id(self, /) -> str:
@@ -798,6 +982,13 @@ class UserExecutionContext:
     def create_for_user(cls, /, user_id: str, thread_id: str, run_id: str, **fields: Any) -> UserExecutionContext:
         """
         The same as `from_request`, with everything but the three ids by keyword.
+        """
+    def create_task(
+        self, /, coro: "collections.abc.Coroutine[typing.Any, typing.Any, typing.Any]", *, name: str | None = None
+    ) -> asyncio.Task[typing.Any]:
+        """
+        Starts a task that is cancelled when this context, or the root of the run, is cleaned up. At most 1000 at a time: one more
+        is a `RuntimeError`. Raises `ContextStateError` when the context has ended; the coroutine is closed then.
         """
     @property
     def created_at(self, /) -> datetime:
@@ -894,6 +1085,10 @@ class UserExecutionContext:
     def get_metadata(self, /) -> dict[str, typing.Any]:
         """
         `agent_context` and `audit_metadata` merged (the latter wins), as a deep copy of one's own.
+        """
+    def get_resource_usage(self, /) -> isolane.memory.ResourceMetrics:
+        """
+        What the user and the process hold now, as `ResourceMetrics`.
         """
     def get_run_duration(self, /, run_id: str) -> float | None:
         """
@@ -1172,6 +1367,13 @@ def audit_isolation() -> list[IsolationFinding]:
     that were never verified. Walks the heap to find them: a diagnostic, not for a request.
     """
 
+def bind_context_cache(context: UserExecutionContext, cache: TTLCache) -> None:
+    """
+    Gives a context a cache of other settings, before its cache is first used.
+
+    Raises `ContextIsolationError` for a cache of another user and `ContextStateError` when the context has one.
+    """
+
 def bind_event_bounds(
     ctx: UserExecutionContext,
     *,
@@ -1188,6 +1390,21 @@ def bind_event_bounds(
 def bye_frame(code: SupportsIndex, retry_ms: SupportsIndex) -> str:
     """
     The frame with which the server says that it is about to close.
+    """
+
+def charge_memory(
+    context: UserExecutionContext,
+    nbytes: SupportsIndex,
+    user_limit: SupportsIndex | None = None,
+    process_limit: SupportsIndex | None = None,
+) -> MemoryCharge:
+    """
+    Charges bytes to the context's user. With limits, raises `MemoryLimitExceededError` instead of going over one.
+    """
+
+def clear_caches(user_id: str) -> tuple[int, int]:
+    """
+    Empties all caches of a user. Returns how many entries and bytes went.
     """
 
 def default_limiter() -> FairLimiter:
@@ -1229,6 +1446,18 @@ def end_stream(ctx: UserExecutionContext, outcome: str | None = None, reason: st
     `partial`, `failed`, `cancelled` or `lost`; without one it follows from the executions.
     """
 
+def estimate_size(value: Any) -> int:
+    """
+    Estimates how many bytes a value takes: `sys.getsizeof` of it and of what is in its dictionaries, lists, tuples, sets and
+    fields. It looks at 1000 objects at most and reckons the rest at their mean. What is shared inside counts once; what is
+    shared with others counts in full. What other containers hold, slots, and memory that an object does not report do not count.
+    """
+
+def expire_caches(user_id: str | None = None) -> tuple[int, int]:
+    """
+    Takes out what has expired in the caches of a user, or of all. Returns how many entries and bytes went.
+    """
+
 def isolation_violations() -> dict[str, int]:
     """
     Violations that each boundary of this process has found so far.
@@ -1242,13 +1471,31 @@ def lane_stats() -> dict[str, int]:
 
 def lane_usage(user_id: str) -> dict[str, int] | None:
     """
-    What this process holds for one user: `bytes`, `event_bytes`, `handles` (contexts, permits, engines, connections and
+    What this process holds for one user: `bytes`, `peak_bytes` (the most at once), `event_bytes`, `handles` (contexts, permits, engines, connections and
     unexpired logs), `streams`, `connections`; `None` when there is no lane.
+    """
+
+def memory_of(context: UserExecutionContext) -> tuple[int, int]:
+    """
+    Bytes charged to the context's user and to all users.
+    """
+
+def memory_users() -> list[tuple[str, int]]:
+    """
+    Users with the bytes charged to them, the heaviest first. Looks at every lane.
     """
 
 def monotonic() -> float:
     """
     Seconds of the monotonic clock that deadlines and retention use.
+    """
+
+def resources_of(
+    context: UserExecutionContext, cpu_seconds: SupportsFloat | SupportsIndex
+) -> tuple[int, int, int, float]:
+    """
+    What `ResourceMetrics` is made of: bytes of the user, connections of the user, tasks of the context, and the per cent of one
+    processor that the user took since this was last asked of the context, by what `cpu_seconds` was then and is now.
     """
 
 def set_default_limiter(limiter: FairLimiter) -> None:
@@ -1266,6 +1513,16 @@ def set_placeholder_policy(policy: PlaceholderPolicy) -> PlaceholderPolicy:
     Sets the placeholder policy of the process, once, at start-up. Returns the one that was in force.
     """
 
+def shed_caches(user_id: str, larger_than: SupportsIndex) -> tuple[int, int]:
+    """
+    Takes entries of more than `larger_than` bytes out of all caches of a user. Returns how many entries and bytes went.
+    """
+
+def show_throttled(context: UserExecutionContext, waits: bool) -> None:
+    """
+    Shows that the context waits for memory, or no longer does.
+    """
+
 def stream_has_ended(ctx: UserExecutionContext) -> bool:
     """
     Whether the event stream of a context's run was opened and has ended.
@@ -1273,7 +1530,8 @@ def stream_has_ended(ctx: UserExecutionContext) -> bool:
 
 def sweep_lanes(*, idle_lanes: bool = False) -> int:
     """
-    Drops logs whose retention is over; with `idle_lanes=True` also every lane that nothing uses. Returns how many lanes went.
+    Drops logs whose retention is over and entries of caches whose time is; with `idle_lanes=True` also every lane that nothing
+    uses. Returns how many lanes went.
     """
 
 def to_json(value: Any) -> str:

@@ -12,4 +12,4 @@ mod store;
 
 pub use pack::{inflate, pack};
 pub use shelf::{Reclaim, Reclaimed, Shelf, Shelves};
-pub use store::{Bounds, Cache, CacheStats, TooLarge};
+pub use store::{Bounds, Cache, CacheStats, EntryView, TooLarge};

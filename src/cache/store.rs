@@ -47,6 +47,19 @@ pub struct CacheStats {
     pub bytes: usize,
 }
 
+/// An entry as it is looked at.
+#[derive(Debug)]
+pub struct EntryView<'a, V> {
+    /// The key.
+    pub key: &'a Arc<str>,
+    /// The value.
+    pub value: &'a V,
+    /// Bytes of both.
+    pub bytes: usize,
+    /// The number of the entry, which no other of the cache has.
+    pub serial: u64,
+}
+
 #[derive(Debug)]
 struct Entry<V> {
     key: Arc<str>,
@@ -274,11 +287,16 @@ impl<V> Cache<V> {
         count
     }
 
-    /// Keys, values and numbers of the entries, in the order in which they were set.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &V, u64)> {
+    /// The entries, in the order in which they were set.
+    pub fn iter(&self) -> impl Iterator<Item = EntryView<'_, V>> {
         (self.deadlines.iter())
             .filter_map(|slot| self.entry(slot))
-            .map(|entry| (&entry.key, &entry.value, entry.serial))
+            .map(|entry| EntryView {
+                key: &entry.key,
+                value: &entry.value,
+                bytes: entry.bytes,
+                serial: entry.serial,
+            })
     }
 
     /// How many entries there are, expired ones included.
@@ -351,7 +369,7 @@ mod tests {
     }
 
     fn keys(cache: &Cache<&'static str>) -> Vec<String> {
-        cache.iter().map(|(key, ..)| key.to_string()).collect()
+        cache.iter().map(|entry| entry.key.to_string()).collect()
     }
 
     #[test]

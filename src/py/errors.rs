@@ -90,6 +90,12 @@ exceptions! {
     /// A bound is reached and nothing more can be folded away to make room. Fields: `limit`, and `scope`: `run`, `user` or
     /// `process`.
     BudgetExceeded(PyRuntimeError) { limit: usize = 0, scope: String = "run".to_owned() }
+    /// A user, or all users together, hold more memory than is allowed.
+    ///
+    /// Fields: `limit` (`user` or `global`), `retry_after` (whole seconds), `used` and `allowed` in bytes.
+    MemoryLimitExceededError(PyRuntimeError) {
+        limit: String = "user".to_owned(), retry_after: u32 = 5, used: usize = 0, allowed: usize = 0,
+    }
     /// The object was made before a fork and belongs to the parent process.
     ForkedProcessError(PyRuntimeError) {}
 }
