@@ -179,8 +179,8 @@ class MemoryOptimizationManager:
         show_throttled(context, True)
         try:
             # Bytes return from anywhere, destructors included, and tell nobody: so it looks.
-            while (left := deadline - loop.time()) > 0 and memory_of(context)[0] >= self.limits.cleanup_bytes:
-                await asyncio.sleep(min(POLL_SECONDS, left))  # noqa: ASYNC110
+            while (left := deadline - loop.time()) > 0 and memory_of(context)[0] >= self.limits.cleanup_bytes:  # noqa: ASYNC110
+                await asyncio.sleep(min(POLL_SECONDS, left))
         finally:
             show_throttled(context, False)
         self._refuse_if_over(context)
