@@ -346,7 +346,7 @@ impl TtlCache {
     }
 
     /// Compresses values that were set uncompressed, until those looked at were `limit` bytes (default 1 MiB): compressing takes
-    /// about 10 ms for that, in which nothing else runs. Returns how many bytes that saved.
+    /// some milliseconds for that, in which nothing else runs. Returns how many bytes that saved.
     #[pyo3(signature = (limit = 1_048_576))]
     fn compress(&self, py: Python<'_>, limit: usize) -> PyResult<usize> {
         self.stamp.check(py)?;

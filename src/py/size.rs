@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyFrozenSet, PyList, PyModule, PySet, PyTuple, PyType};
+use pyo3::types::{
+    PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PyModule, PySet, PyString, PyTuple, PyType,
+};
 
 /// Objects that one estimate looks at.
 const MAX_OBJECTS: usize = 1_000;
@@ -59,9 +61,22 @@ impl<'py> Walk<'py> {
     }
 }
 
+/// Whether the value has no parts: asking it for its fields costs more than all the rest.
+fn is_plain(value: &Bound<'_, PyAny>) -> bool {
+    value.is_exact_instance_of::<PyString>()
+        || value.is_exact_instance_of::<PyInt>()
+        || value.is_exact_instance_of::<PyFloat>()
+        || value.is_exact_instance_of::<PyBool>()
+        || value.is_exact_instance_of::<PyBytes>()
+        || value.is_none()
+}
+
 /// Parts of a value, or some of them, and how many there are. They are held before any is looked at: that may run Python code,
 /// which may change the container.
 fn parts<'py>(value: &Bound<'py, PyAny>) -> (Vec<Bound<'py, PyAny>>, usize) {
+    if is_plain(value) {
+        return (Vec::new(), 0);
+    }
     let some = |count| if count > FEW { SOME } else { count };
     if let Ok(dict) = value.cast::<PyDict>() {
         let entries = dict.iter().take(some(dict.len()));
@@ -85,7 +100,7 @@ fn parts<'py>(value: &Bound<'py, PyAny>) -> (Vec<Bound<'py, PyAny>>, usize) {
     }
     if !value.is_instance_of::<PyType>()
         && !value.is_instance_of::<PyModule>()
-        && let Ok(fields) = value.getattr(intern!(value.py(), "__dict__"))
+        && let Ok(Some(fields)) = value.getattr_opt(intern!(value.py(), "__dict__"))
         && fields.is_exact_instance_of::<PyDict>()
     {
         return (vec![fields], 1);

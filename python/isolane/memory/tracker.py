@@ -53,10 +53,12 @@ class MemoryTracker:
         """Do what ``register_context`` does."""
         user_id = context.user_id
         number = context._lineage[-1]  # noqa: SLF001 - a number that no other context has
-        known = self._contexts.setdefault(user_id, {})
-        if number in known:
-            return
         everybody = self._contexts
+        known = everybody.get(user_id)
+        if known is None:
+            known = everybody.setdefault(user_id, {})
+        elif number in known:
+            return
 
         def forget(_reference: weakref.ref[UserExecutionContext]) -> None:
             known.pop(number, None)
