@@ -742,7 +742,7 @@ class TTLCache:
     def compress(self, /, limit: SupportsIndex = 1048576) -> int:
         """
         Compresses values that were set uncompressed, until those looked at were `limit` bytes (default 1 MiB): compressing takes
-        about 10 ms for that, in which nothing else runs. Returns how many bytes that saved.
+        some milliseconds for that, in which nothing else runs. Returns how many bytes that saved.
         """
     @property
     def currsize(self, /) -> int:
