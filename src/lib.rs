@@ -2,6 +2,7 @@
 //!
 //! The core decides and does not know Python; `py` translates. ARCHITECTURE.md is the map.
 
+pub mod cache;
 pub mod clock;
 pub mod context;
 pub mod engines;
@@ -29,6 +30,7 @@ mod _core {
 
     #[pymodule_export]
     use crate::py::{
+        cache::TtlCache,
         connection::{EventCursor, bye_frame},
         context::PyContext,
         deepcopy::_deep_copy,
@@ -39,7 +41,7 @@ mod _core {
         engines::PyEngineBook,
         errors::{
             BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
-            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, RunClosed,
+            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError, RunClosed,
         },
         ids::UnifiedIDManager,
         json::to_json,
@@ -47,9 +49,15 @@ mod _core {
         limits::{PyFairLimiter, PyPermit, Slot, Suspension, SyncSlot, default_limiter, set_default_limiter},
         loopaccount::{LoopAccount, account, loop_account, loop_blockers},
         loops::_before_exit,
+        memory::{
+            MemoryCharge, charge_memory, clear_caches, expire_caches, memory_of, memory_users, shed_caches,
+            show_throttled,
+        },
         policy::{PyContextPolicy, PyPlaceholderPolicy, set_placeholder_policy},
         process::_after_fork_in_child,
+        resources::{bind_context_cache, resources_of},
         runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics},
+        size::estimate_size,
         trampoline::AccountedCoroutine,
         verify::{IsolationFinding, audit_isolation, isolation_violations},
     };

@@ -80,6 +80,13 @@ mutants! {
     UserBudgetIgnored: "one user's logs may fill the process",
     RetentionNeverOver: "an ended log is kept for ever",
     BytesNotReturned: "what is freed stays charged",
+    // Memory.
+    CacheNeverExpires: "an entry of a cache outlives its time",
+    CacheForgetsUse: "an entry that was just read goes first",
+    CacheEvictsLatest: "the entry used last makes room",
+    CacheBytesUnbounded: "a cache holds any number of bytes",
+    MemoryLimitIgnored: "bytes are charged over the limit",
+    CacheBytesKept: "the bytes of an entry that left a cache stay charged",
     // Owners.
     OwnerNotComparedAtPublish: "an event of one user may be published into the log of another",
     OwnerNotComparedAtSubscribe: "a connection follows the stream of another user",

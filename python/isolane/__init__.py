@@ -18,10 +18,13 @@ from isolane._core import (
     LimitRejected,
     LoopAccount,
     LoopBudgetExceeded,
+    MemoryCharge,
+    MemoryLimitExceededError,
     Permit,
     PlaceholderPolicy,
     RunClosed,
     Slot,
+    TTLCache,
     UnifiedIDManager,
     UserExecutionContext,
     UserWebSocketEmitter,
@@ -58,6 +61,7 @@ from isolane.engines import (
 )
 from isolane.events import WebSocketBridgeFactory, WebSocketConfig
 from isolane.limits import LimitTimeout
+from isolane.memory import MemoryLimits, MemoryOptimizationManager, ResourceMetrics
 
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
@@ -91,11 +95,17 @@ __all__ = [
     "LimitTimeout",
     "LoopAccount",
     "LoopBudgetExceeded",
+    "MemoryCharge",
+    "MemoryLimitExceededError",
+    "MemoryLimits",
+    "MemoryOptimizationManager",
     "Permit",
     "PipelineOrderError",
     "PlaceholderPolicy",
+    "ResourceMetrics",
     "RunClosed",
     "Slot",
+    "TTLCache",
     "UnifiedIDManager",
     "UnknownAgentError",
     "UserContextFactory",

@@ -97,6 +97,11 @@ exceptions! {
     ///
     /// Fields: `scope` (`agent` or `run`), `limit` and `used` in seconds.
     LoopBudgetExceeded(PyRuntimeError) { scope: String = "agent".to_owned(), limit: f64 = 0.0, used: f64 = 0.0 }
+    /// A user, or all users together, hold more memory than is allowed.
+    /// Fields: `limit` (`user` or `global`), `retry_after` (whole seconds), `used` and `allowed` in bytes.
+    MemoryLimitExceededError(PyRuntimeError) {
+        limit: String = "user".to_owned(), retry_after: u32 = 5, used: usize = 0, allowed: usize = 0,
+    }
     /// The object was made before a fork and belongs to the parent process.
     ForkedProcessError(PyRuntimeError) {}
 }

@@ -1,6 +1,7 @@
 //! The Python face: the only place, with `lib.rs`, that names pyo3.
 
 pub(crate) mod awaitable;
+pub(crate) mod cache;
 pub(crate) mod connection;
 pub(crate) mod context;
 pub(crate) mod deepcopy;
@@ -14,11 +15,15 @@ pub(crate) mod lazy;
 pub(crate) mod limits;
 pub(crate) mod loopaccount;
 pub(crate) mod loops;
+pub(crate) mod memory;
 #[cfg(feature = "mutants")]
 pub(crate) mod mutants;
 pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod request;
+pub(crate) mod resources;
 pub(crate) mod runs;
+pub(crate) mod size;
+pub(crate) mod stored;
 pub(crate) mod trampoline;
 pub(crate) mod verify;

@@ -120,6 +120,16 @@ KILLERS: dict[str, tuple[str, ...]] = {
         f"{P}event_log.py::test_a_log_is_read_until_its_retention_is_over_and_then_frees_everything",
     ),
     "BytesNotReturned": (f"{P}lanes.py::test_dropping_a_lane_frees_all_its_bytes",),
+    # Memory.
+    "CacheNeverExpires": (
+        f"{P}cache.py::test_an_entry_lives_for_its_time_and_setting_it_begins_anew",
+        "lib::cache::store::tests::entries_expire_when_their_time_is_over",
+    ),
+    "CacheForgetsUse": (f"{P}cache.py::test_what_was_used_longest_ago_makes_room",),
+    "CacheEvictsLatest": (f"{P}cache.py::test_what_was_used_longest_ago_makes_room",),
+    "CacheBytesUnbounded": (f"{P}cache.py::test_bytes_are_bounded_and_a_giant_changes_nothing",),
+    "MemoryLimitIgnored": (f"{P}memory.py::test_threads_that_charge_never_pass_the_limit",),
+    "CacheBytesKept": (f"{P}cache.py::test_the_user_is_charged_and_every_byte_returns",),
     # Owners.
     "OwnerNotComparedAtPublish": ("run_log_model::a_log_is_its_owners_alone",),
     "OwnerNotComparedAtSubscribe": ("lib::events::connection::tests::a_stream_of_another_user_is_not_followed",),

@@ -28,6 +28,7 @@ from isolane.engines.engine import UserExecutionEngine
 from isolane.engines.errors import EngineDrainingError, EngineLimitError, ExecutionEngineFactoryError
 from isolane.events.bridge import WebSocketBridgeFactory
 from isolane.limits import LimitTimeout
+from isolane.memory.limits import MemoryGate
 
 logger = logging.getLogger("isolane.engines")
 
@@ -54,6 +55,8 @@ class ExecutionEngineFactory:
         limiter: hands out the permits of the steps. Default: the limiter of the process.
         loop_seconds: how much of the event loop's time the agents of one engine may use together; more ends them with
             ``LoopBudgetExceeded``. Default: no limit.
+        memory: asked before an engine is made, such as a ``MemoryOptimizationManager``; a run waits for it up to
+            ``wait_timeout`` seconds. Default: memory limits nobody.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class ExecutionEngineFactory:
         max_engines: int | None = None,
         limiter: FairLimiter | None = None,
         loop_seconds: float | None = None,
+        memory: MemoryGate | None = None,
     ) -> None:
         if at_limit not in {"reject", "wait"}:
             raise ValueError(f"at_limit must be 'reject' or 'wait', got {at_limit!r}")
@@ -87,6 +91,7 @@ class ExecutionEngineFactory:
         self.agent_factory = agent_factory if agent_factory is not None else AgentInstanceFactory()
         self.tool_dispatcher_factory = tool_dispatcher_factory
         self.limiter = limiter if limiter is not None else default_limiter()
+        self.memory = memory
         self.max_engines_per_user = max_engines_per_user
         self.engine_timeout_seconds = engine_timeout_seconds
         self.cleanup_interval = cleanup_interval
@@ -116,7 +121,8 @@ class ExecutionEngineFactory:
 
         Raises ``EngineLimitError`` when the user has ``max_engines_per_user`` engines,
         ``ExecutionEngineFactoryError`` when the context is not valid or the engine cannot be built,
-        ``ContextIsolationError`` for a planted violation.
+        ``MemoryLimitExceededError`` when the gate of ``memory=`` refuses, ``ContextIsolationError`` for a planted
+        violation.
         """
         self._check_open()
         try:
@@ -127,6 +133,11 @@ class ExecutionEngineFactory:
         if shared is not None:
             return shared
         self._check_not_ended(context)
+        if self.memory is not None:
+            # Before the slot: who waits for memory keeps nobody from running.
+            await self.memory.admit(context, self.wait_timeout)
+            self._check_open()
+            self._check_not_ended(context)
         slot = await self._reserve(context)
         if self.at_limit == "wait":
             try:
