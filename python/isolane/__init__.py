@@ -53,6 +53,13 @@ from isolane.engines import (
 )
 from isolane.events import WebSocketBridgeFactory, WebSocketConfig
 from isolane.limits import LimitTimeout
+from isolane.pools import (
+    PoolHealth,
+    PoolStatistics,
+    PoolUnavailableError,
+    ResourcePoolManager,
+    UserResourcePool,
+)
 
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
@@ -87,6 +94,10 @@ __all__ = [
     "Permit",
     "PipelineOrderError",
     "PlaceholderPolicy",
+    "PoolHealth",
+    "PoolStatistics",
+    "PoolUnavailableError",
+    "ResourcePoolManager",
     "RunClosed",
     "Slot",
     "UnifiedIDManager",
@@ -94,6 +105,7 @@ __all__ = [
     "UserContextFactory",
     "UserExecutionContext",
     "UserExecutionEngine",
+    "UserResourcePool",
     "UserWebSocketEmitter",
     "WebSocketBridgeFactory",
     "WebSocketConfig",
