@@ -56,15 +56,14 @@ class _AsyncConnections:
     async def open(self, user_id: str) -> AsyncConnection:
         connection = await self._engine.connect()
         try:
-            if connection.info.get(OWNER, user_id) != user_id:
-                if self._between_users == "reconnect":
-                    await connection.invalidate()
-                    # Connects again, so that the block begins with a connection that works.
-                    await connection.get_raw_connection()
-                elif callable(self._between_users):
-                    done = self._between_users(connection)
-                    if inspect.isawaitable(done):
-                        await done
+            # Again, as what the engine gives out after an invalidation may be another one that somebody else had.
+            while self._between_users == "reconnect" and connection.info.get(OWNER, user_id) != user_id:
+                await connection.invalidate()
+                await connection.get_raw_connection()
+            if callable(self._between_users) and connection.info.get(OWNER, user_id) != user_id:
+                done = self._between_users(connection)
+                if inspect.isawaitable(done):
+                    await done
             connection.info[OWNER] = user_id
         except BaseException:
             # What could not be cleaned is nobody's.
@@ -117,12 +116,11 @@ class _Connections:
     def open(self, user_id: str) -> Connection:
         connection = self._engine.connect()
         try:
-            if connection.info.get(OWNER, user_id) != user_id:
-                if self._between_users == "reconnect":
-                    connection.invalidate()
-                    _ = connection.connection
-                elif callable(self._between_users):
-                    self._between_users(connection)
+            while self._between_users == "reconnect" and connection.info.get(OWNER, user_id) != user_id:
+                connection.invalidate()
+                _ = connection.connection
+            if callable(self._between_users) and connection.info.get(OWNER, user_id) != user_id:
+                self._between_users(connection)
             connection.info[OWNER] = user_id
         except BaseException:
             connection.invalidate()
