@@ -12,7 +12,7 @@ import threading
 import pytest
 from isolane import LimitTimeout, ResourcePoolManager, UserContextFactory
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.exc import OperationalError, SAWarning
+from sqlalchemy.exc import OperationalError, ResourceClosedError, SAWarning
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 
@@ -145,6 +145,26 @@ async def test_the_application_may_clean_by_itself_or_keep(tmp_path, pools):
     async with pools.sqlalchemy("dot", engine, between_users="keep") as connection:
         assert await what_is_left(connection) == set(), "what could not be cleaned was handed on"
     await engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["connection", "session"])
+async def test_a_connection_that_is_lost_in_a_block_is_not_replaced_by_another_users(kind, engine, pools):
+    async with pools.sqlalchemy("ann", engine) as ours, pools.sqlalchemy("ben", engine) as theirs:
+        for connection in (ours, theirs):
+            await connection.execute(text("create temp table secret (x)"))
+            await connection.commit()
+    source = engine if kind == "connection" else async_sessionmaker(engine)
+    async with pools.sqlalchemy("ann", source) as it:
+        connection = it if kind == "connection" else await it.connection()
+        await connection.execute(text("select * from secret"))
+        await it.rollback()
+        connection = connection if kind == "connection" else await it.connection()
+        await connection.invalidate()
+        await it.rollback()
+        with pytest.raises(ResourceClosedError, match="leave the block and begin a new one"):
+            await it.execute(text("select * from secret"))
+    async with pools.sqlalchemy("ann", source) as it:
+        await it.execute(text("select 1"))
 
 
 async def test_an_engine_with_one_connection_for_all_is_refused(pools):

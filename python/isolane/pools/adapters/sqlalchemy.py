@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import ResourceClosedError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
@@ -49,6 +50,29 @@ def bind_sqlalchemy(
     return BoundInThread(leasing, _Connections(engine, between_users))
 
 
+def _own(connection: Connection | None, user_id: str) -> None:
+    """Note whose it is, and see to it that it stays so.
+
+    After an invalidation in the middle of the block, SQLAlchemy takes another connection from the pool by itself, which
+    may be one that somebody else had.
+    """
+    assert connection is not None  # noqa: S101 - an AsyncConnection that was started has one
+    connection.info[OWNER] = user_id
+
+    def check(begun: Connection) -> None:
+        if begun.info.get(OWNER) != user_id:
+            raise ResourceClosedError(_LOST)
+
+    # Before anything is sent, SQLAlchemy begins a transaction, whatever the isolation level.
+    event.listen(connection, "begin", check)
+
+
+_LOST = (
+    "the connection of this block was lost, and another one would take its place, which may have been another user's: "
+    "leave the block and begin a new one"
+)
+
+
 class _AsyncConnections:
     def __init__(self, engine: AsyncEngine, between_users: BetweenUsers) -> None:
         self._engine, self._between_users = engine, between_users
@@ -64,7 +88,7 @@ class _AsyncConnections:
                 done = self._between_users(connection)
                 if inspect.isawaitable(done):
                     await done
-            connection.info[OWNER] = user_id
+            _own(connection.sync_connection, user_id)
         except BaseException:
             # What could not be cleaned is nobody's.
             await connection.invalidate()
@@ -121,7 +145,7 @@ class _Connections:
                 _ = connection.connection
             if callable(self._between_users) and connection.info.get(OWNER, user_id) != user_id:
                 self._between_users(connection)
-            connection.info[OWNER] = user_id
+            _own(connection, user_id)
         except BaseException:
             connection.invalidate()
             connection.close()
