@@ -1,4 +1,4 @@
-"""Cancelling a coroutine exactly where it waits for the nth time, whatever it waits for, and looking at what is left."""
+"""Cancelling a coroutine exactly where it waits for the nth time, whatever it waits for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Cancelled:
             assert task is not None
             if self.waits == self.at:
                 if self.late and waits_for is not None:
-                    waits_for.add_done_callback(lambda _: task.cancel())
+                    waits_for.add_done_callback(lambda _, task=task: task.cancel())
                 else:
                     task.cancel()
             self.waits += 1

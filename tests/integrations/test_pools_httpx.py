@@ -217,7 +217,7 @@ async def test_a_server_that_hangs_is_left_by_cancelling(client, pools):
 async def test_a_response_that_is_dropped_returns_its_admission(client, pools):
     response = await pools.httpx("ann", client).send(client.build_request("GET", "/hang"), stream=True)
     assert in_use(pools) == 1
-    with pytest.warns(ResourceWarning, match="was never released"):
+    with pytest.warns(ResourceWarning, match="was never released"):  # noqa: PT031
         del response
         gc.collect()
     assert in_use(pools) == 0

@@ -309,7 +309,7 @@ async def test_a_block_that_is_never_entered_takes_nothing(engine, pools):
 async def test_what_is_dropped_unreleased_comes_back(engine, pools):
     bound = pools.sqlalchemy("ann", engine)
     await bound.__aenter__()
-    with pytest.warns((ResourceWarning, SAWarning)):
+    with pytest.warns((ResourceWarning, SAWarning)):  # noqa: PT031
         del bound
         gc.collect()
     await settled(pools)

@@ -22,7 +22,7 @@ class PoolUnavailableError(LimitRejected):
     def unhealthy(cls, pool: str, failures: int, retry_after: int) -> PoolUnavailableError:
         """Make the error of a pool whose health checks fail."""
         text = (
-            f"pool {pool!r} is unhealthy: its last {failures} health checks failed; it is tried again within "
+            f"pool {pool!r} is unhealthy: its health check failed {failures} times in a row; it is tried again within "
             f"{retry_after} s. `pools.health()` has the kind of the last error"
         )
         return cls._made(text, pool, "unhealthy", retry_after)

@@ -170,4 +170,9 @@ async def _run(pool: str, checked: _Checked) -> None:
     checked.failures += 1
     checked.last_error = error
     if checked.open and not was_open:
-        logger.error("pool %r is unhealthy: %d checks failed in a row, the last with %s", pool, checked.failures, error)
+        logger.error(
+            "pool %r is unhealthy: its health check failed %d times in a row, the last time with %s",
+            pool,
+            checked.failures,
+            error,
+        )
