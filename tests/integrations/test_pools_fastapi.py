@@ -75,7 +75,8 @@ async def test_a_streaming_response_holds_its_connection_until_it_ends_and_other
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limit")
         assert int(refused.headers["retry-after"]) >= 1
         async with client.stream("GET", "/stream", headers=by("ben")) as second:
-            assert await anext(second.aiter_lines()) == "True"
+            more = second.aiter_lines()
+            assert await anext(more) == "True"
             refused = await client.get("/answer", headers=by("cho"))
             assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
             assert int(refused.headers["retry-after"]) >= 1
