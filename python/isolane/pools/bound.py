@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from isolane._core import monotonic
 from isolane.limits import LimitTimeout
@@ -181,16 +181,14 @@ class BoundInThread(Generic[T]):
         finally:
             lease.release()
 
-    async def __aenter__(self) -> T:
+    def __aenter__(self) -> NoReturn:
         raise TypeError(
             "this engine blocks the event loop: `with pools.sqlalchemy(...)` it in a thread, such as in a `def` "
             "endpoint or `asyncio.to_thread`, or pass an AsyncEngine or async_sessionmaker"
         )
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, trace)
+    def __aexit__(self, *_: object) -> NoReturn:
+        raise AssertionError
 
 
 async def _open(resource: Resource[T], user_id: str) -> T:

@@ -34,7 +34,7 @@ def bind_redis(
     return BoundResource(keeper, leasing, _Clients(kind, connections, between_users, keeper.open_timeout))
 
 
-class OneConnection:
+class _OneConnection:
     """Looks to a client like its pool, and has one connection, which is used by one command or pipeline at a time."""
 
     def __init__(self, pool: ConnectionPool, connection: Any, patience: float) -> None:
@@ -93,7 +93,7 @@ class _Clients:
     async def open(self, user_id: str) -> Redis:
         pool: Any = self._pool  # its methods are not annotated
         connection = await pool.get_connection()
-        one = OneConnection(self._pool, connection, self._patience)
+        one = _OneConnection(self._pool, connection, self._patience)
         client: Redis = self._kind(connection_pool=one)
         try:
             if OWNERS.get(connection, user_id) != user_id:
