@@ -62,6 +62,13 @@ from isolane.engines import (
 from isolane.events import WebSocketBridgeFactory, WebSocketConfig
 from isolane.limits import LimitTimeout
 from isolane.memory import MemoryLimits, MemoryOptimizationManager, ResourceMetrics
+from isolane.pools import (
+    PoolHealth,
+    PoolStatistics,
+    PoolUnavailableError,
+    ResourcePoolManager,
+    UserResourcePool,
+)
 
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
@@ -103,6 +110,10 @@ __all__ = [
     "PipelineOrderError",
     "PlaceholderPolicy",
     "ResourceMetrics",
+    "PoolHealth",
+    "PoolStatistics",
+    "PoolUnavailableError",
+    "ResourcePoolManager",
     "RunClosed",
     "Slot",
     "TTLCache",
@@ -111,6 +122,7 @@ __all__ = [
     "UserContextFactory",
     "UserExecutionContext",
     "UserExecutionEngine",
+    "UserResourcePool",
     "UserWebSocketEmitter",
     "WebSocketBridgeFactory",
     "WebSocketConfig",
