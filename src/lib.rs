@@ -27,6 +27,7 @@ mod _core {
 
     #[pymodule_export]
     use crate::py::{
+        adaptive::AdaptiveController,
         connection::{EventCursor, bye_frame},
         context::PyContext,
         deepcopy::_deep_copy,

@@ -2,6 +2,7 @@
 
 from isolane._core import (
     SUBPROTOCOL,
+    AdaptiveController,
     BudgetExceeded,
     ContextIsolationError,
     ContextPolicy,
@@ -59,6 +60,7 @@ IsolatedExecutionEngine = UserExecutionEngine
 
 __all__ = [
     "SUBPROTOCOL",
+    "AdaptiveController",
     "AgentInstanceFactory",
     "AgentRegistry",
     "BaseAgent",

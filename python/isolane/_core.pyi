@@ -15,6 +15,7 @@ from typing_extensions import disjoint_base
 __all__ = [
     "SUBPROTOCOL",
     "__version__",
+    "AdaptiveController",
     "BudgetExceeded",
     "ContextIsolationError",
     "ContextPolicy",
@@ -72,6 +73,61 @@ __version__: Final[str]
 """
 The version of the extension, which is that of the package.
 """
+
+@final
+class AdaptiveController:
+    """
+    Finds how many calls a shared backend takes at once, from how long they take: more while the latency stays that of a call
+    that does not wait, fewer when it grows or calls are dropped. Made for limits of 1 to 64 and calls that are slow and few.
+
+    `initial` is the limit to begin with (default 2), `min` and `max` bound it (1 and 64), `tolerance` is how many times the
+    latency without a queue is accepted (1.2; above 1 and at most 2). Give it to a `FairLimiter`, or ask `limit` before and call
+    `sample` after each call. It holds less than 3 KiB and may be used from many threads. Raises `ValueError` for settings that
+    are out of order.
+    """
+    def __new__(
+        cls,
+        /,
+        initial: SupportsIndex = 2,
+        min: SupportsIndex = 1,
+        max: SupportsIndex = 64,
+        *,
+        tolerance: SupportsFloat | SupportsIndex = 1.2,
+    ) -> AdaptiveController: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def limit(self, /) -> int:
+        """
+        The limit in force now. It is lower for a window when the controller measures the latency without a queue.
+        """
+    def predict_optimal_capacity(self, /) -> int:
+        """
+        How many calls at once it takes for the best: `limit` without what it measures at present.
+        """
+    def sample(
+        self,
+        /,
+        latency: SupportsFloat | SupportsIndex,
+        inflight: SupportsIndex,
+        outcome: str = "ok",
+        units: SupportsFloat | SupportsIndex = 1.0,
+        now: SupportsFloat | SupportsIndex | None = None,
+    ) -> bool:
+        """
+        Takes the end of one call. Returns whether the limit changed.
+
+        `latency` in seconds from its admission, without the wait before it; `inflight` calls at its admission, itself included;
+        `outcome` is `ok`, `dropped` (time-out, 429, 5xx) or `ignored` (cancelled, or a refusal that says nothing of the
+        backend); `units` of work, such as tokens, by which the latency is divided (1); `now` in seconds of a clock that never
+        goes back, for simulations (the process's monotonic clock). Raises `ValueError` for what is none of these.
+        """
+    def state(self, /) -> dict[str, object]:
+        """
+        What it is doing, for operators: `phase` (`start`, `steady`, `probe`, `search`), `limit`, `estimate` (the limit before it
+        is rounded down), `baseline` (seconds of a call that does not wait, or `None`), `ratio` (latency relative to it, or
+        `None`), `medians` (seconds, of the last ten windows), `collected` (calls in the open window) and `changes`, the last
+        sixteen of the limit, each with `at` (seconds of the clock of the samples), `before`, `after` and `reason`.
+        """
 
 @disjoint_base
 class BudgetExceeded(RuntimeError):
