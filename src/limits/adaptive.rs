@@ -32,12 +32,14 @@
 //!   latency at 3 calls says little of the latency at 2.
 //! - *Steps* are a tenth of the limit and not one: from 2 to 3 would be a half. A jump is `1.5 (1 + 1 / L)` for the same reason.
 //! - *A probe* at a limit of 3 goes to 1 every second time: under 2 a backend for one call at a time looks like one for two.
-//! - *The start*: above a limit of 2 the baseline is searched for first. Up to there the first windows are the baseline, and
-//!   a window above the tolerance is looked at twice before the fast start ends (at 1.45).
+//! - *The start*: above a limit of 2 the baseline is searched for first. Up to there the first four windows are the
+//!   baseline, and a window above the tolerance is looked at twice before the fast start ends (at 1.45).
 
 mod baseline;
 mod history;
+mod measure;
 mod settings;
+mod steady;
 mod window;
 
 use crate::clock::Micros;
@@ -47,38 +49,18 @@ use history::History;
 pub use history::{Change, Reason};
 pub use settings::{ControllerSettings, SettingsError};
 pub use window::Outcome;
-use window::{LARGEST, Summary, Window};
+use window::{LARGEST, Window};
 
 /// Calls of a window at the least.
 const SMALLEST: usize = 24;
 /// Calls of a window of a search, which decides more.
 const SEARCHED: usize = 48;
-/// Share of dropped calls that is an outage, and that is too much.
+/// Share of dropped calls that is an outage.
 const OUTAGE: f64 = 0.5;
-const DROPS: f64 = 0.01;
 /// Share of calls that must have met the limit for a window to say something of it.
 const FULL: f64 = 0.5;
-/// Smoothed `x` that is a jump, at a large limit.
-const JUMP: f64 = 1.5;
-/// `x` that ends the fast start.
-const FAST: f64 = 1.45;
-/// `x` that may still be noise while the baseline is of one or two windows.
-const UNSURE: f64 = 1.4;
-/// A latency that falls to less than this when the limit is halved was a queue.
-const FLAT: f64 = 0.8;
-/// A measurement of the baseline that is off by more than this factor is repeated.
-const OUTLIER: f64 = 1.18;
-/// Share of the limit that remains in a probe.
-const PROBE: f64 = 0.6;
-/// Share of the limit at which a descent becomes a search, and how fast the top of a descent is forgotten.
-const FALLEN: f64 = 0.7;
-const FORGET: f64 = 0.3;
 /// Change of the limit, relative, beyond which smoothing begins anew.
 const ANEW: f64 = 0.12;
-/// A step up, relative.
-const STEP: f64 = 0.1;
-/// Windows up in a row after which steps become fast.
-const STREAK: u32 = 5;
 /// Windows between two probes.
 const SOONEST: u32 = 5;
 const LATEST: u32 = 40;
@@ -336,171 +318,6 @@ impl Controller {
         self.smoothed = None;
         self.descended_from = None;
         self.set(self.limit * 0.5, now, Reason::Outage);
-    }
-
-    fn steady(&mut self, now: Micros, median: f64, seen: &Summary) {
-        let Some(before) = self.baseline.value() else {
-            if self.limit() > 2 && !self.at_minimum() {
-                return self.search(now, median);
-            }
-            return self.baseline.add(median);
-        };
-        let ratio = median / before;
-        self.smoothed_over = self.smoothed.map_or(1, |_| self.smoothed_over.saturating_add(1));
-        let smoothed = self.smoothed.map_or(ratio, |smoothed| 0.5 * smoothed + 0.5 * ratio);
-        self.smoothed = Some(smoothed);
-        if seen.dropped > DROPS && !mutant!(ControllerIgnoresDrops) {
-            return self.set(self.limit * 0.9, now, Reason::Drops);
-        }
-        if seen.full < FULL {
-            self.baseline.follow(median, if ratio > 1.0 { 0.1 } else { 0.3 });
-            self.descended_from = None;
-            return;
-        }
-        if self.at_minimum() {
-            self.baseline.follow(median, 0.3);
-        } else if !self.settled && (ratio <= self.settings.tolerance || self.baseline.count() < 3 && ratio < UNSURE) {
-            self.baseline.add(median);
-        }
-        let smoothed = smoothed * before / self.baseline.value().unwrap_or(before);
-        self.smoothed = Some(smoothed);
-        let fast = self.limit < self.fast_until;
-        if fast && smoothed > self.settings.tolerance && self.smoothed_over < 2 {
-            return;
-        }
-        let tolerance = if fast { FAST } else { self.settings.tolerance };
-        if smoothed > tolerance && !self.at_minimum() {
-            self.lower(now, median, smoothed);
-        } else {
-            self.raise(now, fast);
-        }
-        self.count_to_probe(now);
-    }
-
-    fn lower(&mut self, now: Micros, median: f64, smoothed: f64) {
-        self.settled = true;
-        self.streak = 0;
-        let top = *self.descended_from.get_or_insert(self.limit);
-        let jumped = self.smoothed_over >= 2 && smoothed > JUMP * (1.0 + 1.0 / self.limit);
-        if jumped || self.limit <= FALLEN * top {
-            return self.search(now, median);
-        }
-        let share = 0.5 + 0.5 * (self.settings.tolerance / smoothed).max(0.5);
-        self.set(self.limit * share, now, Reason::Queueing);
-        self.fast_until = self.limit;
-    }
-
-    fn raise(&mut self, now: Micros, fast: bool) {
-        self.streak = self.streak.saturating_add(1);
-        if self.streak > STREAK {
-            self.fast_until = f64::INFINITY;
-        }
-        let limit = self.limit;
-        self.descended_from = self.descended_from.map(|top| limit.max(top - FORGET * (top - limit)));
-        let one = limit + 1.0;
-        let raised = if fast || self.streak > STREAK {
-            (limit * 1.5).max(one).min(self.fast_until.max(one))
-        } else {
-            limit + (STEP * limit).min(limit.log10().max(1.0))
-        };
-        let highest = self
-            .closed
-            .iter()
-            .map(|closed| closed.highest)
-            .max()
-            .unwrap_or_default();
-        self.set(raised.min(2.0 * f64::from(highest) + 1.0), now, Reason::Raised);
-    }
-
-    fn count_to_probe(&mut self, now: Micros) {
-        if !self.settled || !matches!(self.phase, Phase::Steady) {
-            return;
-        }
-        self.until_probe = self.until_probe.saturating_sub(1);
-        if self.until_probe > 0 || self.at_minimum() {
-            return;
-        }
-        self.deep_probe = !self.deep_probe;
-        let level = match self.limit() {
-            ..=2 => 1.0,
-            3 if self.deep_probe => 1.0,
-            limit => (PROBE * f64::from(limit)).round(),
-        };
-        self.look(Phase::Probe(None), level, now, Reason::Probe);
-    }
-
-    fn probed(&mut self, now: Micros, median: f64, first: Option<f64>) {
-        let median = first.map_or(median, |first| (first * median).sqrt());
-        let before = self.baseline.value().unwrap_or(median);
-        let off = median > OUTLIER * before || median < before / OUTLIER;
-        if off && first.is_none() {
-            self.phase = Phase::Probe(Some(median));
-            return;
-        }
-        if off {
-            self.baseline.reset(median);
-            self.period = SOONEST;
-        } else {
-            self.baseline.add(median);
-            self.period = (2 * self.period).min(LATEST);
-        }
-        self.until_probe = self.period;
-        self.smoothed = None;
-        self.descended_from = None;
-        self.look(Phase::Steady, self.limit, now, Reason::ProbeEnd);
-    }
-
-    fn search(&mut self, now: Micros, median: f64) {
-        let search = Search {
-            from: self.limit,
-            slowest: median,
-            last: median,
-            depth: 0,
-        };
-        self.look(Phase::Search(search), (self.limit * 0.5).ceil(), now, Reason::Search);
-    }
-
-    fn searched(&mut self, now: Micros, median: f64, search: Search, seen: &Summary) {
-        let before = self.baseline.value();
-        // The window of a jump holds calls from before it, so that the first level is compared with none.
-        let comparable = search.depth > 0 || before.is_none();
-        let mut reason = Reason::BaselineMoved;
-        if mutant!(BaselineNeverMoves) {
-            reason = Reason::QueueFound;
-        } else if seen.full < FULL {
-            self.baseline.reset(median.min(search.last));
-        } else if before.is_some_and(|before| median <= self.settings.tolerance * before) {
-            // Twice, as it is of twice the calls.
-            self.baseline.add(median);
-            self.baseline.add(median);
-            reason = Reason::QueueFound;
-        } else if comparable && median >= FLAT * search.last {
-            self.baseline.reset((median * search.last).sqrt());
-        } else if self.at_minimum() {
-            self.baseline.reset(median);
-        } else {
-            let deeper = Search {
-                last: median,
-                depth: search.depth + 1,
-                ..search
-            };
-            return self.look(Phase::Search(deeper), (self.level * 0.5).ceil(), now, Reason::Search);
-        }
-        let baseline = self.baseline.value().unwrap_or(median);
-        let fitting = search.from * (self.settings.tolerance * baseline / search.slowest).min(1.0);
-        let limit = fitting.max(self.level);
-        if limit < search.from {
-            self.fast_until = limit;
-        }
-        self.settled = true;
-        if reason == Reason::BaselineMoved {
-            self.period = SOONEST;
-        }
-        self.until_probe = self.period;
-        self.descended_from = None;
-        self.set(limit, now, reason);
-        self.smoothed = None;
-        self.epoch = now;
     }
 }
 

@@ -39,7 +39,13 @@ impl Baseline {
 
     /// Moves the value towards a measurement by a share of the difference.
     pub(super) fn follow(&mut self, median: f64, share: f64) {
-        let value = self.value().unwrap_or(median);
-        self.reset(value + share * (median - value));
+        let Some(value) = self.value() else {
+            return self.add(median);
+        };
+        // All of them, so that one more measurement weighs no more than it did.
+        let factor = (value + share * (median - value)) / value;
+        for measured in &mut self.measured[..self.count] {
+            *measured *= factor;
+        }
     }
 }
