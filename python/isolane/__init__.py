@@ -2,6 +2,7 @@
 
 from isolane._core import (
     SUBPROTOCOL,
+    AdaptiveController,
     BudgetExceeded,
     ContextIsolationError,
     ContextPolicy,
@@ -75,6 +76,7 @@ IsolatedExecutionEngine = UserExecutionEngine
 
 __all__ = [
     "SUBPROTOCOL",
+    "AdaptiveController",
     "AgentInstanceFactory",
     "AgentRegistry",
     "BaseAgent",
@@ -109,10 +111,10 @@ __all__ = [
     "Permit",
     "PipelineOrderError",
     "PlaceholderPolicy",
-    "ResourceMetrics",
     "PoolHealth",
     "PoolStatistics",
     "PoolUnavailableError",
+    "ResourceMetrics",
     "ResourcePoolManager",
     "RunClosed",
     "Slot",
