@@ -45,7 +45,7 @@ pub struct Grant {
     /// Units in use when it was granted, this one included.
     pub(super) inflight: u32,
     /// The same of those of its resources whose limits are adaptive.
-    pub(super) inflight_of: Vec<(usize, u32)>,
+    pub(super) inflight_of: Option<Box<[(usize, u32)]>>,
     /// What its holder says of the call, if anything.
     pub(super) result: Option<CallResult>,
 }

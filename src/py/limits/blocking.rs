@@ -62,7 +62,7 @@ pub(super) fn acquire(py: Python<'_>, limiter: &PyFairLimiter, wanted: &Wanted) 
     let sleeper = Arc::new(Sleeper::default());
     let parked = sleeper.clone();
     let now = CLOCK.monotonic();
-    let over = deadline(now, wanted.timeout);
+    let over = deadline(now, wanted.patience);
     let decision = limiter
         .inner
         .request(asker.request(wanted), now, || parked)

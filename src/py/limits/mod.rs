@@ -229,7 +229,7 @@ impl PyFairLimiter {
         admitted: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let wanted = Wanted::of(slf, user_id, (priority, timeout, cost), resources, ctx, admitted)?;
-        ask(slf.py(), &slf.get().inner, wanted.timeout, &wanted, Goal::Caller)
+        ask(slf.py(), &slf.get().inner, &wanted, Goal::Caller)
     }
 
     /// `with limiter.slot_sync(user_id) as permit: …` for threads, which sleep while they wait. Raises `RuntimeError` in a

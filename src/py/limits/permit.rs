@@ -12,7 +12,7 @@ use super::super::awaitable::{ReadyNone, Stand, Steps};
 use super::super::context::PyContext;
 use super::super::loops::beside_exception;
 use super::super::process::{CLOCK, Stamp};
-use super::ask::Wanted;
+use super::ask::{Wanted, in_core};
 use super::lock;
 use super::suspension::Suspension;
 use crate::clock::{Clock, Micros, seconds};
@@ -32,7 +32,7 @@ pub(crate) struct PyPermit {
     /// A response releases it, not the end of the block.
     bound: AtomicBool,
     /// Where it was asked for, in Python's development mode.
-    site: Option<String>,
+    site: Option<Box<str>>,
     stamp: Stamp,
 }
 
@@ -43,7 +43,7 @@ impl PyPermit {
         task: Option<Py<PyAny>>,
         ctx: Option<Py<PyContext>>,
         (timeout, deadline): (f64, Micros),
-        site: Option<String>,
+        site: Option<Box<str>>,
     ) -> Self {
         Self {
             inner: Permit::new(limiter, grant),
@@ -85,6 +85,7 @@ impl PyPermit {
             lane: grant.lane().clone(),
             ctx: self.ctx.as_ref().map(|ctx| ctx.clone_ref(py)),
             timeout: self.timeout,
+            patience: in_core(self.timeout),
             priority: Priority::DEFAULT,
             cost: 1.0,
             resources,
@@ -145,7 +146,7 @@ fn warn_of_leak(py: Python<'_>, site: &str) {
 }
 
 /// Where Python code asks, in development mode; looking it up costs more than the permit.
-pub(super) fn site(py: Python<'_>) -> Option<String> {
+pub(super) fn site(py: Python<'_>) -> Option<Box<str>> {
     static DEVELOPMENT: PyOnceLock<bool> = PyOnceLock::new();
     let development = *DEVELOPMENT.get_or_init(py, || {
         let flags = py.import("sys").and_then(|sys| sys.getattr("flags"));
@@ -163,7 +164,7 @@ pub(super) fn site(py: Python<'_>) -> Option<String> {
         .and_then(|code| code.getattr("co_filename"))
         .ok()?;
     let line = frame.getattr("f_lineno").ok()?;
-    Some(format!("{file}:{line}"))
+    Some(format!("{file}:{line}").into_boxed_str())
 }
 
 #[pymethods]
