@@ -84,7 +84,14 @@ pub(super) fn acquire(py: Python<'_>, limiter: &PyFairLimiter, wanted: &Wanted) 
     let limits = limiter.inner.clone();
     Py::new(
         py,
-        PyPermit::new(limits, grant, asker.task, ctx, (wanted.timeout, over), site(py)),
+        PyPermit::new(
+            limits,
+            grant,
+            asker.task,
+            ctx,
+            (wanted.timeout, over, wanted.priority),
+            site(py),
+        ),
     )
 }
 
