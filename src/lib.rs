@@ -36,10 +36,10 @@ mod _core {
             UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream,
             stream_has_ended, user_streams,
         },
-        engines::PyEngineBook,
+        engines::{PyEngineBook, PyFence},
         errors::{
             BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
-            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, RunClosed,
+            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, RunClosed, RunFenced,
         },
         ids::UnifiedIDManager,
         json::to_json,

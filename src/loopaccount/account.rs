@@ -235,9 +235,9 @@ mod tests {
         let (left, right, both) = (Account::default(), Account::default(), Account::default());
         for wall in (1..200).map(|at| at * at * 1_000) {
             if wall % 3 == 0 {
-                left.record(step(wall))
+                left.record(step(wall));
             } else {
-                right.record(step(wall))
+                right.record(step(wall));
             }
             both.record(step(wall));
         }

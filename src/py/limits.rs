@@ -61,6 +61,7 @@ impl PyFairLimiter {
         if let Some(ctx) = ctx {
             let context = ctx.get();
             context.stamp().check(py)?;
+            context.check_fence(py)?;
             context
                 .core()
                 .lane()
