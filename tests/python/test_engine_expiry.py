@@ -246,7 +246,7 @@ async def test_whatever_a_zombie_writes_late_is_refused_and_counted(new_factory,
     task = await leave_behind(factory, context)
     assert nothing_left(factory, limiter)
     before = read_plain(context.user_id, context.run_id)
-    runs, children = context.execution_metrics.total_runs, context.get_audit_trail()
+    runs, record = context.execution_metrics.total_runs, context.get_audit_trail()["record"]
     Zombie.release.set()
     await asyncio.gather(task, return_exceptions=True)
     assert {name: type(error) for name, error in Zombie.tried.items()} == dict.fromkeys(Zombie.tried, RunFenced)
@@ -257,7 +257,7 @@ async def test_whatever_a_zombie_writes_late_is_refused_and_counted(new_factory,
     assert isinstance(error, RunClosed)
     assert error.args == (str(error),)
     assert read_plain(context.user_id, context.run_id) == before
-    assert (context.execution_metrics.total_runs, context.get_audit_trail()) == (runs, children)
+    assert (context.execution_metrics.total_runs, context.get_audit_trail()["record"]) == (runs, record)
     metrics = factory.get_factory_metrics()
     assert metrics["late_writes_refused"] >= len(Zombie.tried)
     assert metrics["late_releases_refused"] == 1
@@ -304,6 +304,19 @@ async def test_an_agent_that_stops_in_time_is_refused_nothing(new_factory, limit
     await neighbour.cleanup()
     Zombie.release.set()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_zombie_that_ends_well_is_too_late_and_its_pipeline_goes_no_further(new_factory, limiter, context):
+    factory = new_factory(grace=0.02)
+    engine = await factory.create_for_user(context)
+    task = asyncio.create_task(engine.execute_agent_pipeline(["zombie", "wait"], context))
+    await asyncio.sleep(0)
+    await engine.cleanup()
+    Zombie.release.set()
+    with pytest.raises(isolane.EngineClosedError):
+        await task
+    assert context.execution_metrics.successful_runs == 0
+    assert nothing_left(factory, limiter)
 
 
 async def test_an_engine_closed_by_force_at_the_end_of_its_request_is_fenced_too(new_factory, limiter, context):

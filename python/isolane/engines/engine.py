@@ -25,6 +25,7 @@ from isolane._core import (
     LoopAccount,
     Permit,
     RunClosed,
+    RunFenced,
     UnifiedIDManager,
     UserExecutionContext,
     UserWebSocketEmitter,
@@ -252,6 +253,7 @@ class UserExecutionEngine:
         self, name: str, cls: type[BaseAgent], request: Any, results: Mapping[str, Any]
     ) -> tuple[Any, BaseException | None]:
         """One execution: a permit, a child context, a run record, and a span with exactly one last event."""
+        self._check_open()
         child = self._above().create_child_context(name)
         if self._fence is None:
             self._fence = self._factory.new_fence()
@@ -337,7 +339,9 @@ class UserExecutionEngine:
             await self._publish_end(emitter, name, error=error)
             return None, error
         if self.context.status.value not in {"cleaned", "completed", "failed", "partial_failure"}:
-            self.context.record_run_success(record, result)
+            # An agent that was left behind by force came to an end after all, and too late.
+            with contextlib.suppress(RunFenced):
+                self.context.record_run_success(record, result)
         await self._publish_end(emitter, name, result=result)
         return result, None
 
