@@ -270,12 +270,11 @@ impl EngineBook {
             let Some(record) = state.engines.get(&number) else {
                 continue;
             };
-            match record.due(now) {
-                Some(why) => due.push((number, why)),
-                None => {
-                    let again = record.next_look(now).max(now + 1);
-                    state.deadlines.push(Reverse((again, number)));
-                }
+            if let Some(why) = record.due(now) {
+                due.push((number, why));
+            } else {
+                let again = record.next_look(now).max(now + 1);
+                state.deadlines.push(Reverse((again, number)));
             }
         }
         due

@@ -319,6 +319,24 @@ async def test_a_zombie_that_ends_well_is_too_late_and_its_pipeline_goes_no_furt
     assert nothing_left(factory, limiter)
 
 
+async def test_an_agent_that_ends_its_own_engine_keeps_its_context_to_the_end(new_factory, limiter, context):
+    """It is not left behind: it is the one that waits."""
+    factory = new_factory()
+    seen = []
+
+    class EndsIt(BaseAgent):
+        async def execute_with_context(self, context: UserExecutionContext, request: Any) -> str:
+            context.register_cleanup_callback(lambda: seen.append("cleaned up"))
+            await engine.cleanup()
+            seen.append(context.create_child_context("still works").operation_depth)
+            return "ended"
+
+    engine = await factory.create_for_user(context)
+    assert (await engine.execute_agent(EndsIt)).success
+    assert seen == [2, "cleaned up"]
+    assert nothing_left(factory, limiter)
+
+
 async def test_an_engine_closed_by_force_at_the_end_of_its_request_is_fenced_too(new_factory, limiter, context):
     factory = new_factory(grace=0.02)
     engine = await factory.create_for_user(context)
@@ -338,13 +356,16 @@ async def test_what_an_engine_still_holds_after_its_end_is_found(new_factory, co
     """The check that is said to find leaks finds a planted one."""
     factory = new_factory()
     engine = await factory.create_for_user(context)
-    engine._steps.add(context)
 
     async def nothing(_: Any) -> None: ...
 
     monkeypatch.setattr(factory, "_clean", nothing)
+    task = asyncio.create_task(engine.execute_agent("zombie", context))
+    await asyncio.sleep(0)
     with caplog.at_level(logging.ERROR, "isolane.engines"):
         await engine.cleanup()
+    Zombie.release.set()
+    await asyncio.gather(task, return_exceptions=True)
     assert factory.get_factory_metrics()["engines_leaked"] == 1
     assert "still holds 1" in caplog.text
     await context.cleanup()

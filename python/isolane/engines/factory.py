@@ -301,11 +301,10 @@ class ExecutionEngineFactory:
         finally:
             self._book.close(number, how)
             self._unregister(number, engine)
-            # The contexts of agents that were left behind, and the run's when its time is over.
-            for child in list(engine._steps):  # noqa: SLF001 - the engine's other half
-                await self._clean(child)
-            await self._end_context(engine, expired=expired)
-            self._check_holds_nothing(engine)
+            if how == "forced":
+                await self._clean_steps(engine)
+            if expired or engine.context.is_detached:
+                await self._end_context(engine, expired=expired)
 
     def _fail_context(self, engine: UserExecutionEngine) -> None:
         """A run whose time is over has failed, whatever its agents came to, unless another engine runs it as well."""
@@ -318,6 +317,8 @@ class ExecutionEngineFactory:
 
     def _is_shared(self, engine: UserExecutionEngine) -> bool:
         engines = self._of_context.get(engine.context._lineage[-1], ())  # noqa: SLF001 - see _engine_above
+        if len(engines) == 1 and engines[0] is engine:
+            return False
         return any(other is not engine and other in self._numbers for other in engines)
 
     async def _clean(self, context: UserExecutionContext) -> None:
@@ -325,7 +326,10 @@ class ExecutionEngineFactory:
             self._cleanup_errors += 1
             logger.error("a clean-up callback failed", exc_info=error)
 
-    def _check_holds_nothing(self, engine: UserExecutionEngine) -> None:
+    async def _clean_steps(self, engine: UserExecutionEngine) -> None:
+        """Clean up the contexts of agents that were left behind. Nothing may be held after that."""
+        for child in list(engine._steps):  # noqa: SLF001 - the engine's other half
+            await self._clean(child)
         held = engine._held()  # noqa: SLF001 - the engine's other half
         if held:
             self._book.leaked(held)
