@@ -54,6 +54,9 @@ mutants! {
     SlotKeptWhenConstructionFails: "a returned permit is kept, as when an engine could not be built",
     SlotKeptOnClose: "a closed engine keeps its slot",
     EngineNeverDue: "an engine lives for ever",
+    ZombieWritesOn: "an agent that was left behind by force goes on writing",
+    BusyEngineEvicted: "an engine that runs something is ended to make room",
+    IdleTimeIgnored: "an engine that is idle lives until its lifetime is over",
     // The loop account.
     InnerStepsCountTwice: "an agent is charged with the time of the agents that it runs",
     LongestStepIsTheLast: "the longest step that is told is the latest long one",

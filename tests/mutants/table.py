@@ -79,6 +79,15 @@ KILLERS: dict[str, tuple[str, ...]] = {
     # Engines.
     "SlotKeptWhenConstructionFails": (f"{P}engines.py::test_a_slot_goes_back_whatever_fails_while_the_engine_is_made",),
     "SlotKeptOnClose": (f"{P}engines.py::test_a_user_has_two_engines_and_is_told_so",),
+    "ZombieWritesOn": (
+        f"{P}engine_expiry.py::test_whatever_a_zombie_writes_late_is_refused_and_counted",
+        "lib::engines::book::tests::what_a_fence_refuses_is_counted",
+    ),
+    "BusyEngineEvicted": (
+        f"{P}engine_expiry.py::test_an_engine_that_runs_something_makes_no_room",
+        "lib::engines::book::tests::room_is_made_by_the_engine_that_was_idle_longest_and_by_none_that_runs",
+    ),
+    "IdleTimeIgnored": ("lib::engines::book::tests::an_engine_may_be_idle_for_so_long_after_each_time_it_ran",),
     "EngineNeverDue": (f"{P}engines.py::test_an_engine_ends_at_its_deadline",),
     # The loop account.
     "InnerStepsCountTwice": (

@@ -86,6 +86,7 @@ impl PyFairLimiter {
         if let Some(ctx) = ctx {
             let context = ctx.get();
             context.stamp().check(py)?;
+            context.check_fence(py)?;
             context
                 .core()
                 .lane()
@@ -454,7 +455,7 @@ impl PyFairLimiter {
             grant,
             asker.task,
             ctx,
-            times,
+            asked,
             site(py),
         ))
     }
