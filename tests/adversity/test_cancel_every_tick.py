@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from isolane.testing import manual_clock
 
+from tests.adversity import memory_scenarios  # noqa: F401 - adds its scenarios to the others
 from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS
 from tests.adversity.public_awaitables import compat_awaitables, public_awaitables
 from tests.adversity.scenarios import COVERED, SCENARIOS, Scenario
@@ -25,6 +26,7 @@ MOST_TICKS = 400
 SECONDS = 10.0
 NOT_OURS = {
     "BaseAgent.execute_with_context": "an agent's own, run by execute_agent",
+    "MemoryGate.admit": "a protocol; the manager's is below",
 }
 
 THE_HOSTS = ("AgentWebSocketBridge.", "ConnectionPool.", "PooledSocket.")
