@@ -223,7 +223,8 @@ impl<V> Cache<V> {
     /// Takes an entry out if it is still the one of that number.
     pub fn remove_entry(&mut self, key: &str, serial: u64) -> Option<V> {
         let slot = *self.by_key.get(key)?;
-        self.entry(slot).filter(|entry| entry.serial == serial)?;
+        self.entry(slot)
+            .filter(|entry| entry.serial == serial || mutant!(WeakEntryTakesLater))?;
         let value = self.take(slot);
         self.recharge();
         value
