@@ -93,6 +93,8 @@ mutants! {
     CacheForgetsUse: "an entry that was just read goes first",
     CacheEvictsLatest: "the entry used last makes room",
     CacheBytesUnbounded: "a cache holds any number of bytes",
+    WeakEntryTakesLater: "the end of an earlier value takes the later one of its key along",
+    CacheKeptAfterCleanup: "the cache of a context that was cleaned up keeps what it has",
     MemoryLimitIgnored: "bytes are charged over the limit",
     CacheBytesKept: "the bytes of an entry that left a cache stay charged",
     // Owners.

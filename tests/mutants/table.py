@@ -149,6 +149,8 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "CacheForgetsUse": (f"{P}cache.py::test_what_was_used_longest_ago_makes_room",),
     "CacheEvictsLatest": (f"{P}cache.py::test_what_was_used_longest_ago_makes_room",),
     "CacheBytesUnbounded": (f"{P}cache.py::test_bytes_are_bounded_and_a_giant_changes_nothing",),
+    "WeakEntryTakesLater": (f"{P}cache.py::test_a_value_that_is_set_while_the_earlier_one_is_collected_stays",),
+    "CacheKeptAfterCleanup": (f"{P}cache.py::test_the_cache_ends_with_its_context",),
     "MemoryLimitIgnored": (f"{P}memory.py::test_threads_that_charge_never_pass_the_limit",),
     "CacheBytesKept": (f"{P}cache.py::test_the_user_is_charged_and_every_byte_returns",),
     # Owners.
