@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -781,3 +783,39 @@ async def test_a_thread_and_a_loop_wait_for_each_other():
     with pytest.raises(RuntimeError, match="would stop the event loop"), pools.connection("ann", "database"):
         pass
     assert nothing_is_left(pools)
+
+
+AFTER_A_FORK = """
+import asyncio, gc, os, sys
+from isolane import ForkedProcessError, ResourcePoolManager
+
+pools = ResourcePoolManager({"database": 2})
+lease = pools.connection("ann", "database").__enter__()
+pools._accounts._lock.acquire()  # as another thread may have had it
+if os.fork() == 0:
+    sys.unraisablehook = lambda unraisable: os._exit(9)
+    async def ask():
+        await pools.connection("ann", "database")
+    for use in (lambda: asyncio.run(ask()), pools.statistics, lambda: pools.user_statistics("ann"), lease.release):
+        try:
+            use()
+        except ForkedProcessError:
+            continue
+        os._exit(8)
+    del lease
+    gc.collect()
+    fresh = ResourcePoolManager({"database": 1})
+    with fresh.connection("ann", "database"):
+        os._exit(0)
+pools._accounts._lock.release()
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+assert lease.held and pools.statistics()["database"].in_use == 1
+assert lease.release()
+"""
+
+
+def test_after_a_fork_the_child_uses_and_returns_nothing():
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", AFTER_A_FORK], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from isolane._core import monotonic
+from isolane._core import ForkedProcessError, monotonic
 from isolane.pools.statistics import PoolStatistics
 from isolane.pools.usage import Usage
 
 USER_WAITS, POOL_WAITS = 64, 512
 COLLECTED_AT_MOST = 100_000
+
+FORKED = (
+    "These pools were made before a fork and belong to the parent process, with its connections: make the "
+    "ResourcePoolManager, and the engines and clients under it, in the process that uses them"
+)
 
 
 class Accounts:
@@ -25,6 +31,7 @@ class Accounts:
         self._window, self._max_users, self._idle_after = window, max_users, idle
         self._users: OrderedDict[str, Usage] = OrderedDict()
         self._lock = threading.Lock()
+        self._process = os.getpid()
         # A destructor may run while this thread has the lock: it leaves a note here, which the next one to come reads.
         self._collected: deque[tuple[str, tuple[str, ...]]] = deque(maxlen=COLLECTED_AT_MOST)
 
@@ -131,6 +138,9 @@ class Accounts:
 
     @contextmanager
     def _locked(self) -> Iterator[float]:
+        if os.getpid() != self._process:
+            # Before the lock: another thread of the parent may have had it when the process was forked.
+            raise ForkedProcessError(FORKED)
         with self._lock:
             now = monotonic()
             while self._collected:

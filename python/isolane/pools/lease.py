@@ -8,6 +8,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from isolane._core import ForkedProcessError
 from isolane.pools.accounts import Accounts
 from isolane.pools.admission import Grant
 
@@ -76,7 +77,12 @@ class Lease:
 
     def __del__(self) -> None:
         grant, self._grant = getattr(self, "_grant", None), None
-        if grant is not None and grant.release():
+        try:
+            was_held = grant is not None and grant.release()
+        except ForkedProcessError:
+            # It is the parent's to return.
+            return
+        if was_held:
             self._accounts.collected(self.user_id, self.pools)
             warnings.warn(f"a lease of {self.pools} was never released", ResourceWarning, source=self, stacklevel=1)
 

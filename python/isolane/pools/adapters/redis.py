@@ -120,9 +120,10 @@ class _Clients:
             await connection.disconnect(nowait=True)
         if one._free.locked():  # noqa: SLF001
             # A subscription that was left would come back with each reconnect: it stays behind with the connection.
-            in_use = self._pool._in_use_connections  # noqa: SLF001
+            pool: Any = self._pool
+            in_use = pool._in_use_connections  # noqa: SLF001
             in_use.remove(connection)
-            connection = self._pool.make_connection()
+            connection = pool.make_connection()
             in_use.add(connection)
         await self._pool.release(connection)
 
