@@ -791,7 +791,7 @@ from isolane import ForkedProcessError, ResourcePoolManager
 
 pools = ResourcePoolManager({"database": 2})
 lease = pools.connection("ann", "database").__enter__()
-pools._accounts._lock.acquire()  # as another thread may have had it
+pools._accounts._lock._lock.acquire()  # as another thread may have had it
 if os.fork() == 0:
     sys.unraisablehook = lambda unraisable: os._exit(9)
     async def ask():
@@ -807,7 +807,7 @@ if os.fork() == 0:
     fresh = ResourcePoolManager({"database": 1})
     with fresh.connection("ann", "database"):
         os._exit(0)
-pools._accounts._lock.release()
+pools._accounts._lock._lock.release()
 assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
 assert lease.held and pools.statistics()["database"].in_use == 1
 assert lease.release()
