@@ -237,6 +237,7 @@ class World:
             "slots of the waiting factory": self.waiting_factory._slots,
             "slots of the application": self.isolane.factory._slots,
         }.items():
+            limiter.evict(0)
             stats = limiter.stats()
             counts = (stats["running"], stats["queued"], stats["users"], stats["granted"] - stats["released"])
             if any(counts):

@@ -28,6 +28,7 @@ from isolane.engines.engine import UserExecutionEngine
 from isolane.engines.errors import EngineDrainingError, EngineLimitError, ExecutionEngineFactoryError
 from isolane.events.bridge import WebSocketBridgeFactory
 from isolane.limits import LimitTimeout
+from isolane.memory.limits import MemoryGate
 
 logger = logging.getLogger("isolane.engines")
 
@@ -52,6 +53,10 @@ class ExecutionEngineFactory:
         grace: seconds that a cancelled agent gets before the engine is closed by force.
         max_engines: engines of all users at the same time. Default: no limit.
         limiter: hands out the permits of the steps. Default: the limiter of the process.
+        loop_seconds: how much of the event loop's time the agents of one engine may use together; more ends them with
+            ``LoopBudgetExceeded``. Default: no limit.
+        memory: asked before an engine is made, such as a ``MemoryOptimizationManager``; a run waits for it up to
+            ``wait_timeout`` seconds. Default: memory limits nobody.
     """
 
     def __init__(
@@ -68,24 +73,32 @@ class ExecutionEngineFactory:
         grace: float = 5.0,
         max_engines: int | None = None,
         limiter: FairLimiter | None = None,
+        loop_seconds: float | None = None,
+        memory: MemoryGate | None = None,
     ) -> None:
         if at_limit not in {"reject", "wait"}:
             raise ValueError(f"at_limit must be 'reject' or 'wait', got {at_limit!r}")
         if max_engines is not None and max_engines < 1:
             raise ValueError(f"max_engines must be at least 1, or None for no limit, got {max_engines!r}")
-        for name, value in (("engine_timeout_seconds", engine_timeout_seconds), ("cleanup_interval", cleanup_interval)):
-            if not value > 0:
+        for name, value in (
+            ("engine_timeout_seconds", engine_timeout_seconds),
+            ("cleanup_interval", cleanup_interval),
+            ("loop_seconds", loop_seconds),
+        ):
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
         self.websocket_bridge = websocket_bridge if websocket_bridge is not None else WebSocketBridgeFactory()
         self.agent_factory = agent_factory if agent_factory is not None else AgentInstanceFactory()
         self.tool_dispatcher_factory = tool_dispatcher_factory
         self.limiter = limiter if limiter is not None else default_limiter()
+        self.memory = memory
         self.max_engines_per_user = max_engines_per_user
         self.engine_timeout_seconds = engine_timeout_seconds
         self.cleanup_interval = cleanup_interval
         self.at_limit = at_limit
         self.wait_timeout = wait_timeout
         self.grace = grace
+        self.loop_seconds = loop_seconds
         self._slots = FairLimiter(max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout)
         self._book = EngineBook()
         self._engines: dict[int, UserExecutionEngine] = {}
@@ -108,7 +121,8 @@ class ExecutionEngineFactory:
 
         Raises ``EngineLimitError`` when the user has ``max_engines_per_user`` engines,
         ``ExecutionEngineFactoryError`` when the context is not valid or the engine cannot be built,
-        ``ContextIsolationError`` for a planted violation.
+        ``MemoryLimitExceededError`` when the gate of ``memory=`` refuses, ``ContextIsolationError`` for a planted
+        violation.
         """
         self._check_open()
         try:
@@ -119,6 +133,11 @@ class ExecutionEngineFactory:
         if shared is not None:
             return shared
         self._check_not_ended(context)
+        if self.memory is not None:
+            # Before the slot: who waits for memory keeps nobody from running.
+            await self.memory.admit(context, self.wait_timeout)
+            self._check_open()
+            self._check_not_ended(context)
         slot = await self._reserve(context)
         if self.at_limit == "wait":
             try:
@@ -131,7 +150,12 @@ class ExecutionEngineFactory:
         try:
             emitter = await self.websocket_bridge.create_user_emitter(context.user_id, context)
             engine = UserExecutionEngine(
-                context, self.agent_factory, emitter, _factory=self, _lifetime=self.engine_timeout_seconds
+                context,
+                self.agent_factory,
+                emitter,
+                _factory=self,
+                _lifetime=self.engine_timeout_seconds,
+                _loop_seconds=self.loop_seconds,
             )
         except BaseException as error:
             # The slot is reserved before anything is built and given back whatever fails.
