@@ -67,7 +67,6 @@ async def test_a_pool_has_so_many_for_all_users():
     assert nothing_is_left(pools)
 
 
-@pytest.mark.xfail(reason="waits for named resources in the limiter", strict=True)
 async def test_several_pools_are_granted_together_or_not_at_all():
     pools = ResourcePoolManager({"database": 1, "http": 1})
     release = asyncio.Event()
@@ -465,7 +464,6 @@ async def test_capacities_are_whole_and_within_bounds():
     assert repr(pool) == "<UserResourcePool 0/2 in use, 0 waiting>"
 
 
-@pytest.mark.xfail(reason="waits for named resources in the limiter", strict=True)
 async def test_a_pool_that_grows_lets_the_waiting_in_and_one_that_shrinks_takes_nothing_back():
     pools = ResourcePoolManager({"database": 1}, connection_timeout=30)
     release = asyncio.Event()

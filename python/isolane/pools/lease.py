@@ -8,9 +8,8 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from isolane._core import ForkedProcessError
+from isolane._core import ForkedProcessError, Permit
 from isolane.pools.accounts import Accounts
-from isolane.pools.admission import Grant
 
 if TYPE_CHECKING:
     from isolane.pools.gate import Gate
@@ -35,7 +34,7 @@ class Lease:
     def __init__(
         self,
         accounts: Accounts,
-        grant: Grant,
+        grant: Permit,
         user_id: str,
         pools: tuple[str, ...],
         *,
@@ -43,7 +42,7 @@ class Lease:
         deadline: float,
     ) -> None:
         self._accounts = accounts
-        self._grant: Grant | None = grant
+        self._grant: Permit | None = grant
         self.user_id, self.pools, self.waited, self.deadline = user_id, pools, waited, deadline
 
     @property

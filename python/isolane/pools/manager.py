@@ -108,7 +108,15 @@ class ResourcePoolManager:
         self.optimize_interval = optimize_interval
         accounts = Accounts(pools, per_user, window=window, max_users=max_users, idle=idle)
         self._gate = Gate(
-            Admission(pools, per_user, timeout=connection_timeout, queue=queue, per_user_queue=per_user_queue),
+            Admission(
+                pools,
+                per_user,
+                timeout=connection_timeout,
+                queue=queue,
+                per_user_queue=per_user_queue,
+                max_users=max_users,
+                idle=idle,
+            ),
             accounts,
             PoolHealthMonitor(health_check_interval, health_retry),
             min_per_user=min_per_user,
