@@ -143,8 +143,13 @@ async def test_a_context_stands_for_its_user_and_ids_are_checked(new_context):
     async with pools.connection(ctx, "database") as lease, pools.connection(ctx.create_child_context("x"), "http"):
         assert lease.user_id == "ann-of-pools"
         assert pools.user_statistics(ctx).in_use == 2
+    async with pools.connection(" ann-of-pools ", "http"):
+        assert pools.user_statistics("ann-of-pools").in_use == 1
     with pytest.raises(isolane.InvalidContextError):
         await pools.connection("default", "database")
+    for wrong in (None, 7, b"ann"):
+        with pytest.raises((TypeError, isolane.InvalidContextError)):
+            await pools.connection(wrong, "database")
     assert nothing_is_left(pools)
 
 
@@ -299,6 +304,8 @@ class Things:
 
     def discard(self, thing: str) -> None:
         self.log.append("discard")
+        if "discard" in self.fails:
+            raise KeyError("discard")
 
     def bind(self, pools: ResourcePoolManager, **options: Any) -> Any:
         return pools.bind("ann", "llm", self.open, self.close, discard=self.discard, **options)
@@ -310,6 +317,31 @@ async def test_anything_is_opened_after_admission_and_closed_before_it_is_return
         assert thing == "thing"
         assert pools.statistics()["llm"].in_use == 1
     assert things.log == ["open", "close"]
+    assert nothing_is_left(pools)
+
+
+def test_what_is_left_open_when_its_loop_is_gone_is_discarded():
+    pools, things = ResourcePoolManager({"llm": 1}), Things()
+    kept: list[Any] = []
+
+    async def use() -> None:
+        async with things.bind(pools):
+            await asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        coroutine = use()
+        waits_for = coroutine.send(None)
+        while things.log != ["open"] or not waits_for.done():
+            await asyncio.sleep(0)
+        waits_for._asyncio_future_blocking = False
+        coroutine.send(None)
+        kept.append(coroutine)
+
+    asyncio.run(main())
+    assert pools.statistics()["llm"].in_use == 1
+    kept.clear()
+    gc.collect()
+    assert things.log == ["open", "discard"]
     assert nothing_is_left(pools)
 
 
@@ -332,7 +364,12 @@ async def test_what_fails_to_close_is_discarded_and_said(caplog):
         async with things.bind(pools):
             raise ValueError("the body's own")
     assert "a connection could not be closed" in caplog.text
-    assert things.log == ["open", "close", "discard"] * 2
+    things.fails.add("discard")
+    with pytest.raises(KeyError, match="close"):
+        async with things.bind(pools):
+            pass
+    assert "a connection could not be discarded" in caplog.text
+    assert things.log == ["open", "close", "discard"] * 3
     assert nothing_is_left(pools)
 
 

@@ -452,4 +452,7 @@ class ResourcePoolManager:
 
 
 def _user_id(user: str | UserExecutionContext) -> str:
-    return user.user_id if isinstance(user, UserExecutionContext) else user
+    if isinstance(user, UserExecutionContext):
+        return user.user_id
+    # As a context trims it: one user is not two. What is no text is refused by the limiter.
+    return user.strip() if isinstance(user, str) else user
