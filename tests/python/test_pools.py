@@ -682,8 +682,9 @@ async def test_a_pool_whose_checks_fail_refuses_at_once_and_comes_back(caplog):
         assert (health.state, health.failures, health.last_error) == ("unhealthy", 2, "ConnectionError")
         with pytest.raises(PoolUnavailableError, match=r"pool 'database' is unhealthy: .* 2 times in a row") as caught:
             await pools.connection("ann", "database")
-        assert (caught.value.limit, caught.value.retry_after, caught.value.pool) == ("global", 5, "database")
+        assert (caught.value.limit, caught.value.retry_after, caught.value.resource) == ("global", 5, "database")
         assert isinstance(caught.value, LimitRejected)
+        assert caught.value.reason == "unhealthy"
         assert "somebody" not in str(caught.value)
         assert "somebody" not in caplog.text
         async with pools.connection("ann", "http"):

@@ -75,7 +75,7 @@ class BoundResource(Generic[T]):
             raise
         if not opening.done():
             self._keeper.in_background(self._abandon(opening, lease), lease)
-            raise LimitTimeout(_TOO_SLOW.format(pool=lease.pools[0]), "global", 1)
+            raise LimitTimeout(_TOO_SLOW.format(pool=lease.pools[0]), "global", 1, resource=lease.pools[0])
         try:
             thing = opening.result()
         except BaseException:
