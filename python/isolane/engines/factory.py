@@ -52,6 +52,8 @@ class ExecutionEngineFactory:
         grace: seconds that a cancelled agent gets before the engine is closed by force.
         max_engines: engines of all users at the same time. Default: no limit.
         limiter: hands out the permits of the steps. Default: the limiter of the process.
+        admission_timeout: seconds that a run may wait for the permit of its first step; later steps wait as long as the
+            engine lives. Default: 2.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ExecutionEngineFactory:
         grace: float = 5.0,
         max_engines: int | None = None,
         limiter: FairLimiter | None = None,
+        admission_timeout: float | None = None,
     ) -> None:
         if at_limit not in {"reject", "wait"}:
             raise ValueError(f"at_limit must be 'reject' or 'wait', got {at_limit!r}")
@@ -76,6 +79,8 @@ class ExecutionEngineFactory:
         for name, value in (("engine_timeout_seconds", engine_timeout_seconds), ("cleanup_interval", cleanup_interval)):
             if not value > 0:
                 raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
+        if admission_timeout is not None and not admission_timeout >= 0:
+            raise ValueError(f"admission_timeout must be 0 or more seconds, or None for 2, got {admission_timeout!r}")
         self.websocket_bridge = websocket_bridge if websocket_bridge is not None else WebSocketBridgeFactory()
         self.agent_factory = agent_factory if agent_factory is not None else AgentInstanceFactory()
         self.tool_dispatcher_factory = tool_dispatcher_factory
@@ -86,6 +91,7 @@ class ExecutionEngineFactory:
         self.at_limit = at_limit
         self.wait_timeout = wait_timeout
         self.grace = grace
+        self.admission_timeout = admission_timeout
         self._slots = FairLimiter(max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout)
         self._book = EngineBook()
         self._engines: dict[int, UserExecutionEngine] = {}
