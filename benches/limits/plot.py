@@ -80,7 +80,9 @@ def draw(found: Mapping[tuple[str, str], Summary], seed: int, output: Path) -> N
         figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", facecolor=colour["paper"], metadata={"Date": None, "Creator": None})
-    svg = re.sub(r"[ \t]+$", "", _themed(buffer.getvalue()), flags=re.MULTILINE)
+    # A hundredth of a point is finer than anybody sees, and a third of the size.
+    rounded = re.sub(r"(\d\.\d\d)\d+", r"\1", buffer.getvalue())
+    svg = re.sub(r"[ \t]+$", "", _themed(rounded), flags=re.MULTILINE)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(svg, encoding="utf-8")
 
@@ -94,13 +96,21 @@ def _plain(axes: Any, colour: Mapping[str, str]) -> None:
 
 
 def _trace(axes: Any, scenario: Scenario, seed: int, colour: Mapping[str, str], *, first: bool) -> None:
-    seconds = range(int(scenario.seconds))
+    seconds = range(FROM, UNTIL + 1)
     dead = scenario.dead or (0, 0)
     servers = [0 if dead[0] <= second < dead[1] else scenario.at(scenario.servers, second) for second in seconds]
     axes.fill_between(seconds, servers, step="mid", color=colour["grid"], alpha=0.6, linewidth=0, label="servers")
     for name, limits in traces(scenario, seed).items():
         ours = name == OURS
-        axes.plot(limits, color=LINES[name][0], linewidth=1.7 if ours else 1.0, zorder=3 if ours else 2, label=name)
+        shown = range(FROM, min(UNTIL, len(limits)))
+        axes.plot(
+            shown,
+            [limits[second] for second in shown],
+            color=LINES[name][0],
+            linewidth=1.7 if ours else 1.0,
+            zorder=3 if ours else 2,
+            label=name,
+        )
     axes.set_xlim(FROM, UNTIL)
     axes.set_ylim(0, HIGHEST)
     axes.set_title(f"{scenario.key}: {scenario.what}", loc="left")

@@ -36,8 +36,9 @@ READING = """How to read it, for and against the controller:
   the backend thrashes. That is the price of its probes. A limit that is too high loses nothing of it, except where the
   backend thrashes.
 - Its latency is about a quarter above that of an empty backend. It needs a little queue to know that it is at the knee.
-- With Gradient2 at a minimum of 1 and a queue of 1, slow calls (S8) have a lower latency at the same goodput, and
-  windowed Vegas is close to it with ten servers. Neither is where the backend is small (S10) or thrashes (S7).
+- With Gradient2 at a minimum of 1 and a queue of 1, slow calls (S8) have a lower latency and lose nothing, and windowed
+  Vegas is close to it wherever there are ten servers. With two servers (S10) the one has a latency of twelve times,
+  the other of six; where the backend thrashes (S7), Gradient2 loses a fifth.
 - The defaults of the others are made for limits of 20 to 1000 and for calls of milliseconds. This compares them where
   isolane is used: limits of 2 to 20, calls of seconds, few samples. It does not say that they are bad elsewhere.
 - The station is a model. Real backends have caches, batches and rate limits of their own, and their slowness is not
