@@ -68,7 +68,9 @@ def test_dropped_calls_lower_the_limit_and_cancelled_ones_do_not():
     before = station.controller.predict_optimal_capacity()
     station.run(500, servers=10, service=0.1, outcome="ignored")
     assert station.controller.predict_optimal_capacity() == before
-    station.run(200, servers=10, service=1.0, outcome="dropped")
+    for _ in range(100):
+        station.run(1, servers=10, service=1.0, outcome="dropped")
+        station.run(1, servers=10, service=0.1)
     assert station.controller.limit == 1
     assert station.controller.state()["changes"][-1]["reason"] == "outage"
 
