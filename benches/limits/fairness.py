@@ -6,7 +6,7 @@ Everything runs on the real event loop of asyncio in virtual time; the limiter i
 import asyncio
 import math
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -26,6 +26,7 @@ ORDERS: Mapping[str, Callable[[], Order]] = {
     OURS: ours,
 }
 LIGHT, LIGHT_RATE, HEAVY_RATE = 9, 1.0, 200.0
+LOOK_BACK = 2 * PATIENCE
 MEAN, SIGMA = 0.25, 0.6
 """Mean of the lognormal time under a permit in seconds, and the deviation of its logarithm."""
 
@@ -39,6 +40,9 @@ class Flood:
     p50: float
     p99: float
     timed_out: float
+    within: float
+    """Share of time-outs among requests of light users that were within their share: none of their own before them, and
+    no more permit-seconds in the last patience, and one before it, than everybody may have."""
     heavy: float
     """Requests of the heavy user served a second."""
     used: float
@@ -65,20 +69,34 @@ def flood(task: tuple[str, int, int, float]) -> Flood:
     arrivals = _arrivals(seed, keys, seconds)
     waits: dict[bool, list[float]] = {True: [], False: []}
     given_up: dict[bool, int] = {True: 0, False: 0}
+    modest, modest_given_up = 0, 0
+    queued: dict[str, int] = defaultdict(int)
+    used: dict[str, deque[tuple[float, float]]] = defaultdict(lambda: deque(maxlen=50))
+    fair = TOTAL / (LIGHT + keys) * LOOK_BACK
     busy = 0.0
 
+    def recently(user: str, now: float) -> float:
+        return sum(max(0.0, min(until, now) - max(since, now - LOOK_BACK)) for since, until in used[user])
+
     async def request(order: Order, user: str, hold: float, end: float) -> None:
-        nonlocal busy
+        nonlocal busy, modest, modest_given_up
         loop = asyncio.get_running_loop()
         light, asked = user.startswith("light"), loop.time()
+        within = light and not queued[user] and recently(user, asked) <= fair
+        modest += within
+        queued[user] += 1
         try:
             async with order.slot(user):
+                queued[user] -= 1
                 granted = loop.time()
                 waits[light].append(granted - asked)
+                used[user].append((granted, granted + hold))
                 await asyncio.sleep(hold)
                 busy += max(0.0, min(loop.time(), end) - granted)
         except (TimeoutError, LimitRejected):
+            queued[user] -= 1
             given_up[light] += 1
+            modest_given_up += within
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -96,6 +114,7 @@ def flood(task: tuple[str, int, int, float]) -> Flood:
         p50=quantile(light, 0.5),
         p99=quantile(light, 0.99),
         timed_out=given_up[True] / (len(light) + given_up[True]),
+        within=modest_given_up / max(1, modest),
         heavy=len(waits[False]) / seconds,
         used=busy / (TOTAL * seconds),
     )
@@ -199,6 +218,7 @@ def average_flood(found: Sequence[Flood]) -> list[Flood]:
             p50=median(row.p50 for row in rows),
             p99=median(row.p99 for row in rows),
             timed_out=max(row.timed_out for row in rows),
+            within=max(row.within for row in rows),
             heavy=fmean(row.heavy for row in rows),
             used=fmean(row.used for row in rows),
         )
@@ -214,7 +234,9 @@ def verdicts(floods: Sequence[Flood], shares: Sequence[Share]) -> Iterator[Verdi
         flooder = "one flooder" if row.keys == 1 else f"{row.keys} keys of a flooder"
         if row.keys == 1:
             yield Verdict(f"light users' p99 wait, {flooder}", "≤ 150 ms", f"{1e3 * row.p99:.0f} ms", row.p99 <= 0.150)
-        yield Verdict(f"light users' time-outs, {flooder}", "0", f"{100 * row.timed_out:.2f} %", row.timed_out == 0)
+            yield Verdict(f"light users' time-outs, {flooder}", "0", f"{100 * row.timed_out:.2f} %", row.timed_out == 0)
+        what = f"time-outs of light users within their share, {flooder}"
+        yield Verdict(what, "0", f"{100 * row.within:.2f} %", row.within == 0)
     for row in shares:
         if row.order == OURS:
             what = next(crowd.what for crowd in CROWDS if crowd.key == row.crowd)
