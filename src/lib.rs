@@ -2,6 +2,7 @@
 //!
 //! The core decides and does not know Python; `py` translates. ARCHITECTURE.md is the map.
 
+pub mod cache;
 pub mod clock;
 pub mod context;
 pub mod engines;
@@ -10,6 +11,7 @@ pub mod events;
 pub mod ids;
 pub mod lanes;
 pub mod limits;
+pub mod loopaccount;
 pub mod metrics;
 pub mod mutants;
 pub mod owner;
@@ -24,10 +26,12 @@ mod _core {
     use crate::py::awaitable::{ReadyAwaitable, ReadyNone, answer_without_exception};
     use crate::py::connection::CursorAwaitable;
     use crate::py::limits::PermitAwaitable;
+    use crate::py::trampoline::step_without_exception;
 
     #[pymodule_export]
     use crate::py::{
         adaptive::AdaptiveController,
+        cache::TtlCache,
         connection::{EventCursor, bye_frame},
         context::PyContext,
         deepcopy::_deep_copy,
@@ -38,16 +42,24 @@ mod _core {
         engines::PyEngineBook,
         errors::{
             BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
-            InvalidContextError, InvalidEvent, LimitRejected, RunClosed,
+            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError, RunClosed,
         },
         ids::UnifiedIDManager,
         json::to_json,
         lanes::{_advance_clock, _manual_clock, lane_stats, lane_usage, monotonic, set_max_idle_lanes, sweep_lanes},
-        limits::{PyFairLimiter, PyPermit, Slot, default_limiter, set_default_limiter},
+        limits::{PyFairLimiter, PyPermit, Slot, Suspension, SyncSlot, default_limiter, set_default_limiter},
+        loopaccount::{LoopAccount, account, loop_account, loop_blockers},
         loops::_before_exit,
+        memory::{
+            MemoryCharge, charge_memory, clear_caches, expire_caches, memory_of, memory_users, shed_caches,
+            show_throttled,
+        },
         policy::{PyContextPolicy, PyPlaceholderPolicy, set_placeholder_policy},
         process::_after_fork_in_child,
+        resources::{bind_context_cache, resources_of},
         runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics},
+        size::estimate_size,
+        trampoline::AccountedCoroutine,
         verify::{IsolationFinding, audit_isolation, isolation_violations},
     };
 
@@ -73,6 +85,7 @@ mod _core {
         answer_without_exception::<PyPermit>(py);
         answer_without_exception::<CursorAwaitable>(py);
         answer_without_exception::<PermitAwaitable>(py);
+        step_without_exception(py);
         // Child processes of a fork must not use what belongs to their parent.
         let os = py.import("os")?;
         if os.hasattr("register_at_fork")? {

@@ -137,11 +137,7 @@ CROWDS: Sequence[Crowd] = (
     Crowd("equal", "20 users with equal calls"),
     Crowd("one longer", "one of 20 users has calls ten times as long", longer=1),
     Crowd("half longer", "10 of 20 users have calls ten times as long", longer=10),
-    *(
-        (Crowd("weights", "20 users with weights 1, 2 and 4", weights=(1, 2, 4)),)
-        if hasattr(FairLimiter, "set_limit")
-        else ()
-    ),
+    Crowd("weights", "20 users with weights 1, 2 and 4", weights=(1, 2, 4)),
 )
 TASKS = 8
 """Requests of each user that wait or run at any time."""

@@ -81,6 +81,10 @@ class Figure:
         """
         return statistics.median(own / theirs for own, theirs in zip(self.values, other.values, strict=True))
 
+    def more_than(self, other: "Figure") -> float:
+        """How much more it cost than the other: the median of the differences within each repeat."""
+        return statistics.median(own - theirs for own, theirs in zip(self.values, other.values, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:

@@ -39,7 +39,8 @@ def against(verdict: Verdict) -> str:
 def label(verdict: Verdict) -> str:
     """What stands beside a bar: the figure and its limit."""
     sign = "≥" if verdict.target.rule in {Rule.SPEEDUP, Rule.RATE} else "≤"
-    bound = limit(verdict).removeprefix(sign).split(" as fast", maxsplit=1)[0].split(" the ", maxsplit=1)[0].strip()
+    bound = limit(verdict).removeprefix(sign).split(" as fast", maxsplit=1)[0].split(" the ", maxsplit=1)[0]
+    bound = bound.split(" more than", maxsplit=1)[0].strip()
     return f"{result(verdict)}  ({sign} {bound})"
 
 

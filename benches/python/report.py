@@ -106,6 +106,8 @@ def limit(verdict: Verdict) -> str:
             return f"≥ {target.limit:g}x the rate of: {target.peer}"
         case Rule.TIME:
             return f"≤ {duration(target.limit)}"
+        case Rule.EXTRA:
+            return f"≤ {duration(target.limit)} more than: {target.peer}"
         case Rule.BYTES:
             return f"≤ {target.limit:g} bytes"
 
@@ -116,6 +118,8 @@ def result(verdict: Verdict) -> str:
         return "none"
     if verdict.target.rule is Rule.TIME:
         return f"{duration(verdict.measured)}, best {duration(verdict.best)}"
+    if verdict.target.rule is Rule.EXTRA:
+        return f"{duration(verdict.measured)} more"
     if verdict.target.rule is Rule.BYTES:
         return f"{verdict.measured:.0f} bytes"
     return f"{verdict.measured:.3g}x" if verdict.measured >= 10 else f"{verdict.measured:.2f}x"

@@ -4,7 +4,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets
+from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets, trampoline
 from benches.python.measure import Figure, Measured
 
 CACHES = (
@@ -42,6 +42,7 @@ class Rule(enum.Enum):
     SHARE = "at most so many times the peer's time"
     RATE = "at least so many times the peer's messages a second"
     TIME = "at most so many seconds"
+    EXTRA = "at most so many seconds more than the peer"
     BYTES = "at most so many bytes"
 
 
@@ -73,6 +74,9 @@ class Target:
         """The figure, in the unit of the limit."""
         if peer is None:
             return own.median
+        if self.rule is Rule.EXTRA:
+            # Never nothing: what is too small to be seen is as good as a tenth of a nanosecond.
+            return max(own.more_than(peer), 1e-10)
         return own.times(peer) if self.rule is Rule.SHARE else peer.times(own)
 
 
@@ -136,6 +140,18 @@ def _events() -> list[Target]:
     ]
 
 
+def _loop_account() -> list[Target]:
+    rows = (
+        ("step accounted for", trampoline.STEP, 80e-9),
+        ("step accounted for, sent by hand", trampoline.SENT, 80e-9),
+        ("longer step accounted for", trampoline.LONG, 100e-9),
+    )
+    return [
+        Target(what, trampoline.GROUP, case, trampoline.OWN, Rule.EXTRA, limit, trampoline.PEER)
+        for what, case, limit in rows
+    ]
+
+
 def _sockets() -> list[Target]:
     rows = (
         ("writer drains full logs", sockets.DRAIN, sockets.BARE, 0.95),
@@ -176,6 +192,7 @@ def all_targets() -> list[Target]:
         ),
         *_events(),
         Target("engine made and ended", engines.GROUP, engines.CREATE, engines.OWN, Rule.TIME, 10e-6, floor=ENGINE),
+        *_loop_account(),
         *_sockets(),
         *_many_users(),
         Target("untouched context", memory.GROUP, memory.CONTEXTS, memory.UNTOUCHED, Rule.BYTES, 768),

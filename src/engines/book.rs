@@ -231,7 +231,6 @@ impl EngineBook {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
     use std::sync::Arc;
 
     use super::*;
@@ -249,13 +248,7 @@ mod tests {
             request: None,
         };
         let identity = Identity::new(ids, &PlaceholderPolicy::default()).expect("valid");
-        let two = NonZeroU32::new(2).expect("not zero");
-        let settings = LimitSettings {
-            total: NonZeroU32::MAX,
-            per_user: two,
-            queue: 0,
-            user_queue: 0,
-        };
+        let settings = LimitSettings::new(u32::MAX, 2);
         (
             Arc::new(FairLimiter::new(settings)),
             registry.lane(&identity.user),
@@ -264,12 +257,7 @@ mod tests {
     }
 
     fn slot(limiter: &Arc<FairLimiter>, lane: &LaneHandle) -> Option<Permit> {
-        let request = Request {
-            lane,
-            path: &[],
-            task: 0,
-            admitted: false,
-        };
+        let request = Request::new(lane);
         limiter
             .try_request(request, 0)
             .ok()

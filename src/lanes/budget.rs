@@ -10,15 +10,28 @@ use crate::sync::AtomicUsize;
 #[derive(Debug, Default)]
 pub struct Account {
     bytes: AtomicUsize,
+    /// The most that it held at once.
+    peak: AtomicUsize,
     total: Option<Arc<Account>>,
+}
+
+/// Bytes that would go over a limit. Nothing was charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OverLimit {
+    /// Bytes held under the limit.
+    pub held: usize,
+    /// Bytes that may be held.
+    pub limit: usize,
+    /// Whether it is the limit of all and not the account's own.
+    pub is_total: bool,
 }
 
 impl Account {
     /// An account whose bytes also count in `total`.
     pub fn under(total: Arc<Self>) -> Self {
         Self {
-            bytes: AtomicUsize::new(0),
             total: Some(total),
+            ..Self::default()
         }
     }
 
@@ -27,10 +40,43 @@ impl Account {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// The most bytes that were held at once.
+    pub fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    fn rose_to(&self, bytes: usize) {
+        // Most often it is no new peak, and a look costs less than a write.
+        if bytes > self.peak() {
+            self.peak.fetch_max(bytes, Ordering::Relaxed);
+        }
+    }
+
     fn add(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.rose_to(self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes);
         if let Some(total) = &self.total {
             total.add(bytes);
+        }
+    }
+
+    /// Adds unless that would be more than `limit`. Two that add at once cannot both take the last bytes.
+    fn add_within(&self, bytes: usize, limit: usize) -> Result<(), usize> {
+        let mut held = self.bytes();
+        loop {
+            let after = held.saturating_add(bytes);
+            if after > limit && !mutant!(MemoryLimitIgnored) {
+                return Err(held);
+            }
+            match self
+                .bytes
+                .compare_exchange_weak(held, after, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => {
+                    self.rose_to(after);
+                    return Ok(());
+                }
+                Err(now) => held = now,
+            }
         }
     }
 
@@ -54,6 +100,21 @@ impl Charge {
     pub fn new(account: Arc<Account>, bytes: usize) -> Self {
         account.add(bytes);
         Self { account, bytes }
+    }
+
+    /// Charges `bytes`, unless the account would hold more than `limit` or the account of all more than `total_limit`.
+    pub fn within(account: Arc<Account>, bytes: usize, limit: usize, total_limit: usize) -> Result<Self, OverLimit> {
+        let over = |held, limit, is_total| OverLimit { held, limit, is_total };
+        account
+            .add_within(bytes, limit)
+            .map_err(|held| over(held, limit, false))?;
+        if let Some(total) = &account.total
+            && let Err(held) = total.add_within(bytes, total_limit)
+        {
+            account.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(over(held, total_limit, true));
+        }
+        Ok(Self { account, bytes })
     }
 
     /// Bytes charged now.
@@ -95,5 +156,45 @@ mod tests {
         assert_eq!((lane.bytes(), process.bytes()), (75, 75));
         drop((charge, other));
         assert_eq!((lane.bytes(), process.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_charge_over_a_limit_changes_nothing() {
+        let process = Arc::new(Account::default());
+        let (ann, bob) = (
+            Arc::new(Account::under(process.clone())),
+            Arc::new(Account::under(process.clone())),
+        );
+        let first = Charge::within(ann.clone(), 60, 100, 150).expect("fits");
+        let refused = Charge::within(ann.clone(), 41, 100, 150).expect_err("over the user's");
+        assert_eq!((refused.held, refused.limit, refused.is_total), (60, 100, false));
+        let _second = Charge::within(bob.clone(), 90, 100, 150).expect("just fits");
+        let refused = Charge::within(ann.clone(), 1, 100, 150).expect_err("over the process's");
+        assert_eq!((refused.held, refused.is_total), (150, true));
+        assert_eq!((ann.bytes(), bob.bytes(), process.bytes()), (60, 90, 150));
+        drop(first);
+        assert_eq!((ann.bytes(), ann.peak(), process.bytes()), (0, 60, 90));
+    }
+
+    #[test]
+    fn threads_never_take_more_than_the_limit() {
+        let account = Arc::new(Account::default());
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let account = account.clone();
+                std::thread::spawn(move || {
+                    for _ in 0..5_000 {
+                        let charge = Charge::within(account.clone(), 3, 10, usize::MAX);
+                        assert!(account.bytes() <= 10);
+                        drop(charge);
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("the thread ends");
+        }
+        assert_eq!(account.bytes(), 0);
+        assert!(account.peak() <= 9);
     }
 }

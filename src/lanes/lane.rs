@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::budget::{Account, Charge};
 use super::registry::Shared;
+use crate::cache::Shelves;
 use crate::events::Streams;
 use crate::ids::UserId;
 use crate::owner::OwnerTag;
@@ -31,6 +32,7 @@ pub struct Lane {
     /// What the lane itself weighs.
     _own: Charge,
     streams: Streams,
+    caches: Shelves,
 }
 
 impl fmt::Debug for Lane {
@@ -55,6 +57,7 @@ impl Lane {
             account,
             _own: own,
             streams: Streams::default(),
+            caches: Shelves::default(),
         })
     }
 
@@ -91,6 +94,11 @@ impl Lane {
     /// The user's event streams and connections.
     pub fn streams(&self) -> &Streams {
         &self.streams
+    }
+
+    /// The user's caches.
+    pub fn caches(&self) -> &Shelves {
+        &self.caches
     }
 
     /// What belongs to the process: its clock, its expiry queue, its totals.

@@ -4,6 +4,6 @@ mod budget;
 mod lane;
 mod registry;
 
-pub use budget::{Account, Charge};
+pub use budget::{Account, Charge, OverLimit};
 pub use lane::{Lane, LaneHandle, LaneKey};
 pub use registry::{DEFAULT_MAX_IDLE, Registry, RegistryStats, Shared};

@@ -10,6 +10,7 @@ use dashmap::DashMap;
 
 use super::budget::Account;
 use super::lane::{Lane, LaneHandle};
+use crate::cache::Reclaim;
 use crate::clock::{Clock, Micros};
 use crate::events::RunLog;
 use crate::ids::{Checked, RunId, UserId};
@@ -227,6 +228,19 @@ impl Registry {
     pub fn find(&self, user: &str) -> Option<LaneHandle> {
         // The handle is made while the shard is held, so that eviction, which holds it too, cannot come between.
         self.lanes.get(user).map(|lane| LaneHandle::new(lane.clone()))
+    }
+
+    /// The users with the bytes charged to them. Looks at every lane.
+    pub fn bytes_by_user(&self) -> Vec<(UserId, usize)> {
+        let lanes = self.lanes.iter();
+        lanes
+            .map(|lane| (lane.user().clone(), lane.account().bytes()))
+            .collect()
+    }
+
+    /// The caches of all users. Looks at every lane.
+    pub fn caches(&self) -> Vec<Arc<dyn Reclaim>> {
+        self.lanes.iter().flat_map(|lane| lane.caches().live()).collect()
     }
 
     fn max_idle(&self) -> usize {

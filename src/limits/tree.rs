@@ -1,33 +1,41 @@
-//! The permit tree: how the units that one run holds move between its nodes.
+//! The permit tree: how the units and resources that one run holds move between its nodes.
 //!
-//! A node that runs under a permit lends its unit to its children: it is suspended while they hold or await permits, and gets
-//! a unit back when the last of them is done. So nesting cannot deadlock, and the limits are never exceeded.
+//! A node that runs under a permit lends its unit to its children: it is suspended while they hold permits, and gets a unit
+//! back when the last of them is done. A named resource is lent one borrower at a time, to whoever below asks first. So
+//! nesting cannot deadlock on what the run holds itself, and no limit is ever exceeded.
 //!
-//! Invariant: while a suspended node has children, at least one of them holds a unit or has children that do. So the
-//! suspended node always gets its unit back without waiting.
+//! Invariant: a suspended node has a child that runs, or has children that do; the others of its children may wait. So it
+//! always gets its unit back without waiting.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
-use super::fair::Ticket;
+use super::queue::Ticket;
+use super::request::Task;
+use super::resources::ResourceSet;
 use crate::mutants::mutant;
 
 /// Most nodes of one tree at the same time, waiting ones included.
 pub const MAX_NODES: usize = 64;
+/// Most permits above a permit.
+pub const MAX_DEPTH: u8 = 20;
 
 pub(super) type NodeId = u64;
-
-/// Names the task or thread that asks, while it holds what it got.
-pub type Task = usize;
 
 #[derive(Debug)]
 struct Node {
     parent: Option<NodeId>,
+    depth: u8,
     /// The number of the context that the permit was taken for.
     context: u64,
     /// Who took it.
     task: Task,
-    /// Children that hold a permit or wait for one. While there are any, the node is suspended: its unit is theirs.
-    children: u32,
+    /// Children that hold a permit. While there are any, the node is suspended: its unit is theirs.
+    running_children: u32,
+    /// Resources taken from the pool, and those of them that are lent to nodes below.
+    owned: ResourceSet,
+    lent: ResourceSet,
+    /// Resources of nodes above.
+    borrowed: Vec<(NodeId, ResourceSet)>,
 }
 
 /// A node that waits.
@@ -37,24 +45,43 @@ struct WaitingNode {
     parent: Option<NodeId>,
 }
 
+/// Where the resources of a new node come from.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sources {
+    /// From nodes above.
+    pub(super) borrowed: Vec<(NodeId, ResourceSet)>,
+    /// From the pool.
+    pub(super) pool: ResourceSet,
+}
+
 /// What becomes of the unit of a node that is done.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Freed {
     /// It goes back to the pool.
     ToPool,
-    /// A node of the same tree that was waiting gets it.
-    ToWaiting(Ticket),
-    /// It stays in the tree, with a parent that runs again, or there was none to free.
+    /// It belongs under this suspended node: to a child of it that waits, else back to it if no child runs, else to the pool.
+    Under(NodeId),
+    /// It stays in the tree, with the children that it was lent to.
     Kept,
+}
+
+/// What a node leaves behind.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Removed {
+    pub(super) unit: Freed,
+    /// Resources that go back to the pool.
+    pub(super) resources: ResourceSet,
+    /// Whether resources went back to nodes above, where others of the tree may have waited for them.
+    pub(super) lenders_repaid: bool,
 }
 
 /// The nodes of one run.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     nodes: HashMap<NodeId, Node>,
-    /// The latest node of each context.
+    /// The nodes of each context, the latest last.
     by_context: HashMap<u64, Vec<NodeId>>,
-    waiting: VecDeque<WaitingNode>,
+    waiting: Vec<WaitingNode>,
     next: NodeId,
 }
 
@@ -81,26 +108,62 @@ impl Tree {
             .copied()
     }
 
-    /// Suspends `parent` for one more child. Answers whether its unit is to be had, which is so for the first child.
-    pub(super) fn suspend(&mut self, parent: NodeId) -> bool {
-        let Some(node) = self.nodes.get_mut(&parent) else {
-            return false;
+    /// How many permits are above a new child of `parent`.
+    pub(super) fn depth_under(&self, parent: Option<NodeId>) -> u8 {
+        parent
+            .and_then(|parent| self.nodes.get(&parent))
+            .map_or(0, |parent| parent.depth + 1)
+    }
+
+    /// Whether a node has its unit to lend: none of its children runs.
+    pub(super) fn has_unit(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.running_children == 0)
+    }
+
+    /// Where the resources that a child of `parent` wants would come from: from nodes above as far as they are not lent.
+    pub(super) fn sources(&self, parent: Option<NodeId>, wanted: ResourceSet) -> Sources {
+        let mut sources = Sources {
+            borrowed: Vec::new(),
+            pool: wanted,
         };
-        node.children += 1;
-        node.children == 1
+        let mut above = parent;
+        while let Some(id) = above.filter(|_| !sources.pool.is_empty()) {
+            let Some(node) = self.nodes.get(&id) else { break };
+            let lendable = node.owned & !node.lent & sources.pool;
+            if !lendable.is_empty() {
+                sources.borrowed.push((id, lendable));
+                sources.pool = sources.pool & !lendable;
+            }
+            above = node.parent;
+        }
+        sources
     }
 
     /// A node that runs.
-    pub(super) fn add(&mut self, parent: Option<NodeId>, context: u64, task: Task) -> NodeId {
+    pub(super) fn add(&mut self, parent: Option<NodeId>, context: u64, task: Task, sources: Sources) -> NodeId {
         self.next += 1;
-        let id = self.next;
+        let (id, depth) = (self.next, self.depth_under(parent));
+        // The parent may have ended while its child waited.
+        let parent = parent.filter(|parent| self.nodes.contains_key(parent));
+        if let Some(parent) = parent.and_then(|parent| self.nodes.get_mut(&parent)) {
+            parent.running_children += 1;
+        }
+        for (lender, resources) in &sources.borrowed {
+            if let Some(lender) = self.nodes.get_mut(lender) {
+                lender.lent = lender.lent | *resources;
+            }
+        }
         self.nodes.insert(
             id,
             Node {
                 parent,
+                depth,
                 context,
                 task,
-                children: 0,
+                running_children: 0,
+                owned: sources.pool,
+                lent: ResourceSet::NONE,
+                borrowed: sources.borrowed,
             },
         );
         self.by_context.entry(context).or_default().push(id);
@@ -109,26 +172,43 @@ impl Tree {
 
     /// A node that waits.
     pub(super) fn wait(&mut self, ticket: Ticket, parent: Option<NodeId>) {
-        self.waiting.push_back(WaitingNode { ticket, parent });
+        self.waiting.push(WaitingNode { ticket, parent });
     }
 
-    /// A waiting node got a unit or gave up. Answers its parent, which may have changed since it began to wait.
+    /// The parent of a waiting node, which may have changed since it began to wait.
+    pub(super) fn parent_of_waiting(&self, ticket: Ticket) -> Option<NodeId> {
+        self.waiting.iter().find(|node| node.ticket == ticket)?.parent
+    }
+
+    /// A waiting node got a unit or gave up. Answers its parent.
     pub(super) fn stop_waiting(&mut self, ticket: Ticket) -> Option<NodeId> {
         let place = self.waiting.iter().position(|node| node.ticket == ticket)?;
-        self.waiting.remove(place)?.parent
+        self.waiting.remove(place).parent
     }
 
-    /// A waiting node gave up: its parent has one child less. The invariant says that the parent is not left without a unit.
-    pub(super) fn give_up(&mut self, ticket: Ticket) {
-        if let Some(parent) = self.stop_waiting(ticket).and_then(|parent| self.nodes.get_mut(&parent)) {
-            parent.children -= 1;
+    /// Children of a node that wait, the first to come first.
+    pub(super) fn waiting_under(&self, parent: NodeId) -> impl Iterator<Item = Ticket> {
+        self.waiting
+            .iter()
+            .filter(move |node| node.parent == Some(parent))
+            .map(|node| node.ticket)
+    }
+
+    /// The fault that a child which gave up keeps its parent's unit.
+    pub(super) fn lose_unit_of(&mut self, parent: Option<NodeId>) {
+        if let Some(parent) = parent.and_then(|parent| self.nodes.get_mut(&parent)) {
+            parent.running_children += 1;
         }
     }
 
     /// A node is done.
-    pub(super) fn remove(&mut self, id: NodeId) -> Freed {
+    pub(super) fn remove(&mut self, id: NodeId) -> Removed {
         let Some(node) = self.nodes.remove(&id) else {
-            return Freed::Kept;
+            return Removed {
+                unit: Freed::Kept,
+                resources: ResourceSet::NONE,
+                lenders_repaid: false,
+            };
         };
         if let Some(stack) = self.by_context.get_mut(&node.context) {
             stack.retain(|other| *other != id);
@@ -136,34 +216,61 @@ impl Tree {
                 self.by_context.remove(&node.context);
             }
         }
-        if node.children > 0 {
-            return self.orphan(id, &node);
-        }
-        if let Some(parent) = node.parent.and_then(|parent| self.nodes.get_mut(&parent)) {
-            parent.children -= 1;
-            if parent.children == 0 && !mutant!(LastChildReturnsUnit) {
-                return Freed::Kept;
-            }
-        }
-        // Under a suspended parent a sibling that waits comes before the pool: the parent may depend on it alone. Without one,
-        // the fair order decides who is next.
-        let sibling = node
-            .parent
-            .and_then(|_| self.waiting.iter().find(|waiting| waiting.parent == node.parent));
-        sibling.map_or(Freed::ToPool, |sibling| Freed::ToWaiting(sibling.ticket))
-    }
-
-    /// A suspended node is done before its children: they move up to its own parent. Its unit is with them.
-    fn orphan(&mut self, id: NodeId, node: &Node) -> Freed {
-        for child in self.nodes.values_mut().filter(|child| child.parent == Some(id)) {
-            child.parent = node.parent;
-        }
         for waiting in self.waiting.iter_mut().filter(|waiting| waiting.parent == Some(id)) {
             waiting.parent = node.parent;
         }
-        if let Some(parent) = node.parent.and_then(|parent| self.nodes.get_mut(&parent)) {
-            parent.children += node.children - 1;
+        self.pass_on_lent(id, &node);
+        for (lender, resources) in &node.borrowed {
+            if let Some(lender) = self.nodes.get_mut(lender) {
+                lender.lent = lender.lent & !*resources;
+            }
         }
-        Freed::Kept
+        Removed {
+            resources: node.owned & !node.lent,
+            lenders_repaid: !node.borrowed.is_empty(),
+            unit: self.free_unit(id, &node),
+        }
+    }
+
+    fn free_unit(&mut self, id: NodeId, node: &Node) -> Freed {
+        if node.running_children > 0 {
+            // Suspended, and done before its children: they move up to its own parent. Its unit is with them.
+            for child in self.nodes.values_mut().filter(|child| child.parent == Some(id)) {
+                child.parent = node.parent;
+            }
+            if let Some(parent) = node.parent.and_then(|parent| self.nodes.get_mut(&parent)) {
+                parent.running_children += node.running_children - 1;
+            }
+            return Freed::Kept;
+        }
+        let Some(parent) = node.parent else {
+            // The fair order decides who is next, be it of this run or of another.
+            return Freed::ToPool;
+        };
+        let Some(above) = self.nodes.get_mut(&parent) else {
+            return Freed::ToPool;
+        };
+        above.running_children -= 1;
+        if mutant!(LastChildReturnsUnit) && above.running_children == 0 {
+            return Freed::ToPool;
+        }
+        Freed::Under(parent)
+    }
+
+    /// What a node that is done had lent belongs to the borrowers from here on.
+    fn pass_on_lent(&mut self, id: NodeId, node: &Node) {
+        if node.lent.is_empty() {
+            return;
+        }
+        for borrower in self.nodes.values_mut() {
+            let mut passed = ResourceSet::NONE;
+            borrower.borrowed.retain(|(lender, resources)| {
+                if *lender == id {
+                    passed = passed | *resources;
+                }
+                *lender != id
+            });
+            borrower.owned = borrower.owned | passed;
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! What the core counts.
 
+mod histogram;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use histogram::{BUCKETS, Histogram, bucket_of, end_of};
 
 /// A number that only grows.
 #[derive(Debug, Default)]

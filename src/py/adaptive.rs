@@ -26,7 +26,6 @@ pub(crate) struct AdaptiveController {
 
 impl AdaptiveController {
     /// The controller itself, for a limiter that shares it.
-    #[allow(dead_code)] // the limiter's, when it takes a controller
     pub(crate) fn core(&self) -> Arc<Mutex<Controller>> {
         self.core.clone()
     }

@@ -37,6 +37,9 @@ const METADATA_IS_OLD: &CStr = c"metadata= is the older name; pass agent_context
 const ADDITIONAL_METADATA_IS_OLD: &CStr =
     c"additional_metadata= is the older name; pass additional_agent_context= and additional_audit_metadata=";
 
+/// How long cancelled tasks of a context may take to end.
+const TASKS_END_SECONDS: f64 = 5.0;
+
 /// The version of the audit metadata.
 const CONTEXT_VERSION: &str = "1.0";
 
@@ -600,7 +603,15 @@ impl PyContext {
             .bind(py))
     }
 
-    fn own<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, ContextBindings>> {
+    pub(super) fn own_if_made<'py>(&self, py: Python<'py>) -> Option<&Bound<'py, ContextBindings>> {
+        self.own.get().map(|own| own.bind(py))
+    }
+
+    pub(super) fn request_if_made<'py>(&self, py: Python<'py>) -> Option<&Bound<'py, RequestBindings>> {
+        self.request.get().map(|request| request.bind(py))
+    }
+
+    pub(super) fn own<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, ContextBindings>> {
         Ok(self
             .own
             .get_or_make(|| Py::new(py, ContextBindings::default()))?
@@ -1488,13 +1499,7 @@ impl PyContext {
     fn acquire_execution_lock(slf: &Bound<'_, Self>, timeout: f64) -> PyResult<Slot> {
         slf.get().stamp.check(slf.py())?;
         let limiter = super::limits::default_limiter(slf.py())?;
-        Slot::new(
-            limiter.bind(slf.py()),
-            slf.get().core.lane().clone(),
-            Some(slf.clone().unbind()),
-            timeout,
-            true,
-        )
+        Slot::in_context(limiter.bind(slf.py()), slf, timeout)
     }
 
     /// Registers what `cleanup` is to call, last registered first. `callback` takes no arguments and may be a coroutine
@@ -1522,9 +1527,9 @@ impl PyContext {
         ))
     }
 
-    /// Ends the context: runs that have not ended are failures; callbacks run, last registered first; the session made for
-    /// the request is closed; the event stream ends. Calling it again does nothing. Returns the exceptions that callbacks
-    /// raised.
+    /// Ends the context: runs that have not ended are failures; its tasks are cancelled; callbacks run, last registered first;
+    /// the session made for the request is closed; the cache is emptied; the event stream ends. Calling it again does nothing.
+    /// Returns the exceptions that callbacks raised.
     #[pyo3(signature = () -> "collections.abc.Awaitable[tuple[BaseException, ...]]")]
     fn cleanup<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         static CLOSE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -1552,7 +1557,8 @@ impl PyContext {
             .get()
             .map(|own| own.get().take_callbacks())
             .unwrap_or_default();
-        if callbacks.is_empty() && session.is_none() {
+        let cancel_tasks = context.canceller(py, is_root)?;
+        if callbacks.is_empty() && session.is_none() && cancel_tasks.is_none() {
             context.finish();
             return nothing();
         }
@@ -1562,10 +1568,10 @@ impl PyContext {
                 .getattr("close_context")
                 .map(Bound::unbind)
         })?;
-        let callbacks: Vec<_> = callbacks
-            .into_iter()
-            .map(|callback| (callback.call, callback.timeout))
-            .collect();
+        // Tasks first: what the callbacks free may be in use by them.
+        let cancel_tasks = cancel_tasks.map(|cancel| (cancel.unbind(), TASKS_END_SECONDS));
+        let callbacks = callbacks.into_iter().map(|callback| (callback.call, callback.timeout));
+        let callbacks: Vec<_> = cancel_tasks.into_iter().chain(callbacks).collect();
         close.bind(py).call1((slf, callbacks, session))
     }
 
@@ -1574,6 +1580,7 @@ impl PyContext {
     fn finish(&self) {
         if let Some(own) = self.own.get() {
             own.get().end_closing();
+            own.get().close_cache();
         }
         if self.core.lineage().path().len() == 1
             && let Some(request) = self.request.get()
@@ -1589,6 +1596,37 @@ impl PyContext {
         self.unbind_session();
         let mut claims = std::mem::take(&mut *self.claims.lock().unwrap_or_else(PoisonError::into_inner));
         verify::release_claims(self.serial, &mut claims);
+    }
+
+    /// The cache of this context: 1000 entries, 64 MiB, 300 s, made when it is first read, charged to the user, emptied with the
+    /// context. Copies share it; children have their own. Raises `ContextStateError` after the clean-up.
+    #[getter]
+    fn context_cache<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, super::cache::TtlCache>> {
+        self.cache_of(py)
+    }
+
+    /// Starts a task that is cancelled when this context, or the root of the run, is cleaned up. At most 1000 at a time: one more
+    /// is a `RuntimeError`. Raises `ContextStateError` when the context has ended; the coroutine is closed then.
+    #[pyo3(signature = (coro: "collections.abc.Coroutine[typing.Any, typing.Any, typing.Any]", *, name = None) -> "asyncio.Task[typing.Any]")]
+    fn create_task<'py>(
+        slf: &Bound<'py, Self>,
+        coro: Bound<'py, PyAny>,
+        name: Option<&str>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Self::start_task(slf, coro, name)
+    }
+
+    /// What the user and the process hold now, as `ResourceMetrics`.
+    #[pyo3(signature = () -> "isolane.memory.ResourceMetrics")]
+    fn get_resource_usage<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        static MEASURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = slf.py();
+        let measure = MEASURE.get_or_try_init(py, || {
+            py.import("isolane.memory.metrics")?
+                .getattr("measure")
+                .map(Bound::unbind)
+        })?;
+        measure.bind(py).call1((slf,))
     }
 
     /// Lets the context outlive its request: the middleware will not close it, the engine that runs it does. Returns itself.

@@ -11,7 +11,7 @@ use pyo3::types::{PyTuple, PyType};
 use crate::context::{ContextError, ContextFault};
 use crate::error::Error;
 use crate::events::EventError;
-use crate::limits::{Refusal, Scope};
+use crate::limits::{Reason, Refusal, Scope};
 use crate::owner::IsolationViolation;
 
 macro_rules! exceptions {
@@ -77,9 +77,12 @@ exceptions! {
     ContextStateError(PyRuntimeError) {}
     /// A limit refused at once.
     ///
-    /// Fields: `limit` (`user`, `global`, `tree`), `retry_after` (whole seconds), `running`, `queued`.
+    /// Fields: `limit` (`user`, `global`, `tree`), `retry_after` (whole seconds), `running`, `queued`, `reason` (`full`: nothing
+    /// is free and the caller does not wait; `queue`: too many wait; `predicted`: not to be had in time, by what permits were
+    /// held for lately; `nesting`), and `resource`, the named resource that is lacking, or an empty text.
     LimitRejected(PyRuntimeError) {
         limit: String = "global".to_owned(), retry_after: u32 = 1, running: u32 = 0, queued: usize = 0,
+        reason: String = "full".to_owned(), resource: String = String::new(),
     }
     /// An event breaks the order of its span, or its type or payload is not allowed. Nothing was published.
     InvalidEvent(PyValueError) {}
@@ -90,6 +93,15 @@ exceptions! {
     /// A bound is reached and nothing more can be folded away to make room. Fields: `limit`, and `scope`: `run`, `user` or
     /// `process`.
     BudgetExceeded(PyRuntimeError) { limit: usize = 0, scope: String = "run".to_owned() }
+    /// A run, or one execution of an agent, used more of the event loop than it may.
+    ///
+    /// Fields: `scope` (`agent` or `run`), `limit` and `used` in seconds.
+    LoopBudgetExceeded(PyRuntimeError) { scope: String = "agent".to_owned(), limit: f64 = 0.0, used: f64 = 0.0 }
+    /// A user, or all users together, hold more memory than is allowed.
+    /// Fields: `limit` (`user` or `global`), `retry_after` (whole seconds), `used` and `allowed` in bytes.
+    MemoryLimitExceededError(PyRuntimeError) {
+        limit: String = "user".to_owned(), retry_after: u32 = 5, used: usize = 0, allowed: usize = 0,
+    }
     /// The object was made before a fork and belongs to the parent process.
     ForkedProcessError(PyRuntimeError) {}
 }
@@ -105,6 +117,7 @@ pub(crate) fn limit_timeout(py: Python<'_>, refusal: &Refusal, seconds: f64) -> 
         refusal.retry_after,
         refusal.running,
         refusal.queued,
+        refusal.resource.as_deref().unwrap_or_default(),
     );
     match CLASS
         .import(py, "isolane.limits", "LimitTimeout")
@@ -116,10 +129,13 @@ pub(crate) fn limit_timeout(py: Python<'_>, refusal: &Refusal, seconds: f64) -> 
 }
 
 fn refusal_text(refusal: &Refusal) -> String {
-    let remedy = match refusal.scope {
-        Scope::User => "wait for a run of this user to end, or raise per_user",
-        Scope::Process => "try again later, or raise total",
-        Scope::Tree => "run fewer nested agents at once",
+    let remedy = match (refusal.scope, refusal.reason) {
+        (Scope::Tree, _) => "run fewer nested agents at once",
+        (Scope::User, Reason::Predicted) => "the user's permits come back too late: wait longer, or raise per_user",
+        (Scope::User, _) => "wait for a run of this user to end, or raise per_user",
+        (Scope::Process, _) if refusal.resource.is_some() => "try again later, or raise the limit of this resource",
+        (Scope::Process, Reason::Predicted) => "permits come back too late: wait longer, or raise total",
+        (Scope::Process, _) => "try again later, or raise total",
     };
     format!("{refusal}; {remedy} (retry after {} s)", refusal.retry_after)
 }
@@ -148,6 +164,8 @@ pub(crate) fn to_python(py: Python<'_>, error: impl Into<Error>) -> PyErr {
             refusal.retry_after,
             refusal.running,
             refusal.queued,
+            refusal.reason.name().to_owned(),
+            refusal.resource.as_deref().unwrap_or_default().to_owned(),
         ),
         Error::Event(error) => {
             let message = error.to_string();

@@ -27,7 +27,7 @@ pub(crate) fn lane_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(dict)
 }
 
-/// What this process holds for one user: `bytes`, `event_bytes`, `handles` (contexts, permits, engines, connections and
+/// What this process holds for one user: `bytes`, `peak_bytes` (the most at once), `event_bytes`, `handles` (contexts, permits, engines, connections and
 /// unexpired logs), `streams`, `connections`; `None` when there is no lane.
 #[pyfunction]
 #[pyo3(signature = (user_id) -> "dict[str, int] | None")]
@@ -37,6 +37,7 @@ pub(crate) fn lane_usage<'py>(py: Python<'py>, user_id: &str) -> PyResult<Option
     };
     let dict = PyDict::new(py);
     dict.set_item("bytes", lane.account().bytes())?;
+    dict.set_item("peak_bytes", lane.account().peak())?;
     dict.set_item("event_bytes", lane.streams().account().bytes())?;
     // Without the handle that this function holds itself.
     dict.set_item("handles", lane.handles() - 1)?;
@@ -45,10 +46,12 @@ pub(crate) fn lane_usage<'py>(py: Python<'py>, user_id: &str) -> PyResult<Option
     Ok(Some(dict))
 }
 
-/// Drops logs whose retention is over; with `idle_lanes=True` also every lane that nothing uses. Returns how many lanes went.
+/// Drops logs whose retention is over and entries of caches whose time is; with `idle_lanes=True` also every lane that nothing
+/// uses. Returns how many lanes went.
 #[pyfunction]
 #[pyo3(signature = (*, idle_lanes = false))]
 pub(crate) fn sweep_lanes(idle_lanes: bool) -> usize {
+    super::memory::expire_caches(None);
     registry().sweep(idle_lanes)
 }
 

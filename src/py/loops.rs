@@ -88,6 +88,14 @@ fn is_running(event_loop: &Bound<'_, PyAny>) -> bool {
         .is_ok_and(|running| running.is(event_loop))
 }
 
+/// Whether an event loop runs in this thread.
+pub(crate) fn is_any_running(py: Python<'_>) -> bool {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    cached(py, &GET, "asyncio", "_get_running_loop")
+        .and_then(PyAnyMethods::call0)
+        .is_ok_and(|running| !running.is_none())
+}
+
 /// The task that runs in this thread, or `None` outside of one.
 pub(crate) fn current_task(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();

@@ -2,6 +2,7 @@
 
 pub(crate) mod adaptive;
 pub(crate) mod awaitable;
+pub(crate) mod cache;
 pub(crate) mod connection;
 pub(crate) mod context;
 pub(crate) mod deepcopy;
@@ -13,11 +14,17 @@ pub(crate) mod json;
 pub(crate) mod lanes;
 pub(crate) mod lazy;
 pub(crate) mod limits;
+pub(crate) mod loopaccount;
 pub(crate) mod loops;
+pub(crate) mod memory;
 #[cfg(feature = "mutants")]
 pub(crate) mod mutants;
 pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod request;
+pub(crate) mod resources;
 pub(crate) mod runs;
+pub(crate) mod size;
+pub(crate) mod stored;
+pub(crate) mod trampoline;
 pub(crate) mod verify;

@@ -108,6 +108,7 @@ pub(crate) fn refuse_sub_interpreter() -> PyResult<()> {
 pub(crate) fn _after_fork_in_child() {
     crate::ids::after_fork_in_child();
     super::loops::after_fork_in_child();
+    super::loopaccount::after_fork_in_child();
     GENERATION.fetch_add(1, Ordering::Relaxed);
     *slot().write().unwrap_or_else(PoisonError::into_inner) = fresh_registry();
 }

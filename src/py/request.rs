@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
+use pyo3::types::PySet;
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::cache::TtlCache;
+use crate::clock::Micros;
 use crate::events::{LogBounds, StreamWriter};
 
 /// Most callbacks of one context: a loop that registers for ever is a leak, not a use.
@@ -54,10 +57,28 @@ struct Own {
     callbacks: Vec<Callback>,
     notes: HashMap<NoteId, Note>,
     next_note: NoteId,
+    cache: Option<Py<TtlCache>>,
+    /// Tasks that were started through the context and have not ended.
+    tasks: Option<Py<PySet>>,
+    /// When the processor time of the user was read last, and what it was.
+    cpu: Option<(Micros, f64)>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A set that is made when it is first asked for. Making it may run the collector, so nothing is locked meanwhile.
+fn set_in<T>(
+    py: Python<'_>,
+    place: &Mutex<T>,
+    field: impl Fn(&mut T) -> &mut Option<Py<PySet>>,
+) -> PyResult<Py<PySet>> {
+    if let Some(set) = field(&mut lock(place)) {
+        return Ok(set.clone_ref(py));
+    }
+    let made = PySet::empty(py)?.unbind();
+    Ok(field(&mut lock(place)).get_or_insert(made).clone_ref(py))
 }
 
 /// Belongs to one context and its copies: a copy with another session is the same context.
@@ -125,6 +146,47 @@ impl ContextBindings {
         }
     }
 
+    /// The cache lets go of everything and takes nothing more.
+    pub(crate) fn close_cache(&self) {
+        let cache = lock(&self.own).cache.take();
+        if let Some(cache) = cache {
+            cache.get().close();
+        }
+    }
+
+    pub(crate) fn cache(&self, py: Python<'_>) -> Option<Py<TtlCache>> {
+        lock(&self.own).cache.as_ref().map(|cache| cache.clone_ref(py))
+    }
+
+    /// Keeps the cache unless there is one: then answers that.
+    pub(crate) fn set_cache_once(&self, py: Python<'_>, cache: &Bound<'_, TtlCache>) -> Option<Py<TtlCache>> {
+        let mut own = lock(&self.own);
+        if let Some(held) = &own.cache {
+            return Some(held.clone_ref(py));
+        }
+        own.cache = Some(cache.clone().unbind());
+        None
+    }
+
+    /// The tasks of the context, made when they are first asked for.
+    pub(crate) fn tasks(&self, py: Python<'_>) -> PyResult<Py<PySet>> {
+        set_in(py, &self.own, |own| &mut own.tasks)
+    }
+
+    pub(crate) fn pending_tasks(&self, py: Python<'_>) -> usize {
+        let tasks = lock(&self.own).tasks.as_ref().map(|tasks| tasks.clone_ref(py));
+        tasks.map_or(0, |tasks| tasks.bind(py).len())
+    }
+
+    pub(crate) fn take_tasks(&self) -> Option<Py<PySet>> {
+        lock(&self.own).tasks.take()
+    }
+
+    /// Notes the processor time of the user, and answers what was noted before.
+    pub(crate) fn note_cpu(&self, now: Micros, seconds: f64) -> Option<(Micros, f64)> {
+        lock(&self.own).cpu.replace((now, seconds))
+    }
+
     /// Takes notes of runs that are no longer remembered.
     pub(crate) fn take_notes(&self, ids: impl Iterator<Item = NoteId>) -> Vec<Note> {
         let mut own = lock(&self.own);
@@ -139,6 +201,12 @@ impl ContextBindings {
         let Ok(own) = self.own.try_lock() else { return Ok(()) };
         for callback in &own.callbacks {
             visit.call(&callback.call)?;
+        }
+        if let Some(cache) = &own.cache {
+            visit.call(cache)?;
+        }
+        if let Some(tasks) = &own.tasks {
+            visit.call(tasks)?;
         }
         own.notes.values().try_for_each(|note| note.traverse(&visit))
     }
@@ -155,6 +223,8 @@ struct Family {
     session: Option<Py<PyAny>>,
     writer: Option<StreamWriter>,
     bounds: LogBounds,
+    /// Tasks that were started through any of the contexts and have not ended.
+    tasks: Option<Py<PySet>>,
     /// Whether the root context was cleaned up.
     ended: bool,
 }
@@ -195,6 +265,15 @@ impl RequestBindings {
 
     pub(crate) fn take_session(&self) -> Option<Py<PyAny>> {
         lock(&self.family).session.take()
+    }
+
+    /// The tasks of all contexts, made when they are first asked for.
+    pub(crate) fn tasks(&self, py: Python<'_>) -> PyResult<Py<PySet>> {
+        set_in(py, &self.family, |family| &mut family.tasks)
+    }
+
+    pub(crate) fn take_tasks(&self) -> Option<Py<PySet>> {
+        lock(&self.family).tasks.take()
     }
 
     /// The root context was cleaned up: nothing is opened any more.
@@ -238,7 +317,7 @@ impl RequestBindings {
         for object in [&family.session_factory, &family.session].into_iter().flatten() {
             visit.call(object)?;
         }
-        Ok(())
+        family.tasks.as_ref().map_or(Ok(()), |tasks| visit.call(tasks))
     }
 
     fn __clear__(&self) {

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from isolane.testing import manual_clock
 
+import tests.adversity.pool_scenarios  # noqa: F401 - they register themselves
 from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS
 from tests.adversity.public_awaitables import compat_awaitables, public_awaitables
 from tests.adversity.scenarios import COVERED, SCENARIOS, Scenario

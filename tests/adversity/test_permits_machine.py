@@ -330,6 +330,7 @@ class PermitMachine(RuleBasedStateMachine):
                 self.settle(next_one)
             if self.contexts:
                 assert not self.waiting, "somebody waits for nobody"
+                self.limiter.evict(0)
                 stats = self.limiter.stats()
                 assert (stats["running"], stats["queued"], stats["users"]) == (0, 0, 0)
                 assert stats["granted"] == stats["released"]

@@ -73,6 +73,7 @@ def in_threads(new_loop) -> Callable[..., list[Any]]:
 
 
 def idle(limiter: FairLimiter) -> bool:
+    limiter.evict(0)
     stats = limiter.stats()
     return (stats["running"], stats["queued"], stats["users"]) == (0, 0, 0) and stats["granted"] == stats["released"]
 

@@ -16,6 +16,7 @@ from isolane import (
     BaseAgent,
     ExecutionEngineFactory,
     FairLimiter,
+    ResourcePoolManager,
     UserContextFactory,
     UserExecutionContext,
     WebSocketBridgeFactory,
@@ -87,6 +88,8 @@ class World:
         self.registry.register(Worker)
         self.registry.register(Nesting)
         self.limiter = FairLimiter(1, 1)
+        self.all_pools: list[ResourcePoolManager] = []
+        self.pools = self.new_pools()
         self.bridge = WebSocketBridgeFactory()
         self.factory = self.new_factory("reject")
         self.waiting_factory = self.new_factory("wait")
@@ -96,6 +99,11 @@ class World:
         self.helpers: list[asyncio.Task[Any]] = []
         self.owed: list[Callable[[], Awaitable[Any]]] = []
         self.sent: list[dict[str, Any]] = []
+
+    def new_pools(self) -> ResourcePoolManager:
+        pools = ResourcePoolManager({"database": 1, "llm": 1}, per_user=2, connection_timeout=30, close_timeout=5)
+        self.all_pools.append(pools)
+        return pools
 
     def new_factory(self, at_limit: Any) -> ExecutionEngineFactory:
         return ExecutionEngineFactory(
@@ -229,10 +237,15 @@ class World:
             "slots of the waiting factory": self.waiting_factory._slots,
             "slots of the application": self.isolane.factory._slots,
         }.items():
+            limiter.evict(0)
             stats = limiter.stats()
             counts = (stats["running"], stats["queued"], stats["users"], stats["granted"] - stats["released"])
             if any(counts):
                 found.append(f"{name}: running, queued, users, granted - released are {counts}")
+        for pools in self.all_pools:
+            records = (*pools.statistics().values(), pools.user_statistics(self.user))
+            found.extend(f"pools: {record}" for record in records if record.in_use or record.waiting)
+        del self.all_pools[1:]
         for factory in (self.factory, self.waiting_factory, self.isolane.factory):
             engines = [factory._engines, factory._numbers, factory._closing]
             if any(engines) or factory.get_factory_metrics()["engines_active"]:

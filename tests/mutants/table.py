@@ -42,6 +42,14 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "limiter_model::limits_hold_and_nobody_waits_in_vain",
     ),
     "QueueUnbounded": (f"{P}limits.py::test_full_queues_refuse_at_once_but_never_the_step_of_an_admitted_run",),
+    "NeverRefusedEarly": ("limiter_guarantees::what_cannot_be_had_in_time_is_refused_at_once",),
+    "UrgencyIgnored": ("limiter_guarantees::urgent_requests_of_a_user_come_first_and_no_request_waits_for_ever",),
+    "UrgencyNeverGrows": ("limiter_guarantees::urgent_requests_of_a_user_come_first_and_no_request_waits_for_ever",),
+    "WeightIgnored": ("limiter_guarantees::a_weight_of_two_is_twice_the_time",),
+    "ChargeNotCorrected": ("limiter_guarantees::what_a_permit_was_held_for_counts_and_not_what_was_expected",),
+    "ResourceLimitIgnored": ("limiter_guarantees::several_resources_come_together_or_not_at_all",),
+    "ResourceNotReturned": ("limiter_guarantees::several_resources_come_together_or_not_at_all",),
+    "BusyUserForgotten": ("limiter_guarantees::users_are_forgotten_when_idle_and_never_while_they_run",),
     "GoneChildHoldsParent": (
         f"{P}permit_tree.py::test_a_child_that_gives_up_gives_its_parent_back_what_it_had",
         f"{P}permit_tree.py::test_a_tree_cancelled_at_any_tick_leaves_nothing",
@@ -73,6 +81,18 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "SlotKeptWhenConstructionFails": (f"{P}engines.py::test_a_slot_goes_back_whatever_fails_while_the_engine_is_made",),
     "SlotKeptOnClose": (f"{P}engines.py::test_a_user_has_two_engines_and_is_told_so",),
     "EngineNeverDue": (f"{P}engines.py::test_an_engine_ends_at_its_deadline",),
+    # The loop account.
+    "InnerStepsCountTwice": (
+        f"{P}loop_account.py::test_who_runs_another_agent_is_not_charged_for_it",
+        "lib::loopaccount::stopwatch::tests::what_is_measured_inside_is_taken_out_of_the_outside",
+    ),
+    "LongestStepIsTheLast": ("lib::loopaccount::account::tests::the_longest_step_stays_the_longest",),
+    "BlocksUnbounded": ("lib::loopaccount::blocks::tests::the_latest_blocks_are_kept_and_no_more",),
+    "LoopBudgetIgnored": (
+        f"{P}loop_account.py::test_an_agent_that_uses_too_much_of_the_loop_is_ended_and_cleans_up",
+        "lib::loopaccount::budget::tests::a_budget_is_told_when_it_is_used_up_and_again_when_as_much_is",
+    ),
+    "BlockNotTold": (f"{P}loop_account.py::test_a_block_is_told_with_its_run_its_agent_and_its_line",),
     # Events.
     "FoldDropsLatest": (f"{P}event_log.py::test_a_full_log_folds_into_the_latest_of_each_span_and_key",),
     "FoldForgetsOpenSpans": (
@@ -113,6 +133,16 @@ KILLERS: dict[str, tuple[str, ...]] = {
         f"{P}event_log.py::test_a_log_is_read_until_its_retention_is_over_and_then_frees_everything",
     ),
     "BytesNotReturned": (f"{P}lanes.py::test_dropping_a_lane_frees_all_its_bytes",),
+    # Memory.
+    "CacheNeverExpires": (
+        f"{P}cache.py::test_an_entry_lives_for_its_time_and_setting_it_begins_anew",
+        "lib::cache::store::tests::entries_expire_when_their_time_is_over",
+    ),
+    "CacheForgetsUse": (f"{P}cache.py::test_what_was_used_longest_ago_makes_room",),
+    "CacheEvictsLatest": (f"{P}cache.py::test_what_was_used_longest_ago_makes_room",),
+    "CacheBytesUnbounded": (f"{P}cache.py::test_bytes_are_bounded_and_a_giant_changes_nothing",),
+    "MemoryLimitIgnored": (f"{P}memory.py::test_threads_that_charge_never_pass_the_limit",),
+    "CacheBytesKept": (f"{P}cache.py::test_the_user_is_charged_and_every_byte_returns",),
     # Owners.
     "OwnerNotComparedAtPublish": ("run_log_model::a_log_is_its_owners_alone",),
     "OwnerNotComparedAtSubscribe": ("lib::events::connection::tests::a_stream_of_another_user_is_not_followed",),

@@ -176,6 +176,9 @@ class TestTargets:
             (Rule.SHARE, 0.4, 0.41, 1.0, 0.41, False),
             (Rule.TIME, 1e-6, 0.9e-6, None, 0.9e-6, True),
             (Rule.TIME, 1e-6, 1.1e-6, None, 1.1e-6, False),
+            (Rule.EXTRA, 80e-9, 279e-9, 200e-9, 79e-9, True),
+            (Rule.EXTRA, 80e-9, 281e-9, 200e-9, 81e-9, False),
+            (Rule.EXTRA, 80e-9, 199e-9, 200e-9, 1e-10, True),
             (Rule.BYTES, 512, 512, None, 512, True),
             (Rule.BYTES, 512, 513, None, 513, False),
         ],
@@ -192,7 +195,7 @@ class TestTargets:
             case = cases[target.group, target.case]
             sides = {side.name for side in case.sides}
             assert case.skipped or {target.side, target.peer or target.side} <= sides, target
-        assert len(targets.all_targets()) == 30
+        assert len(targets.all_targets()) == 33
 
     def test_what_was_not_measured_is_not_met(self) -> None:
         verdict = targets.judge(targets.all_targets()[0], [])

@@ -101,7 +101,7 @@ def test_an_example_runs_as_it_stands(block):
 
 
 def test_the_readme_and_every_page_on_a_subject_have_examples():
-    subjects = ("contexts", "limits", "engines", "events", "fastapi", "isolation", "errors", "compat")
+    subjects = ("contexts", "limits", "pools", "engines", "events", "fastapi", "isolation", "errors", "compat")
     ways_in = ("index", "quickstart", "integration", "concepts")
     expected = {"README.md", *(f"{name}.md" for name in (*subjects, *ways_in))}
     assert expected - {block.path.name for block in BLOCKS} == set()

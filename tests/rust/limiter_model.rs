@@ -4,7 +4,6 @@
 //! the order of arrival.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 
 use isolane::clock::ProcessClock;
@@ -53,12 +52,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn limiter(total: u32, per_user: u32) -> Arc<FairLimiter> {
-    let number = |value| NonZeroU32::new(value).expect("not zero");
     let settings = LimitSettings {
-        total: number(total),
-        per_user: number(per_user),
         queue: 40,
         user_queue: 15,
+        ..LimitSettings::new(total, per_user)
     };
     Arc::new(FairLimiter::new(settings))
 }
@@ -95,7 +92,7 @@ proptest! {
         let (limiter, lanes) = (limiter(total, per_user), lanes(&registry, 5));
         let mut held: Vec<(usize, Permit)> = Vec::new();
         let mut waiters: Vec<Waiter> = Vec::new();
-        let request = |user: usize| Request { lane: &lanes[user], path: &[], task: 0, admitted: false };
+        let request = |user: usize| Request::new(&lanes[user]);
         for step in steps {
             match step {
                 Step::Ask(user) => {
@@ -119,8 +116,8 @@ proptest! {
                 }
                 Step::GiveUp(at) if !waiters.is_empty() => {
                     let waiter = waiters.remove(at % waiters.len());
-                    prop_assert!(limiter.abandon(waiter.ticket, false).is_some());
-                    prop_assert!(limiter.abandon(waiter.ticket, false).is_none());
+                    prop_assert!(limiter.abandon(waiter.ticket, false, 0).is_some());
+                    prop_assert!(limiter.abandon(waiter.ticket, false, 0).is_none());
                 }
                 Step::Release(_) | Step::GiveUp(_) => {}
             }
@@ -138,7 +135,7 @@ proptest! {
             for (user, lane) in lanes.iter().enumerate() {
                 let running = held.iter().filter(|(holder, _)| *holder == user).count();
                 prop_assert!(running <= per_user as usize);
-                prop_assert_eq!(limiter.load(lane).running as usize, running);
+                prop_assert_eq!(limiter.user_stats(Some(lane)).running as usize, running);
                 let waits = waiters.iter().any(|waiter| waiter.user == user);
                 prop_assert!(
                     !waits || stats.running == total || running == per_user as usize,
@@ -147,9 +144,10 @@ proptest! {
             }
         }
         for waiter in waiters {
-            limiter.abandon(waiter.ticket, true);
+            limiter.abandon(waiter.ticket, true, 0);
         }
         drop(held);
+        limiter.evict(0, 1);
         let stats = limiter.stats();
         prop_assert_eq!((stats.running, stats.queued, stats.users), (0, 0, 0));
         prop_assert_eq!(stats.granted, stats.released);
@@ -195,6 +193,7 @@ proptest! {
             idle_rounds += 1;
             prop_assert!(idle_rounds < 10_000);
         }
+        limiter.evict(0, 1);
         let stats = limiter.stats();
         prop_assert_eq!((stats.running, stats.queued, stats.users), (0, 0, 0));
     }
@@ -209,10 +208,10 @@ fn a_run_does_not_hand_its_unit_on_to_itself() {
         let waiting = Arc::new(Waiting::default());
         let parked = waiting.clone();
         let request = Request {
-            lane: &lanes[user],
             path,
             task,
             admitted: true,
+            ..Request::new(&lanes[user])
         };
         (limiter.request(request, 0, || parked).expect("not refused"), waiting)
     };
@@ -294,10 +293,10 @@ fn step_node(nodes: &mut [Node], at: usize, limiter: &Arc<FairLimiter>, lanes: &
     match node.state {
         State::New => {
             let request = Request {
-                lane: &lanes[node.user],
                 path: &node.path,
                 task: at + 1,
                 admitted: true,
+                ..Request::new(&lanes[node.user])
             };
             let waiting = Arc::new(Waiting::default());
             let parked = waiting.clone();

@@ -5,7 +5,6 @@
 
 mod schedules;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use isolane::clock::ProcessClock;
@@ -61,12 +60,10 @@ struct House {
 
 impl House {
     fn new(total: u32, per_user: u32) -> Arc<Self> {
-        let number = |value| NonZeroU32::new(value).expect("not zero");
         let settings = LimitSettings {
-            total: number(total),
-            per_user: number(per_user),
             queue: 100,
             user_queue: 100,
+            ..LimitSettings::new(total, per_user)
         };
         let registry = Registry::new(Box::new(ProcessClock::new()));
         let lane = |user| registry.lane(&UserId::new(user).expect("valid"));
@@ -80,10 +77,9 @@ impl House {
 
     fn ask(&self, user: usize, path: &[u64], task: usize) -> Result<Grant, (Ticket, Arc<Waiter>)> {
         let request = Request {
-            lane: &self.lanes[user],
             path,
             task,
-            admitted: false,
+            ..Request::new(&self.lanes[user])
         };
         let waiter = Arc::new(Waiter::default());
         let parked = waiter.clone();
@@ -118,6 +114,7 @@ impl House {
     }
 
     fn is_as_new(&self) {
+        self.limiter.evict(0, 1);
         let stats = self.limiter.stats();
         assert_eq!((stats.running, stats.queued, stats.users), (0, 0, 0));
         assert_eq!(stats.granted, stats.released);
@@ -162,7 +159,7 @@ fn who_gives_up_while_being_granted_passes_the_permit_on() {
                 let house = house.clone();
                 let (ticket, waiter) = asked.expect_err("somebody runs");
                 thread::spawn(move || {
-                    if house.limiter.abandon(ticket, false).is_none() {
+                    if house.limiter.abandon(ticket, false, 0).is_none() {
                         let grant = waiter.take().expect("it was granted before it gave up");
                         house.limiter.release(grant, 0);
                     }

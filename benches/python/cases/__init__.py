@@ -1,6 +1,6 @@
 """What is measured. Each module has one `cases()`."""
 
-from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets
+from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets, trampoline
 from benches.python.measure import Case
 
 
@@ -12,6 +12,7 @@ def all_cases(*, thorough: bool) -> list[Case]:
         *permits.cases(),
         *events.cases(),
         *engines.cases(),
+        *trampoline.cases(),
         *sockets.cases(),
         *flat.cases(),
         *memory.cases(thorough=thorough),

@@ -16,11 +16,14 @@ class BaseAgent(ABC):
         name: what pipelines and events call it. Default: the class name.
         requires: agents whose results it needs; they must come before it in a pipeline.
         timeout_seconds: how long one execution may take. Default 30.
+        loop_seconds: how much of the event loop's time one execution may use; more ends it with
+            ``LoopBudgetExceeded``. Default: no limit.
     """
 
     name: ClassVar[str] = ""
     requires: ClassVar[tuple[str, ...]] = ()
     timeout_seconds: ClassVar[float] = 30.0
+    loop_seconds: ClassVar[float | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give the class its own name unless it has chosen one."""

@@ -320,7 +320,7 @@ class UserExecutionEngine(_Engine):
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                return await _call(agent, child, state, MappingProxyType(dict(results)))
+                return await _call(agent, child, state, MappingProxyType(dict(results)), drive=self._driver(name))
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -7,9 +7,10 @@ import contextlib
 import inspect
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from isolane._core import (
     EventTooLarge,
     InvalidEvent,
     LimitRejected,
+    LoopAccount,
     Permit,
     RunClosed,
     UnifiedIDManager,
@@ -65,6 +67,7 @@ class UserExecutionEngine:
         *,
         _factory: ExecutionEngineFactory | None = None,
         _lifetime: float = 300.0,
+        _loop_seconds: float | None = None,
     ) -> None:
         if _factory is None:
             raise TypeError(
@@ -80,6 +83,8 @@ class UserExecutionEngine:
         self.created_at = datetime.now(UTC)
         self._factory = _factory
         self._deadline = time.monotonic() + _lifetime
+        self._loop_seconds = _loop_seconds
+        self._loop: LoopAccount | None = None
         self._admitted = False
         self._closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -292,7 +297,13 @@ class UserExecutionEngine:
             limit = asyncio.timeout(cls.timeout_seconds)
             try:
                 async with limit:
-                    result = await _call(agent, child, request, MappingProxyType(dict(results)))
+                    result = await _call(
+                        agent,
+                        child,
+                        request,
+                        MappingProxyType(dict(results)),
+                        drive=self._driver(name, cls.loop_seconds),
+                    )
             except TimeoutError:
                 if not limit.expired():
                     raise
@@ -313,6 +324,12 @@ class UserExecutionEngine:
             self.context.record_run_success(record, result)
         await self._publish_end(emitter, name, result=result)
         return result, None
+
+    def _driver(self, agent: str, loop_seconds: float | None = None) -> Callable[[Awaitable[Any]], Awaitable[Any]]:
+        """Return what drives the coroutine of one execution and accounts for its steps."""
+        if self._loop is None:
+            self._loop = LoopAccount(self.context, loop_seconds=self._loop_seconds)
+        return partial(self._loop.drive, agent=agent, loop_seconds=loop_seconds)
 
     def _note_failure(self, record: str, error: BaseException) -> None:
         self._failures += 1
@@ -367,6 +384,11 @@ class UserExecutionEngine:
         """Seconds that the engine may still live."""
         return max(0.0, self._deadline - time.monotonic())
 
+    @property
+    def loop_account(self) -> dict[str, Any]:
+        """What the agents of this engine have used of the event loop: see ``LoopAccount.figures``."""
+        return (self._loop or LoopAccount(self.context)).figures()
+
     def get_user_execution_stats(self) -> dict[str, Any]:
         """Return counts of this engine, and the user's share of the permits."""
         return {
@@ -380,6 +402,7 @@ class UserExecutionEngine:
             "timeout_executions": self._timeouts,
             "concurrent_executions": len(self.context.active_runs),
             "permits": self._factory.limiter.stats(self.context.user_id),
+            "loop": self.loop_account,
             "seconds_left": self.seconds_left,
         }
 
@@ -429,7 +452,14 @@ class UserExecutionEngine:
         return f"<UserExecutionEngine {state}, {self._executions} executions, {len(self._tasks)} running>"
 
 
-async def _call(agent: BaseAgent, context: UserExecutionContext, request: Any, results: Mapping[str, Any]) -> Any:
+async def _call(
+    agent: BaseAgent,
+    context: UserExecutionContext,
+    request: Any,
+    results: Mapping[str, Any],
+    *,
+    drive: Callable[[Awaitable[Any]], Awaitable[Any]],
+) -> Any:
     """Call the agent with the results if it takes them."""
     parameters = inspect.signature(agent.execute_with_context).parameters
     takes_results = len(parameters) > 2 or any(  # noqa: PLR2004 - context and request
@@ -438,7 +468,7 @@ async def _call(agent: BaseAgent, context: UserExecutionContext, request: Any, r
     token = _step_context.set(weakref.ref(context))
     try:
         if takes_results:
-            return await agent.execute_with_context(context, request, results)
-        return await agent.execute_with_context(context, request)  # type: ignore[call-arg]
+            return await drive(agent.execute_with_context(context, request, results))
+        return await drive(agent.execute_with_context(context, request))  # type: ignore[call-arg]
     finally:
         _step_context.reset(token)

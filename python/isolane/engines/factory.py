@@ -28,6 +28,7 @@ from isolane.engines.engine import UserExecutionEngine
 from isolane.engines.errors import EngineDrainingError, EngineLimitError, ExecutionEngineFactoryError
 from isolane.events.bridge import WebSocketBridgeFactory
 from isolane.limits import LimitTimeout
+from isolane.memory.limits import MemoryGate
 
 logger = logging.getLogger("isolane.engines")
 
@@ -54,6 +55,10 @@ class ExecutionEngineFactory:
         limiter: hands out the permits of the steps. Default: the limiter of the process.
         admission_timeout: seconds that a run may wait for the permit of its first step; later steps wait as long as the
             engine lives. Default: 2.
+        loop_seconds: how much of the event loop's time the agents of one engine may use together; more ends them with
+            ``LoopBudgetExceeded``. Default: no limit.
+        memory: asked before an engine is made, such as a ``MemoryOptimizationManager``; a run waits for it up to
+            ``wait_timeout`` seconds. Default: memory limits nobody.
     """
 
     def __init__(
@@ -71,13 +76,19 @@ class ExecutionEngineFactory:
         max_engines: int | None = None,
         limiter: FairLimiter | None = None,
         admission_timeout: float | None = None,
+        loop_seconds: float | None = None,
+        memory: MemoryGate | None = None,
     ) -> None:
         if at_limit not in {"reject", "wait"}:
             raise ValueError(f"at_limit must be 'reject' or 'wait', got {at_limit!r}")
         if max_engines is not None and max_engines < 1:
             raise ValueError(f"max_engines must be at least 1, or None for no limit, got {max_engines!r}")
-        for name, value in (("engine_timeout_seconds", engine_timeout_seconds), ("cleanup_interval", cleanup_interval)):
-            if not value > 0:
+        for name, value in (
+            ("engine_timeout_seconds", engine_timeout_seconds),
+            ("cleanup_interval", cleanup_interval),
+            ("loop_seconds", loop_seconds),
+        ):
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
         if admission_timeout is not None and not admission_timeout >= 0:
             raise ValueError(f"admission_timeout must be 0 or more seconds, or None for 2, got {admission_timeout!r}")
@@ -85,6 +96,7 @@ class ExecutionEngineFactory:
         self.agent_factory = agent_factory if agent_factory is not None else AgentInstanceFactory()
         self.tool_dispatcher_factory = tool_dispatcher_factory
         self.limiter = limiter if limiter is not None else default_limiter()
+        self.memory = memory
         self.max_engines_per_user = max_engines_per_user
         self.engine_timeout_seconds = engine_timeout_seconds
         self.cleanup_interval = cleanup_interval
@@ -92,6 +104,7 @@ class ExecutionEngineFactory:
         self.wait_timeout = wait_timeout
         self.grace = grace
         self.admission_timeout = admission_timeout
+        self.loop_seconds = loop_seconds
         self._slots = FairLimiter(max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout)
         self._book = EngineBook()
         self._engines: dict[int, UserExecutionEngine] = {}
@@ -114,7 +127,8 @@ class ExecutionEngineFactory:
 
         Raises ``EngineLimitError`` when the user has ``max_engines_per_user`` engines,
         ``ExecutionEngineFactoryError`` when the context is not valid or the engine cannot be built,
-        ``ContextIsolationError`` for a planted violation.
+        ``MemoryLimitExceededError`` when the gate of ``memory=`` refuses, ``ContextIsolationError`` for a planted
+        violation.
         """
         self._check_open()
         try:
@@ -125,6 +139,11 @@ class ExecutionEngineFactory:
         if shared is not None:
             return shared
         self._check_not_ended(context)
+        if self.memory is not None:
+            # Before the slot: who waits for memory keeps nobody from running.
+            await self.memory.admit(context, self.wait_timeout)
+            self._check_open()
+            self._check_not_ended(context)
         slot = await self._reserve(context)
         if self.at_limit == "wait":
             try:
@@ -137,7 +156,12 @@ class ExecutionEngineFactory:
         try:
             emitter = await self.websocket_bridge.create_user_emitter(context.user_id, context)
             engine = UserExecutionEngine(
-                context, self.agent_factory, emitter, _factory=self, _lifetime=self.engine_timeout_seconds
+                context,
+                self.agent_factory,
+                emitter,
+                _factory=self,
+                _lifetime=self.engine_timeout_seconds,
+                _loop_seconds=self.loop_seconds,
             )
         except BaseException as error:
             # The slot is reserved before anything is built and given back whatever fails.

@@ -31,6 +31,7 @@ from isolane.fastapi.principal import Principal
 from isolane.fastapi.settings import IsolaneSettings
 from isolane.fastapi.sockets import DRAINING, EventSocket
 from isolane.fastapi.workers import MANY_WORKERS, worker_count
+from isolane.memory.limits import MemoryGate
 
 if TYPE_CHECKING:
     from isolane.fastapi.sockets import Delivery
@@ -62,6 +63,7 @@ class Isolane:
         session_factory: SessionFactory | None,
         resolve_ids: ResolveIds | None,
         registry: AgentRegistry,
+        memory: MemoryGate | None = None,
     ) -> None:
         self.settings = settings
         self.authenticate = authenticate
@@ -84,6 +86,7 @@ class Isolane:
             cleanup_interval=settings.cleanup_interval,
             agent_factory=AgentInstanceFactory(registry),
             limiter=self.limiter,
+            memory=memory,
         )
         self.deliveries: set[Delivery] = set()
         self.draining = False
@@ -176,6 +179,7 @@ def setup(
     resolve_ids: ResolveIds | None = None,
     *,
     registry: AgentRegistry | None = None,
+    memory: MemoryGate | None = None,
     problem_details: bool = True,
 ) -> Isolane:
     """Add isolane to an application, before it starts.
@@ -188,6 +192,7 @@ def setup(
         resolve_ids: returns the thread id of a request (or a mapping with ``thread_id`` and ``run_id``). Default: the
             path or query parameter ``thread_id``, the header ``X-Thread-ID``, else a new thread.
         registry: the classes of agents.
+        memory: asked before each run, such as a ``MemoryOptimizationManager``. Default: memory limits nobody.
         problem_details: answer isolane's exceptions with problem documents.
 
     Adds one middleware, the WebSocket route, the health and readiness routes, and the start and end of isolane around
@@ -207,6 +212,7 @@ def setup(
         session_factory,
         resolve_ids,
         registry if registry is not None else AgentRegistry(),
+        memory,
     )
     app.state.isolane = isolane
     app.add_middleware(IsolaneMiddleware, isolane=isolane)

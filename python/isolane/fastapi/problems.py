@@ -18,6 +18,7 @@ from isolane._core import (
     ContextIsolationError,
     InvalidContextError,
     LimitRejected,
+    MemoryLimitExceededError,
     UnifiedIDManager,
 )
 from isolane.agents.pipeline import PipelineOrderError
@@ -75,6 +76,13 @@ def _budget(error: BudgetExceeded) -> Problem:
     return Problem(429, "event_budget", "Too many events; end a run and try again", 5, 4029)
 
 
+def _memory(error: MemoryLimitExceededError) -> Problem:
+    if error.limit == "global":
+        return Problem(503, "overloaded", "The service is at its limit; try again later", error.retry_after, 4029)
+    detail = f"Too much data is held for your runs; end one and try again in {error.retry_after} s"
+    return Problem(429, "memory_limit", detail, error.retry_after, 4029)
+
+
 def _invalid(error: InvalidContextError) -> Problem:
     # Without the advice, which is for whoever runs the service.
     return Problem(400, "invalid_context", str(error).removesuffix(f". {error.fix}"))
@@ -95,6 +103,7 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     LimitRejected: lambda error: _limit(error, "queue_full"),
     LimitTimeout: lambda error: _limit(error, "rate_limit"),
     BudgetExceeded: _budget,
+    MemoryLimitExceededError: _memory,
     UnknownAgentError: lambda _: Problem(400, "unknown_agent", "There is no such agent"),
     PipelineOrderError: lambda error: Problem(400, "invalid_pipeline", str(error)),
 }
