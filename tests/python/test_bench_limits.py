@@ -7,7 +7,7 @@ import math
 import random
 
 import pytest
-from isolane import FairLimiter, LimitTimeout
+from isolane import FairLimiter, LimitRejected, LimitTimeout
 from isolane.testing import manual_clock
 
 from benches.limits import fairness, figures, nesting, orders, report, thresholds, virtual_time
@@ -188,7 +188,7 @@ def test_every_order_keeps_its_limits_and_loses_no_permit(make):
                     await asyncio.sleep(draws.uniform(0, 1.5))
                 finally:
                     running[user] -= 1
-        except TimeoutError:
+        except (TimeoutError, LimitRejected):
             pass
 
     async def main() -> None:
