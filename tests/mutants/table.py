@@ -72,7 +72,8 @@ KILLERS: dict[str, tuple[str, ...]] = {
     ),
     "ControllerCountsStale": (f"{A}calls_admitted_before_a_change_do_not_count",),
     "ControllerIgnoresDrops": (
-        f"{A}an_outage_halves_the_limit_to_the_floor_and_is_forgotten_after_it",
+        f"{A}one_drop_in_a_window_lowers_the_limit_by_a_tenth",
+        f"{A}half_of_a_window_dropped_is_an_outage",
         f"{P}adaptive.py::test_dropped_calls_lower_the_limit_and_cancelled_ones_do_not",
     ),
     "ControllerUnbounded": (f"{A}the_limit_stays_between_its_bounds",),

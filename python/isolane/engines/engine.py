@@ -48,7 +48,7 @@ Weakly: every timer and task that an agent starts copies the variable, and would
 """
 
 ADMISSION_SECONDS = 2.0
-"""Within this time the first permit of an engine must be had."""
+"""Within this time the first permit of an engine must be had, unless the factory says otherwise."""
 
 
 class UserExecutionEngine:
@@ -260,7 +260,8 @@ class UserExecutionEngine:
         self._fence.guard(child)
         self._steps.add(child)
         left = max(0.0, self._deadline - time.monotonic())
-        timeout = left if self._admitted else min(ADMISSION_SECONDS, left)
+        admission = self._factory.admission_timeout
+        timeout = left if self._admitted else min(ADMISSION_SECONDS if admission is None else admission, left)
         try:
             try:
                 permit = await self._factory.limiter.acquire(

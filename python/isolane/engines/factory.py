@@ -57,6 +57,8 @@ class ExecutionEngineFactory:
             raises ``RunFenced``.
         max_engines: engines of all users at the same time. Default: no limit.
         limiter: hands out the permits of the steps. Default: the limiter of the process.
+        admission_timeout: seconds that a run may wait for the permit of its first step; later steps wait as long as the
+            engine lives. Default: 2.
         loop_seconds: how much of the event loop's time the agents of one engine may use together; more ends them with
             ``LoopBudgetExceeded``. Default: no limit.
         memory: asked before an engine is made, such as a ``MemoryOptimizationManager``; a run waits for it up to
@@ -77,6 +79,7 @@ class ExecutionEngineFactory:
         grace: float = 5.0,
         max_engines: int | None = None,
         limiter: FairLimiter | None = None,
+        admission_timeout: float | None = None,
         loop_seconds: float | None = None,
         memory: MemoryGate | None = None,
         idle_timeout: float | None = None,
@@ -93,6 +96,8 @@ class ExecutionEngineFactory:
         ):
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
+        if admission_timeout is not None and not admission_timeout >= 0:
+            raise ValueError(f"admission_timeout must be 0 or more seconds, or None for 2, got {admission_timeout!r}")
         self.websocket_bridge = websocket_bridge if websocket_bridge is not None else WebSocketBridgeFactory()
         self.agent_factory = agent_factory if agent_factory is not None else AgentInstanceFactory()
         self.tool_dispatcher_factory = tool_dispatcher_factory
@@ -104,6 +109,7 @@ class ExecutionEngineFactory:
         self.at_limit = at_limit
         self.wait_timeout = wait_timeout
         self.grace = grace
+        self.admission_timeout = admission_timeout
         self.loop_seconds = loop_seconds
         self.idle_timeout = idle_timeout
         self._slots = FairLimiter(max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout)
