@@ -60,7 +60,15 @@ from isolane.engines import (
     UserExecutionEngine,
 )
 from isolane.events import WebSocketBridgeFactory, WebSocketConfig
-from isolane.limits import LimitTimeout
+from isolane.limits import (
+    AdaptiveSemaphore,
+    LimitTimeout,
+    OptimizedSemaphoreManager,
+    ResourceTimeoutError,
+    SemaphoreStats,
+    SemaphoreStatsCollector,
+    UserSemaphoreManager,
+)
 from isolane.memory import MemoryLimits, MemoryOptimizationManager, ResourceMetrics
 from isolane.pools import (
     PoolHealth,
@@ -75,6 +83,7 @@ IsolatedExecutionEngine = UserExecutionEngine
 
 __all__ = [
     "SUBPROTOCOL",
+    "AdaptiveSemaphore",
     "AgentInstanceFactory",
     "AgentRegistry",
     "BaseAgent",
@@ -106,15 +115,19 @@ __all__ = [
     "MemoryLimitExceededError",
     "MemoryLimits",
     "MemoryOptimizationManager",
+    "OptimizedSemaphoreManager",
     "Permit",
     "PipelineOrderError",
     "PlaceholderPolicy",
-    "ResourceMetrics",
     "PoolHealth",
     "PoolStatistics",
     "PoolUnavailableError",
+    "ResourceMetrics",
     "ResourcePoolManager",
+    "ResourceTimeoutError",
     "RunClosed",
+    "SemaphoreStats",
+    "SemaphoreStatsCollector",
     "Slot",
     "TTLCache",
     "UnifiedIDManager",
@@ -123,6 +136,7 @@ __all__ = [
     "UserExecutionContext",
     "UserExecutionEngine",
     "UserResourcePool",
+    "UserSemaphoreManager",
     "UserWebSocketEmitter",
     "WebSocketBridgeFactory",
     "WebSocketConfig",
