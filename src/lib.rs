@@ -30,6 +30,7 @@ mod _core {
 
     #[pymodule_export]
     use crate::py::{
+        adaptive::AdaptiveController,
         cache::TtlCache,
         connection::{EventCursor, bye_frame},
         context::PyContext,

@@ -45,6 +45,11 @@ mutants! {
     LastChildReturnsUnit: "the unit that a parent lent goes to the pool and not back to it",
     ParkedWithoutALook: "a permit that is returned between the look and the wait is missed",
     GivingUpRaces: "who gives up while being granted is told that it was not",
+    // The adaptive limit.
+    BaselineNeverMoves: "calls that take longer for good look like a queue for ever",
+    ControllerCountsStale: "a call that was admitted under another limit counts",
+    ControllerIgnoresDrops: "dropped calls do not lower the adaptive limit",
+    ControllerUnbounded: "the adaptive limit leaves its bounds",
     // Engines.
     SlotKeptWhenConstructionFails: "a returned permit is kept, as when an engine could not be built",
     SlotKeptOnClose: "a closed engine keeps its slot",

@@ -2,6 +2,7 @@
 
 from isolane._core import (
     SUBPROTOCOL,
+    AdaptiveController,
     BudgetExceeded,
     ContextIsolationError,
     ContextPolicy,
@@ -83,6 +84,7 @@ IsolatedExecutionEngine = UserExecutionEngine
 
 __all__ = [
     "SUBPROTOCOL",
+    "AdaptiveController",
     "AdaptiveSemaphore",
     "AgentInstanceFactory",
     "AgentRegistry",

@@ -12,6 +12,8 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
+use super::adaptive::Controller;
+use super::governors::{CallResult, Governed, Governor};
 use super::queue::Ticket;
 use super::request::{Decision, LimitSettings, Reason, Refusal, Request};
 use super::resources::{ResourceSet, Resources};
@@ -40,6 +42,12 @@ pub struct Grant {
     pub(super) charged: Option<u64>,
     pub(super) cost: f32,
     pub(super) fence: u64,
+    /// Units in use when it was granted, this one included.
+    pub(super) inflight: u32,
+    /// The same of those of its resources whose limits are adaptive.
+    pub(super) inflight_of: Vec<(usize, u32)>,
+    /// What its holder says of the call, if anything.
+    pub(super) result: Option<CallResult>,
 }
 
 impl Grant {
@@ -57,6 +65,7 @@ impl Grant {
     pub(super) fn again(&self) -> Self {
         Self {
             lane: self.lane.clone(),
+            inflight_of: self.inflight_of.clone(),
             ..*self
         }
     }
@@ -105,6 +114,11 @@ impl FairLimiter {
         Self {
             state: Mutex::new(State::new(settings, Resources::new(resources))),
         }
+    }
+
+    /// Puts a controller in charge of a limit, which is from here on the lower of what was set and what the controller says.
+    pub fn govern(&self, governed: Governed, controller: Arc<Mutex<Controller>>) {
+        self.state().govern(Governor::new(governed, controller));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -223,8 +237,15 @@ impl FairLimiter {
         self.take_back(grant, false, now);
     }
 
+    /// The same for a permit whose call did not happen, or says nothing of the backend.
+    pub fn release_unused(&self, mut grant: Grant, now: Micros) {
+        grant.result = Some(CallResult::IGNORED);
+        self.take_back(grant, false, now);
+    }
+
     /// The same for a permit that nobody returned.
-    pub(super) fn release_leaked(&self, grant: Grant, now: Micros) {
+    pub(super) fn release_leaked(&self, mut grant: Grant, now: Micros) {
+        grant.result = Some(CallResult::IGNORED);
         self.take_back(grant, true, now);
     }
 
@@ -240,7 +261,8 @@ impl FairLimiter {
             if mutant!(WaiterNotWoken) {
                 continue;
             }
-            if let Some(returned) = parked.wake() {
+            if let Some(mut returned) = parked.wake() {
+                returned.result = Some(CallResult::IGNORED);
                 let more = self.state().take_back(&returned, false, now);
                 drop(returned);
                 woken.extend(more);
@@ -341,7 +363,7 @@ impl FairLimiter {
     pub fn stats(&self) -> LimiterStats {
         let state = self.state();
         LimiterStats {
-            total: state.settings.total,
+            total: state.total(),
             per_user: state.settings.per_user,
             running: state.running,
             queued: state.waiters.len(),
@@ -363,7 +385,7 @@ impl FairLimiter {
                 .iter()
                 .map(|resource| ResourceStats {
                     name: resource.name.clone(),
-                    limit: resource.limit,
+                    limit: resource.limit(),
                     running: resource.running,
                     peak: resource.peak,
                     granted: resource.granted,
@@ -375,7 +397,7 @@ impl FairLimiter {
     /// Units in use, the limit and the waiters: what there is to say in a line.
     pub fn load(&self) -> (u32, u32, usize) {
         let state = self.state();
-        (state.running, state.settings.total, state.waiters.len())
+        (state.running, state.total(), state.waiters.len())
     }
 
     /// Counts of one user; zeros for one who is not remembered.

@@ -1,7 +1,9 @@
 //! Concurrency limits: one atomic decision for a user's and the process's limit and for named resources, in a fair order, and
-//! permits that children may borrow.
+//! permits that children may borrow; and the limit that follows a backend.
 
+mod adaptive;
 mod fair;
+mod governors;
 mod order;
 mod permit;
 mod queue;
@@ -13,7 +15,11 @@ mod stats;
 mod tree;
 mod users;
 
+pub use adaptive::{
+    Change, Controller, ControllerSettings, ControllerState, Outcome, Reason as ChangeReason, SettingsError,
+};
 pub use fair::{FairLimiter, Grant, Limit, Parked};
+pub use governors::{CallResult, Governed};
 pub use permit::Permit;
 pub use queue::Ticket;
 pub use request::{Decision, LimitSettings, Priority, Reason, Refusal, Request, Scope, Task};

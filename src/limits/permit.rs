@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::fair::{FairLimiter, Grant};
+use super::governors::CallResult;
 use super::resources::ResourceSet;
 use crate::clock::Micros;
 use crate::mutants::mutant;
@@ -41,6 +42,22 @@ impl Permit {
     /// Gives the grant away: this permit has nothing to return any more, as if it had been returned.
     pub fn take(&self) -> Option<Grant> {
         self.grant.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Says what the call came to, for adaptive limits. Answers `false` when the permit was returned.
+    pub fn record(&self, result: CallResult) -> bool {
+        let mut grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(grant) = grant.as_mut() else { return false };
+        grant.result = Some(result);
+        true
+    }
+
+    /// Says what the call came to unless its holder has.
+    pub fn record_if_silent(&self, result: CallResult) {
+        let mut grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(grant) = grant.as_mut() {
+            grant.result.get_or_insert(result);
+        }
     }
 
     /// Takes charge of a grant in place of one that was given away.

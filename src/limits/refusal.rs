@@ -25,8 +25,8 @@ impl State {
         };
         let in_turns = (ahead + 1).saturating_mul(u64::from(self.waiting_users) + u64::from(ahead == 0));
         let before = in_turns.min(self.waiters.len() as u64 + 1);
-        let all = if self.running >= self.settings.total {
-            before.saturating_mul(self.hold) / u64::from(self.settings.total.max(1))
+        let all = if self.running >= self.total() {
+            before.saturating_mul(self.hold) / u64::from(self.total().max(1))
         } else {
             0
         };
@@ -57,14 +57,14 @@ impl State {
         let wait = self.predicted_wait(user);
         if let Some(index) = self.resources.lacking(wanted).indices().next()
             && record.running < limit
-            && self.running < settings.total
+            && self.running < self.total()
         {
             let resource = &self.resources.all()[index];
             return Refusal {
                 scope: Scope::Process,
                 reason,
                 resource: Some(resource.name.clone()),
-                limit: resource.limit,
+                limit: resource.limit(),
                 running: resource.running,
                 queued: self.order.find(wanted).map_or(0, |flow| self.order.waiting(flow)),
                 retry_after: self.retry_after(wait),
@@ -74,7 +74,7 @@ impl State {
         let (scope, limit, running, queued) = if is_own {
             (Scope::User, limit, record.running, record.waiting as usize)
         } else {
-            (Scope::Process, settings.total, self.running, self.waiters.len())
+            (Scope::Process, self.total(), self.running, self.waiters.len())
         };
         Refusal {
             scope,

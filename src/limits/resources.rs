@@ -25,6 +25,10 @@ impl ResourceSet {
         self.0 == 0
     }
 
+    pub(super) const fn contains(self, index: usize) -> bool {
+        self.0 >> index & 1 == 1
+    }
+
     /// Its members.
     pub(super) fn indices(self) -> impl Iterator<Item = usize> {
         let mut left = self.0;
@@ -65,10 +69,18 @@ impl Not for ResourceSet {
 #[derive(Debug)]
 pub(super) struct Resource {
     pub(super) name: Box<str>,
-    pub(super) limit: u32,
+    set: u32,
+    /// What an adaptive controller allows.
+    cap: u32,
     pub(super) running: u32,
     pub(super) peak: u32,
     pub(super) granted: u64,
+}
+
+impl Resource {
+    pub(super) fn limit(&self) -> u32 {
+        self.set.min(self.cap)
+    }
 }
 
 /// The resources of a limiter, and how many of each are in use.
@@ -86,7 +98,8 @@ impl Resources {
             .take(MAX_RESOURCES)
             .map(|(name, limit)| Resource {
                 name,
-                limit,
+                set: limit,
+                cap: u32::MAX,
                 running: 0,
                 peak: 0,
                 granted: 0,
@@ -111,7 +124,7 @@ impl Resources {
     fn judge(&mut self, index: usize) {
         let resource = &self.all[index];
         let one = ResourceSet::one(index);
-        if resource.running >= resource.limit {
+        if resource.running >= resource.limit() {
             self.exhausted = self.exhausted | one;
         } else {
             self.exhausted = self.exhausted & !one;
@@ -119,7 +132,12 @@ impl Resources {
     }
 
     pub(super) fn set_limit(&mut self, index: usize, limit: u32) {
-        self.all[index].limit = limit;
+        self.all[index].set = limit;
+        self.judge(index);
+    }
+
+    pub(super) fn set_cap(&mut self, index: usize, cap: u32) {
+        self.all[index].cap = cap;
         self.judge(index);
     }
 

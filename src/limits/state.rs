@@ -6,6 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::fair::{Grant, Parked};
+use super::governors::{CallResult, Governed, Governor};
 use super::order::{Contention, MOST_DEBT, Order, Turn};
 use super::queue::{Place, Ticket, Waiter, Waiters};
 use super::request::{LimitSettings, Reason, Refusal, Request, Scope};
@@ -43,6 +44,9 @@ pub(super) struct State {
     pub(super) order: Order,
     pub(super) contention: Contention,
     pub(super) resources: Resources,
+    governors: Vec<Governor>,
+    /// What an adaptive controller allows in all.
+    cap: u32,
     pub(super) trees: HashMap<u64, Tree, RandomState>,
     /// Nested waiters that lack a resource: what comes back to the pool may be all that they wait for.
     pub(super) nested: Vec<Ticket>,
@@ -82,6 +86,8 @@ impl State {
             order: Order::default(),
             contention: Contention::default(),
             resources,
+            governors: Vec::new(),
+            cap: u32::MAX,
             trees: HashMap::default(),
             nested: Vec::new(),
             fence: 0,
@@ -104,10 +110,61 @@ impl State {
         limit.saturating_add(u32::from(mutant!(UserLimitOffByOne)))
     }
 
-    fn total(&self) -> u32 {
+    pub(super) fn total(&self) -> u32 {
         self.settings
             .total
+            .min(self.cap)
             .saturating_add(u32::from(mutant!(ProcessLimitOffByOne)))
+    }
+
+    pub(super) fn govern(&mut self, governor: Governor) {
+        self.apply(governor.governed, governor.limit());
+        self.governors.retain(|other| other.governed != governor.governed);
+        self.governors.push(governor);
+    }
+
+    fn apply(&mut self, governed: Governed, limit: u32) {
+        match governed {
+            Governed::Total => self.cap = limit,
+            Governed::Resource(index) => self.resources.set_cap(index, limit),
+        }
+    }
+
+    /// Tells the controllers of the end of a call.
+    fn sample(&mut self, grant: &Grant, now: Micros) {
+        let held = now.saturating_sub(grant.granted);
+        let result = grant.result.unwrap_or(CallResult::OK);
+        for at in 0..self.governors.len() {
+            let governor = &self.governors[at];
+            let governed = governor.governed;
+            let inflight = match governed {
+                // A lent unit is no call of its own.
+                Governed::Total => grant.charged.map(|_| grant.inflight),
+                Governed::Resource(index) => {
+                    let mut of = grant.inflight_of.iter();
+                    of.find(|(resource, _)| *resource == index)
+                        .map(|(_, inflight)| *inflight)
+                }
+            };
+            if let Some(inflight) = inflight {
+                let limit = governor.sample(now, held, inflight, result);
+                self.apply(governed, limit);
+            }
+        }
+    }
+
+    /// How many calls the adaptive resources of a grant have in flight.
+    fn inflight_of(&self, resources: ResourceSet) -> Vec<(usize, u32)> {
+        if self.governors.is_empty() || resources.is_empty() {
+            return Vec::new();
+        }
+        let governed = self.governors.iter().filter_map(|governor| match governor.governed {
+            Governed::Resource(index) if resources.contains(index) => Some(index),
+            _ => None,
+        });
+        governed
+            .map(|index| (index, self.resources.all()[index].running))
+            .collect()
     }
 
     fn is_over(&self, user: u32) -> bool {
@@ -272,6 +329,9 @@ impl State {
             charged,
             cost,
             fence: self.fence,
+            inflight: self.running,
+            inflight_of: self.inflight_of(resources),
+            result: None,
         }
     }
 
@@ -481,6 +541,9 @@ impl State {
     pub(super) fn take_back(&mut self, grant: &Grant, leaked: bool, now: Micros) -> Woken {
         let mut woken = Woken::new();
         self.settle_account(grant, leaked, now);
+        if !self.governors.is_empty() {
+            self.sample(grant, now);
+        }
         let mut freed = (Freed::ToPool, grant.resources, false);
         if let Some((root, node)) = grant.node
             && let Some(tree) = self.trees.get_mut(&root)

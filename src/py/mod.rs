@@ -1,5 +1,6 @@
 //! The Python face: the only place, with `lib.rs`, that names pyo3.
 
+pub(crate) mod adaptive;
 pub(crate) mod awaitable;
 pub(crate) mod cache;
 pub(crate) mod connection;

@@ -7,6 +7,7 @@ file of tests/rust. The first one is what the short form runs.
 from __future__ import annotations
 
 P = "tests/python/test_"
+A = "lib::limits::adaptive::tests::"
 
 KILLERS: dict[str, tuple[str, ...]] = {
     # Permits.
@@ -64,6 +65,17 @@ KILLERS: dict[str, tuple[str, ...]] = {
     ),
     "ParkedWithoutALook": ("shuttle_limiter::everybody_gets_a_permit_and_the_limits_hold",),
     "GivingUpRaces": ("shuttle_limiter::who_gives_up_while_being_granted_passes_the_permit_on",),
+    # The adaptive limit.
+    "BaselineNeverMoves": (
+        f"{A}a_doubled_service_time_becomes_the_baseline",
+        f"{P}adaptive.py::test_it_follows_a_service_time_that_doubles",
+    ),
+    "ControllerCountsStale": (f"{A}calls_admitted_before_a_change_do_not_count",),
+    "ControllerIgnoresDrops": (
+        f"{A}an_outage_halves_the_limit_to_the_floor_and_is_forgotten_after_it",
+        f"{P}adaptive.py::test_dropped_calls_lower_the_limit_and_cancelled_ones_do_not",
+    ),
+    "ControllerUnbounded": (f"{A}the_limit_stays_between_its_bounds",),
     # Engines.
     "SlotKeptWhenConstructionFails": (f"{P}engines.py::test_a_slot_goes_back_whatever_fails_while_the_engine_is_made",),
     "SlotKeptOnClose": (f"{P}engines.py::test_a_user_has_two_engines_and_is_told_so",),

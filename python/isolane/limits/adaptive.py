@@ -138,9 +138,12 @@ class AdaptiveSemaphore:
         self._forget_returned()
         task = _task()
         own = [fence for fence, holding in self._held.items() if task and holding.task == task]
-        if own:
-            return self.ended(own[-1], outcome)
-        return self.ended(next(iter(self._held), 0), outcome)
+        permit = self.ended(own[-1] if own else next(iter(self._held), 0), outcome)
+        if permit is None:
+            return False
+        permit.record(outcome)
+        permit.__exit__(None, None, None)
+        return True
 
     def began(self, permit: Permit) -> int:
         """Take note of a permit. Returns the number to end it by."""
@@ -148,18 +151,16 @@ class AdaptiveSemaphore:
         self._held[fence] = _Holding(permit, time.monotonic(), len(self._held) + 1, _task())
         return fence
 
-    def ended(self, fence: int, outcome: str = "ok") -> bool:
-        """Return the permit of this number, unless it was returned or is bound to a response."""
+    def ended(self, fence: int, outcome: str = "ok") -> Permit | None:
+        """Take note of the end of a permit. Returns it for the caller to return; ``None`` when it was returned."""
         holding = self._held.pop(fence, None)
-        if holding is None:
-            return False
-        returned = holding.permit.held
-        holding.permit.__exit__(None, None, None)
-        if returned and self._controller is not None:
+        if holding is None or not holding.permit.held:
+            return None
+        if self._controller is not None:
             held_for = time.monotonic() - holding.since
             if self._controller.sample(held_for, holding.inflight, outcome):
                 self.adjust_capacity_based_on_load()
-        return returned
+        return holding.permit
 
     def _forget_returned(self) -> None:
         for fence in [fence for fence, holding in self._held.items() if not holding.permit.held]:

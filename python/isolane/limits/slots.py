@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import Token
+from types import TracebackType
 from typing import Any
 
 from isolane._core import FairLimiter, LimitRejected, Permit
@@ -66,10 +67,14 @@ class ExecutionSlot:
         self._token = nesting.enter(self._limiter, context)
         return permit
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         slot, self._slot = self._slot, None
         if self._token is not None:
             nesting.leave(self._token)
             self._token = None
-        self._semaphore.ended(self._fence, "ok" if kind is None else "ignored")
-        await slot.__aexit__(None, None, None)
+        try:
+            self._semaphore.ended(self._fence, "ok" if kind is None else "ignored")
+        finally:
+            await slot.__aexit__(kind, error, traceback)

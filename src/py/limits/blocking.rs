@@ -120,7 +120,7 @@ fn wait(
             if refusal.is_none()
                 && let Some(grant) = lock(&sleeper.grant).take()
             {
-                limiter.inner.release(grant, CLOCK.monotonic());
+                limiter.inner.release_unused(grant, CLOCK.monotonic());
             }
             Err(interrupted)
         }

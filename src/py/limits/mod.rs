@@ -9,7 +9,7 @@ mod waiting;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -18,12 +18,13 @@ pub(crate) use slot::{Slot, SyncSlot};
 pub(crate) use suspension::Suspension;
 pub(crate) use waiting::PermitAwaitable;
 
+use super::adaptive::AdaptiveController;
 use super::context::PyContext;
 use super::errors::to_python;
 use super::process::{CLOCK, Stamp, lane_of, registry};
 use crate::clock::{Clock, Micros, micros, seconds};
 use crate::lanes::LaneHandle;
-use crate::limits::{Durations, FairLimiter, Limit, LimitSettings, MAX_RESOURCES, success_rate};
+use crate::limits::{Durations, FairLimiter, Governed, Limit, LimitSettings, MAX_RESOURCES, success_rate};
 use crate::owner::Crossing;
 use ask::{Asker, Wanted, factor, patience};
 use permit::site;
@@ -56,7 +57,8 @@ fn on_pythons_clock(py: Python<'_>, moment: Micros) -> PyResult<f64> {
 /// `total` permits of the process (default 50), `per_user` of one user (5). `queue` and `per_user_queue` bound the waiters (1000
 /// and 100; steps of admitted runs are exempt). `timeout` in seconds is the default deadline of a request (2). `borrow` lets a
 /// user exceed `per_user` while nobody else waits. `aging` in seconds is the wait after which a request counts as one priority
-/// more urgent (default: a quarter of its timeout). `resources` maps names to limits that all users share. `idle` in seconds is
+/// more urgent (default: a quarter of its timeout). `resources` maps names to limits that all users share. `adaptive` puts an
+/// `AdaptiveController` in charge of `total`, or some of resources, by name: the lower limit of both holds. `idle` in seconds is
 /// when a user without permit and waiter is forgotten (300), `max_users` how many are remembered (10 000).
 #[pyclass(frozen, name = "FairLimiter", module = "isolane")]
 pub(crate) struct PyFairLimiter {
@@ -100,6 +102,29 @@ impl PyFairLimiter {
     }
 }
 
+/// Puts the controllers in charge that a caller gave: one for the process's limit, or some by the names of resources.
+fn govern(limiter: &FairLimiter, adaptive: &Bound<'_, PyAny>) -> PyResult<()> {
+    if let Ok(controller) = adaptive.cast::<AdaptiveController>() {
+        limiter.govern(Governed::Total, controller.get().core());
+        return Ok(());
+    }
+    let pairs = PyDict::new(adaptive.py());
+    pairs.call_method1("update", (adaptive,))?;
+    for (name, controller) in pairs.iter() {
+        let name: String = name.extract()?;
+        let index = limiter.resource(&name).ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "adaptive names {name:?}, which is no resource of this limiter; name it in resources too, with its most"
+            ))
+        })?;
+        let controller = controller.cast::<AdaptiveController>().map_err(|_| {
+            PyTypeError::new_err("adaptive must be an AdaptiveController, or map names of resources to controllers")
+        })?;
+        limiter.govern(Governed::Resource(index), controller.get().core());
+    }
+    Ok(())
+}
+
 fn durations<'py>(py: Python<'py>, durations: &Durations) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("count", durations.count)?;
@@ -115,7 +140,9 @@ impl PyFairLimiter {
     #[new]
     #[pyo3(signature = (
         total = 50, per_user = 5, *, queue = 1000, per_user_queue = 100, timeout = 2.0, borrow = false, aging = None,
-        resources: "collections.abc.Mapping[str, int] | None" = None, max_users = 10_000, idle = 300.0,
+        resources: "collections.abc.Mapping[str, int] | None" = None,
+        adaptive: "AdaptiveController | collections.abc.Mapping[str, AdaptiveController] | None" = None,
+        max_users = 10_000, idle = 300.0,
     ))]
     fn new(
         total: u32,
@@ -126,6 +153,7 @@ impl PyFairLimiter {
         borrow: bool,
         aging: Option<f64>,
         resources: Option<&Bound<'_, PyAny>>,
+        adaptive: Option<&Bound<'_, PyAny>>,
         max_users: usize,
         idle: f64,
     ) -> PyResult<Self> {
@@ -153,7 +181,11 @@ impl PyFairLimiter {
             idle: micros(patience(idle)?),
             ..LimitSettings::new(at_least_one(total, "total")?, at_least_one(per_user, "per_user")?)
         };
-        Self::build(settings, named, timeout)
+        let limiter = Self::build(settings, named, timeout)?;
+        if let Some(adaptive) = adaptive {
+            govern(&limiter.inner, adaptive)?;
+        }
+        Ok(limiter)
     }
 
     /// `async with limiter.slot(user_id) as permit: …`

@@ -16,7 +16,7 @@ use super::ask::Wanted;
 use super::lock;
 use super::suspension::Suspension;
 use crate::clock::{Clock, Micros, seconds};
-use crate::limits::{FairLimiter, Grant, Permit, Priority};
+use crate::limits::{CallResult, FairLimiter, Grant, Permit, Priority};
 use crate::mutants::mutant;
 
 /// The right to run, until it is released. Releases itself when it is collected, which counts as a leak. A context manager,
@@ -67,8 +67,11 @@ impl PyPermit {
         self.inner.release(CLOCK.monotonic())
     }
 
-    /// The end of the block that the permit was taken for.
-    pub(super) fn leave_block(&self) {
+    /// The end of the block that the permit was taken for. What raised says nothing of the backend, unless it was recorded.
+    pub(super) fn leave_block(&self, raised: bool) {
+        if raised {
+            self.inner.record_if_silent(CallResult::IGNORED);
+        }
         if !self.bound.load(Ordering::Acquire) && self.inner.is_held() {
             self.return_it();
         }
@@ -87,7 +90,7 @@ impl PyPermit {
             resources,
             admitted: true,
         };
-        self.inner.limiter().release(grant, CLOCK.monotonic());
+        self.inner.limiter().release_unused(grant, CLOCK.monotonic());
         Some(wanted)
     }
 
@@ -123,7 +126,7 @@ impl Drop for PyPermit {
         if self.bound.load(Ordering::Acquire) {
             // Its response was never sent, which is no fault of the holder.
             if let Some(grant) = self.inner.take() {
-                self.inner.limiter().release(grant, CLOCK.monotonic());
+                self.inner.limiter().release_unused(grant, CLOCK.monotonic());
             }
         }
         if let Some(site) = self.site.as_deref().filter(|_| self.inner.is_held()) {
@@ -210,6 +213,24 @@ impl PyPermit {
         Ok(bound)
     }
 
+    /// Says what the call came to, for adaptive limits: `ok`, `dropped` (a time-out, 429 or 5xx of the backend) or `ignored` (it
+    /// says nothing of the backend). `units` of work divide its latency. Without it a block that ends is `ok`, and one that
+    /// raises is `ignored`. Raises `ValueError` for another word, `RuntimeError` after the permit was released.
+    #[pyo3(signature = (outcome, units = 1.0))]
+    fn record(&self, outcome: &str, units: f64) -> PyResult<()> {
+        #[allow(clippy::cast_possible_truncation)] // digits, not size
+        let result = CallResult {
+            outcome: super::super::adaptive::outcome(outcome)?,
+            units: super::super::adaptive::units(units)? as f32,
+        };
+        if self.inner.record(result) {
+            return Ok(());
+        }
+        Err(PyRuntimeError::new_err(
+            "the permit was released already; record the outcome before the block ends",
+        ))
+    }
+
     /// Whether it has not been returned.
     #[getter]
     fn held(&self) -> bool {
@@ -259,16 +280,16 @@ impl PyPermit {
         self.release(py).map(drop)
     }
 
-    #[pyo3(signature = (_kind = None, _exception = None, _traceback = None))]
+    #[pyo3(signature = (kind = None, _exception = None, _traceback = None))]
     fn __exit__(
         &self,
         py: Python<'_>,
-        _kind: Option<&Bound<'_, PyAny>>,
+        kind: Option<&Bound<'_, PyAny>>,
         _exception: Option<&Bound<'_, PyAny>>,
         _traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         self.stamp.check(py)?;
-        self.leave_block();
+        self.leave_block(kind.is_some());
         Ok(())
     }
 
@@ -277,16 +298,16 @@ impl PyPermit {
         slf
     }
 
-    #[pyo3(signature = (_kind = None, _exception = None, _traceback = None) -> "collections.abc.Awaitable[None]")]
+    #[pyo3(signature = (kind = None, _exception = None, _traceback = None) -> "collections.abc.Awaitable[None]")]
     fn __aexit__<'py>(
         &self,
         py: Python<'py>,
-        _kind: Option<&Bound<'py, PyAny>>,
+        kind: Option<&Bound<'py, PyAny>>,
         _exception: Option<&Bound<'py, PyAny>>,
         _traceback: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, ReadyNone>> {
         self.stamp.check(py)?;
-        self.leave_block();
+        self.leave_block(kind.is_some());
         ReadyNone::shared(py)
     }
 

@@ -64,10 +64,10 @@ impl Slot {
         Ok(())
     }
 
-    fn leave(&self) {
+    fn leave(&self, raised: bool) {
         let permit = lock(&self.permit).take();
         if let Some(permit) = permit {
-            permit.get().leave_block();
+            permit.get().leave_block(raised);
         }
         self.free();
     }
@@ -89,15 +89,15 @@ impl Slot {
         asked
     }
 
-    #[pyo3(signature = (_kind = None, _exception = None, _traceback = None) -> "collections.abc.Awaitable[None]")]
+    #[pyo3(signature = (kind = None, _exception = None, _traceback = None) -> "collections.abc.Awaitable[None]")]
     fn __aexit__<'py>(
         &self,
         py: Python<'py>,
-        _kind: Option<&Bound<'py, PyAny>>,
+        kind: Option<&Bound<'py, PyAny>>,
         _exception: Option<&Bound<'py, PyAny>>,
         _traceback: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, ReadyNone>> {
-        self.leave();
+        self.leave(kind.is_some());
         ReadyNone::shared(py)
     }
 
@@ -135,14 +135,14 @@ impl SyncSlot {
         permit
     }
 
-    #[pyo3(signature = (_kind = None, _exception = None, _traceback = None))]
+    #[pyo3(signature = (kind = None, _exception = None, _traceback = None))]
     fn __exit__(
         &self,
-        _kind: Option<&Bound<'_, PyAny>>,
+        kind: Option<&Bound<'_, PyAny>>,
         _exception: Option<&Bound<'_, PyAny>>,
         _traceback: Option<&Bound<'_, PyAny>>,
     ) {
-        self.0.leave();
+        self.0.leave(kind.is_some());
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

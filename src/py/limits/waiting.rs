@@ -247,7 +247,7 @@ impl PermitAwaitable {
     fn return_grant(&self) {
         let grant = lock(&self.waiter.grant).take();
         if let Some(grant) = grant {
-            self.limiter.release(grant, CLOCK.monotonic());
+            self.limiter.release_unused(grant, CLOCK.monotonic());
         }
     }
 
