@@ -55,7 +55,7 @@ class Crowd:
         self.running: collections.Counter[str] = collections.Counter()
         self.peaks: collections.Counter[str] = collections.Counter()
 
-    async def job(self, slots: Any, user: str, hold: float, timeout: float = 2.0) -> str:
+    async def job(self, slots: Any, user: str, hold: float, timeout: float = 2.0) -> str:  # noqa: ASYNC109 - the slots' own
         try:
             async with slots.acquire_execution_slot(user, timeout=timeout):
                 self.running[user] += 1

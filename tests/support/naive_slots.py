@@ -1,7 +1,7 @@
 """Execution slots as they are written at first: the positive control of the regression tests.
 
-Two nested semaphores, a time-out around each wait, one ``finally`` for both. What is wrong with it is what the tests are
-about, so nothing here is to be mended.
+Two nested semaphores, a time-out around each wait, one ``finally`` for both. What is wrong with it is what the tests
+are about, so nothing here is to be mended.
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ class NaiveSlots:
         self.held_for: dict[str, list[float]] = {}
 
     @asynccontextmanager
-    async def acquire_execution_slot(self, user_id: str, priority: int = 1, timeout: float = 2.0) -> AsyncIterator[None]:
+    async def acquire_execution_slot(
+        self,
+        user_id: str,
+        priority: int = 1,
+        timeout: float = 2.0,  # noqa: ASYNC109 - so it is written
+    ) -> AsyncIterator[None]:
         own = self.user_semaphores.setdefault(user_id, asyncio.Semaphore(self.per_user))
         began = self.clock()
         try:

@@ -77,9 +77,12 @@ class AdaptiveSemaphore:
     def __init__(self, base_capacity: int = 5, adaptation_enabled: bool = True) -> None:
         if base_capacity < 1:
             raise ValueError(f"base_capacity must be at least 1, got {base_capacity}")
-        most = max(MOST, base_capacity)
-        limiter = FairLimiter(base_capacity, most, per_user_queue=1000)
-        self._begin(limiter, None, base_capacity, adaptation_enabled)
+        most, controller = base_capacity, None
+        if adaptation_enabled:
+            most = max(MOST, base_capacity)
+            controller = AdaptiveController(initial=base_capacity, max=most)
+        limiter = FairLimiter(most, most, per_user_queue=1000, adaptive=controller)
+        self._begin(limiter, None, base_capacity, controller)
 
     @classmethod
     def of_user(cls, limiter: FairLimiter, user_id: str, *, adaptation_enabled: bool = False) -> Self:
@@ -87,23 +90,28 @@ class AdaptiveSemaphore:
 
         A user's limit is an entitlement. Only with ``adaptation_enabled`` does it follow the time that the user's own
         holders take: a slow call of a user then lowers the user's limit.
+
+        Raises:
+            InvalidContextError: ``user_id`` is no id of a user.
         """
+        limiter.slot(user_id)  # refuses an id that is none
         semaphore = cls.__new__(cls)
         base = limiter.stats(user_id)["limit"]
-        semaphore._begin(limiter, user_id, base, adaptation_enabled)
+        controller = AdaptiveController(initial=base, max=max(MOST, base)) if adaptation_enabled else None
+        semaphore._begin(limiter, user_id, base, controller)  # noqa: SLF001 - its own class
         return semaphore
 
-    def _begin(self, limiter: FairLimiter, user_id: str | None, base: int, adapts: bool) -> None:
+    def _begin(
+        self, limiter: FairLimiter, user_id: str | None, base: int, controller: AdaptiveController | None
+    ) -> None:
         self.base_capacity = base
         self._limiter = limiter
         self._user_id = user_id
-        self._controller: AdaptiveController | None = None
-        if adapts:
-            self._controller = AdaptiveController(initial=base, max=max(MOST, base))
+        self._controller = controller
         self._held: dict[int, _Holding] = {}
         self._asking = 0
 
-    # -- acquire and release ----------------------------------------------------------------------------------------------
+    # -- acquire and release -------------------------------------------------------------------------------------------
 
     async def acquire_adaptive(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - the limiter's own deadline
         """Wait for a permit, at most ``timeout`` seconds; without it as long as it takes.
@@ -148,7 +156,8 @@ class AdaptiveSemaphore:
     def began(self, permit: Permit) -> int:
         """Take note of a permit. Returns the number to end it by."""
         fence = permit.fence
-        self._held[fence] = _Holding(permit, time.monotonic(), len(self._held) + 1, _task())
+        inflight = 0 if self._own_controller is None else int(self._limiter.stats(self._user_id)["running"])
+        self._held[fence] = _Holding(permit, time.monotonic(), inflight, _task())
         return fence
 
     def ended(self, fence: int, outcome: str = "ok") -> Permit | None:
@@ -156,9 +165,9 @@ class AdaptiveSemaphore:
         holding = self._held.pop(fence, None)
         if holding is None or not holding.permit.held:
             return None
-        if self._controller is not None:
+        if self._own_controller is not None:
             held_for = time.monotonic() - holding.since
-            if self._controller.sample(held_for, holding.inflight, outcome):
+            if self._own_controller.sample(held_for, holding.inflight, outcome):
                 self.adjust_capacity_based_on_load()
         return holding.permit
 
@@ -173,7 +182,7 @@ class AdaptiveSemaphore:
     async def __aexit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
         self.release_adaptive("ok" if kind is None else "ignored")
 
-    # -- capacity ---------------------------------------------------------------------------------------------------------
+    # -- capacity ------------------------------------------------------------------------------------------------------
 
     @property
     def current_capacity(self) -> int:
@@ -182,14 +191,15 @@ class AdaptiveSemaphore:
             return int(self._limiter.stats()["total"])
         return int(self._limiter.stats(self._user_id)["limit"])
 
+    @property
+    def _own_controller(self) -> AdaptiveController | None:
+        """The controller of a user's limit; that of a whole limiter is the limiter's to ask."""
+        return None if self._user_id is None else self._controller
+
     def adjust_capacity_based_on_load(self) -> None:
-        """Set the capacity to what the controller says. Releases do so by themselves. Nobody who holds it is stopped."""
-        if self._controller is None:
-            return
-        if self._user_id is None:
-            self._limiter.set_limit(total=self._controller.limit)
-        else:
-            self._limiter.set_limit(user=self._user_id, per_user=self._controller.limit)
+        """Set the capacity to what the controller says, as releases do. Nobody who holds it is stopped."""
+        if self._own_controller is not None:
+            self._limiter.set_limit(user=self._user_id, per_user=self._own_controller.limit)
 
     def predict_optimal_capacity(self) -> int:
         """Return how many holders at once are best, as far as the controller knows; without adaptation the capacity."""
@@ -197,10 +207,10 @@ class AdaptiveSemaphore:
 
     def forget_adaptation(self) -> None:
         """Take back a limit that adapting gave the user."""
-        if self._controller is not None and self._user_id is not None:
+        if self._own_controller is not None and self._user_id is not None:
             self._limiter.reset_user(self._user_id)
 
-    # -- views ------------------------------------------------------------------------------------------------------------
+    # -- views ---------------------------------------------------------------------------------------------------------
 
     @property
     def holder_start_times(self) -> dict[str, float]:

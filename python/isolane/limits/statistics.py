@@ -29,8 +29,8 @@ def _nearest_rank(values: list[float], share: float) -> float:
 class SemaphoreStats:
     """What a semaphore has given and to what end.
 
-    A manager hands out copies of what its limiter counted; recording into a copy changes the copy only. One that is made
-    by its constructor begins at zero and can be recorded into.
+    A manager hands out copies of what its limiter counted; recording into a copy changes the copy only. One that is
+    made by its constructor begins at zero and can be recorded into.
 
     Attributes:
         total_acquisitions: permits given.

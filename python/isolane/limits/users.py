@@ -92,8 +92,8 @@ class UserSemaphoreManager:
     def optimize_semaphore_limits(self) -> None:
         """Bring the limits to what is known to be best.
 
-        The limit of all follows ``adaptive`` with each permit that is returned, without this call. Users' limits stay as
-        they are; with ``adapt_users``, each is set to what its controller says.
+        The limit of all follows ``adaptive`` with each permit that is returned, without this call. Users' limits stay
+        as they are; with ``adapt_users``, each is set to what its controller says.
         """
         for semaphore in self._book.all().values():
             semaphore.adjust_capacity_based_on_load()
