@@ -412,7 +412,7 @@ def test_09_a_thread_that_waits_hears_an_interrupt():
         held = limiter.acquire_sync("ann")
         threading.Timer(0.2, _thread.interrupt_main).start()
         try:
-            limiter.acquire_sync("ann", timeout=50)
+            limiter.acquire_sync("ann", timeout=20)
         except KeyboardInterrupt:
             print("interrupted", limiter.stats()["queued"], limiter.stats()["cancelled"])
         held.release()
