@@ -45,6 +45,13 @@ mutants! {
     LastChildReturnsUnit: "the unit that a parent lent goes to the pool and not back to it",
     ParkedWithoutALook: "a permit that is returned between the look and the wait is missed",
     GivingUpRaces: "who gives up while being granted is told that it was not",
+    SuspendedKeepsUnit: "a permit that is suspended keeps its unit",
+    BoundPermitLeaks: "a permit whose response is never sent counts as leaked",
+    TimeNeverOver: "a wait on an event loop does not end at its deadline",
+    HigherLimitWakesNobody: "a limit that is raised is noticed by nobody who waits",
+    RetryAfterUnbounded: "a client may be told to come back after hours",
+    InterruptNotHeard: "a thread that waits does not hear Ctrl-C",
+    LeakNotCounted: "a permit that nobody returned is not counted as leaked",
     // The adaptive limit.
     BaselineNeverMoves: "calls that take longer for good look like a queue for ever",
     ControllerCountsStale: "a call that was admitted under another limit counts",

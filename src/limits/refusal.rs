@@ -95,6 +95,7 @@ impl State {
 
     fn retry_after(&self, wait: Micros) -> u32 {
         let wait = if wait == 0 { self.hold } else { wait };
-        u32::try_from(wait.div_ceil(SECOND).clamp(1, 60)).unwrap_or(60)
+        let most = if mutant!(RetryAfterUnbounded) { u64::MAX } else { 60 };
+        u32::try_from(wait.div_ceil(SECOND).clamp(1, most)).unwrap_or(60)
     }
 }

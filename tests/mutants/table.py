@@ -64,6 +64,23 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "limiter_model::nesting_never_deadlocks",
     ),
     "ParkedWithoutALook": ("shuttle_limiter::everybody_gets_a_permit_and_the_limits_hold",),
+    "SuspendedKeepsUnit": (
+        f"{P}limit_handover.py::test_a_lone_permit_is_given_back_for_a_wait_and_had_again_after_it",
+    ),
+    "BoundPermitLeaks": (
+        f"{P}limit_streams.py::test_a_response_that_is_never_called_returns_the_permit_when_it_is_dropped",
+    ),
+    "TimeNeverOver": (
+        f"{P}limit_guarantees.py::test_05_a_wait_ends_at_its_deadline_however_often_others_are_served",
+    ),
+    "HigherLimitWakesNobody": (
+        f"{P}limit_guarantees.py::test_13_a_lower_limit_stops_nobody_and_a_higher_one_wakes_in_order",
+    ),
+    "RetryAfterUnbounded": (f"{P}limit_guarantees.py::test_10_the_time_to_come_back_is_between_1_and_60",),
+    "InterruptNotHeard": (f"{P}limit_guarantees.py::test_09_a_thread_that_waits_hears_an_interrupt",),
+    "LeakNotCounted": (
+        f"{P}limit_guarantees.py::test_08_a_permit_that_is_dropped_returns_and_is_counted_as_leaked",
+    ),
     "GivingUpRaces": ("shuttle_limiter::who_gives_up_while_being_granted_passes_the_permit_on",),
     # The adaptive limit.
     "BaselineNeverMoves": (

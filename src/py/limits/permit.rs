@@ -92,7 +92,11 @@ impl PyPermit {
             resources: grant.wanted(),
             admitted: true,
         };
-        self.inner.limiter().release_unused(grant, CLOCK.monotonic());
+        if mutant!(SuspendedKeepsUnit) {
+            std::mem::forget(grant);
+        } else {
+            self.inner.limiter().release_unused(grant, CLOCK.monotonic());
+        }
         Some(wanted)
     }
 
@@ -125,7 +129,7 @@ impl Drop for PyPermit {
             std::mem::forget(self.inner.take());
             return;
         }
-        if self.bound.load(Ordering::Acquire) {
+        if self.bound.load(Ordering::Acquire) && !mutant!(BoundPermitLeaks) {
             // Its response was never sent, which is no fault of the holder.
             if let Some(grant) = self.inner.take() {
                 self.inner.limiter().release_unused(grant, CLOCK.monotonic());

@@ -158,6 +158,9 @@ struct TimeOver(Arc<Waiter>);
 #[pymethods]
 impl TimeOver {
     fn __call__(&self) {
+        if mutant!(TimeNeverOver) {
+            return;
+        }
         self.0.timed_out.store(true, Ordering::Relaxed);
         self.0.future.complete();
     }
