@@ -20,5 +20,6 @@ pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod request;
 pub(crate) mod runs;
+pub(crate) mod source_lines;
 pub(crate) mod trampoline;
 pub(crate) mod verify;
