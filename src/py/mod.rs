@@ -26,5 +26,6 @@ pub(crate) mod resources;
 pub(crate) mod runs;
 pub(crate) mod size;
 pub(crate) mod stored;
+pub(crate) mod source_lines;
 pub(crate) mod trampoline;
 pub(crate) mod verify;
