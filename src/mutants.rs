@@ -45,6 +45,13 @@ mutants! {
     LastChildReturnsUnit: "the unit that a parent lent goes to the pool and not back to it",
     ParkedWithoutALook: "a permit that is returned between the look and the wait is missed",
     GivingUpRaces: "who gives up while being granted is told that it was not",
+    SuspendedKeepsUnit: "a permit that is suspended keeps its unit",
+    BoundPermitLeaks: "a permit whose response is never sent counts as leaked",
+    TimeNeverOver: "a wait on an event loop does not end at its deadline",
+    HigherLimitWakesNobody: "a limit that is raised is noticed by nobody who waits",
+    RetryAfterUnbounded: "a client may be told to come back after hours",
+    InterruptNotHeard: "a thread that waits does not hear Ctrl-C",
+    LeakNotCounted: "a permit that nobody returned is not counted as leaked",
     // The adaptive limit.
     BaselineNeverMoves: "calls that take longer for good look like a queue for ever",
     ControllerCountsStale: "a call that was admitted under another limit counts",
@@ -54,6 +61,9 @@ mutants! {
     SlotKeptWhenConstructionFails: "a returned permit is kept, as when an engine could not be built",
     SlotKeptOnClose: "a closed engine keeps its slot",
     EngineNeverDue: "an engine lives for ever",
+    ZombieWritesOn: "an agent that was left behind by force goes on writing",
+    BusyEngineEvicted: "an engine that runs something is ended to make room",
+    IdleTimeIgnored: "an engine that is idle lives until its lifetime is over",
     // The loop account.
     InnerStepsCountTwice: "an agent is charged with the time of the agents that it runs",
     LongestStepIsTheLast: "the longest step that is told is the latest long one",
@@ -90,6 +100,8 @@ mutants! {
     CacheForgetsUse: "an entry that was just read goes first",
     CacheEvictsLatest: "the entry used last makes room",
     CacheBytesUnbounded: "a cache holds any number of bytes",
+    WeakEntryTakesLater: "the end of an earlier value takes the later one of its key along",
+    CacheKeptAfterCleanup: "the cache of a context that was cleaned up keeps what it has",
     MemoryLimitIgnored: "bytes are charged over the limit",
     CacheBytesKept: "the bytes of an entry that left a cache stay charged",
     // Owners.

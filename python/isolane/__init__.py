@@ -24,6 +24,7 @@ from isolane._core import (
     Permit,
     PlaceholderPolicy,
     RunClosed,
+    RunFenced,
     Slot,
     TTLCache,
     UnifiedIDManager,
@@ -61,7 +62,15 @@ from isolane.engines import (
     UserExecutionEngine,
 )
 from isolane.events import WebSocketBridgeFactory, WebSocketConfig
-from isolane.limits import LimitTimeout
+from isolane.limits import (
+    AdaptiveSemaphore,
+    LimitTimeout,
+    OptimizedSemaphoreManager,
+    ResourceTimeoutError,
+    SemaphoreStats,
+    SemaphoreStatsCollector,
+    UserSemaphoreManager,
+)
 from isolane.memory import MemoryLimits, MemoryOptimizationManager, ResourceMetrics
 from isolane.pools import (
     PoolHealth,
@@ -77,6 +86,7 @@ IsolatedExecutionEngine = UserExecutionEngine
 __all__ = [
     "SUBPROTOCOL",
     "AdaptiveController",
+    "AdaptiveSemaphore",
     "AgentInstanceFactory",
     "AgentRegistry",
     "BaseAgent",
@@ -108,6 +118,7 @@ __all__ = [
     "MemoryLimitExceededError",
     "MemoryLimits",
     "MemoryOptimizationManager",
+    "OptimizedSemaphoreManager",
     "Permit",
     "PipelineOrderError",
     "PlaceholderPolicy",
@@ -116,7 +127,11 @@ __all__ = [
     "PoolUnavailableError",
     "ResourceMetrics",
     "ResourcePoolManager",
+    "ResourceTimeoutError",
     "RunClosed",
+    "RunFenced",
+    "SemaphoreStats",
+    "SemaphoreStatsCollector",
     "Slot",
     "TTLCache",
     "UnifiedIDManager",
@@ -125,6 +140,7 @@ __all__ = [
     "UserExecutionContext",
     "UserExecutionEngine",
     "UserResourcePool",
+    "UserSemaphoreManager",
     "UserWebSocketEmitter",
     "WebSocketBridgeFactory",
     "WebSocketConfig",

@@ -56,6 +56,16 @@ impl Grant {
         self.fence
     }
 
+    /// What was asked for beside the unit.
+    pub fn wanted(&self) -> ResourceSet {
+        self.wanted
+    }
+
+    /// How much its time counts in the fair order.
+    pub fn cost(&self) -> f32 {
+        self.cost
+    }
+
     /// Whose it is.
     pub fn lane(&self) -> &LaneHandle {
         &self.lane

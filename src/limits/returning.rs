@@ -62,6 +62,9 @@ impl State {
     /// A limit was changed: gives free units to who waits.
     pub(super) fn reschedule(&mut self, now: Micros) -> Woken {
         let mut woken = Woken::new();
+        if mutant!(HigherLimitWakesNobody) {
+            return woken;
+        }
         if !self.nested.is_empty() {
             self.lend_to_nested(now, &mut woken);
         }
@@ -118,7 +121,7 @@ impl State {
         self.hold = smooth(self.hold, held);
         self.holds.record(held);
         self.counts.released += 1;
-        self.counts.leaked += u64::from(leaked);
+        self.counts.leaked += u64::from(leaked && !mutant!(LeakNotCounted));
         let used = self.contention.at(now).saturating_sub(grant.contended);
         let virtual_time = self.order.virtual_time;
         let record = &mut self.users[grant.user];

@@ -11,7 +11,7 @@ use super::order::{Contention, Order};
 use super::queue::{Place, Ticket, Waiters};
 use super::request::{LimitSettings, Reason, Refusal, Request, Scope};
 use super::resources::{ResourceSet, Resources};
-use super::stats::{Counts, DETAIL_AFTER, TotalDurations};
+use super::stats::{Counts, DETAIL_FROM, TotalDurations};
 use super::tree::{MAX_DEPTH, MAX_NODES, NodeId, Sources, Tree};
 use super::users::Users;
 use crate::clock::{Micros, SECOND};
@@ -249,7 +249,7 @@ impl State {
         record.permits += 1;
         record.counts.granted += 1;
         record.counts.waited = record.counts.waited.saturating_add(waited);
-        if record.detail.is_none() && (waited > 0 || record.counts.granted == DETAIL_AFTER) {
+        if record.detail.is_none() && record.counts.granted >= DETAIL_FROM {
             record.detail = Some(Box::default());
         }
         if let Some(detail) = &mut record.detail {

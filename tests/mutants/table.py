@@ -64,6 +64,19 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "limiter_model::nesting_never_deadlocks",
     ),
     "ParkedWithoutALook": ("shuttle_limiter::everybody_gets_a_permit_and_the_limits_hold",),
+    "SuspendedKeepsUnit": (
+        f"{P}limit_handover.py::test_a_lone_permit_is_given_back_for_a_wait_and_had_again_after_it",
+    ),
+    "BoundPermitLeaks": (
+        f"{P}limit_streams.py::test_a_response_that_is_never_called_returns_the_permit_when_it_is_dropped",
+    ),
+    "TimeNeverOver": (f"{P}limit_guarantees.py::test_05_a_wait_ends_at_its_deadline_however_often_others_are_served",),
+    "HigherLimitWakesNobody": (
+        f"{P}limit_guarantees.py::test_13_a_lower_limit_stops_nobody_and_a_higher_one_wakes_in_order",
+    ),
+    "RetryAfterUnbounded": (f"{P}limit_guarantees.py::test_10_the_time_to_come_back_is_between_1_and_60",),
+    "InterruptNotHeard": (f"{P}limit_guarantees.py::test_09_a_thread_that_waits_hears_an_interrupt",),
+    "LeakNotCounted": (f"{P}limit_guarantees.py::test_08_a_permit_that_is_dropped_returns_and_is_counted_as_leaked",),
     "GivingUpRaces": ("shuttle_limiter::who_gives_up_while_being_granted_passes_the_permit_on",),
     # The adaptive limit.
     "BaselineNeverMoves": (
@@ -80,6 +93,15 @@ KILLERS: dict[str, tuple[str, ...]] = {
     # Engines.
     "SlotKeptWhenConstructionFails": (f"{P}engines.py::test_a_slot_goes_back_whatever_fails_while_the_engine_is_made",),
     "SlotKeptOnClose": (f"{P}engines.py::test_a_user_has_two_engines_and_is_told_so",),
+    "ZombieWritesOn": (
+        f"{P}engine_expiry.py::test_whatever_a_zombie_writes_late_is_refused_and_counted",
+        "lib::engines::book::tests::what_a_fence_refuses_is_counted",
+    ),
+    "BusyEngineEvicted": (
+        f"{P}engine_expiry.py::test_an_engine_that_runs_something_makes_no_room",
+        "lib::engines::book::tests::room_is_made_by_the_engine_that_was_idle_longest_and_by_none_that_runs",
+    ),
+    "IdleTimeIgnored": ("lib::engines::book::tests::an_engine_may_be_idle_for_so_long_after_each_time_it_ran",),
     "EngineNeverDue": (f"{P}engines.py::test_an_engine_ends_at_its_deadline",),
     # The loop account.
     "InnerStepsCountTwice": (
@@ -141,6 +163,8 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "CacheForgetsUse": (f"{P}cache.py::test_what_was_used_longest_ago_makes_room",),
     "CacheEvictsLatest": (f"{P}cache.py::test_what_was_used_longest_ago_makes_room",),
     "CacheBytesUnbounded": (f"{P}cache.py::test_bytes_are_bounded_and_a_giant_changes_nothing",),
+    "WeakEntryTakesLater": (f"{P}cache.py::test_a_value_that_is_set_while_the_earlier_one_is_collected_stays",),
+    "CacheKeptAfterCleanup": (f"{P}cache.py::test_the_cache_ends_with_its_context",),
     "MemoryLimitIgnored": (f"{P}memory.py::test_threads_that_charge_never_pass_the_limit",),
     "CacheBytesKept": (f"{P}cache.py::test_the_user_is_charged_and_every_byte_returns",),
     # Owners.

@@ -545,3 +545,32 @@ fn a_limit_follows_its_backend() {
     assert_eq!(house.limiter.stats().resources[0].limit, 2);
     assert_eq!(house.limiter.stats().total, 50, "nobody governs the process's limit");
 }
+
+#[test]
+fn a_long_line_for_a_resource_is_refused_early_too() {
+    let mut house = House::new(settings(100, 100), &[("llm", 1)]);
+    let llm = house.limiter.resources(["llm"]).expect("known");
+    let asking = |house: &mut House, patience: Option<Micros>| {
+        house.ask("ann", "ann", |request| Request {
+            resources: llm,
+            patience,
+            ..request
+        })
+    };
+    for _ in 0..20 {
+        let permit = asking(&mut house, None).expect("not refused").expect("free");
+        house.now += SECOND;
+        permit.release(house.now);
+    }
+    let held = asking(&mut house, None).expect("not refused").expect("free");
+    for _ in 0..5 {
+        assert!(asking(&mut house, None).expect("not refused").is_none());
+    }
+    let refused = asking(&mut house, Some(2 * SECOND)).expect_err("six seconds are before it");
+    assert_eq!(
+        (refused.reason, refused.resource.as_deref()),
+        (Reason::Predicted, Some("llm"))
+    );
+    assert_eq!(refused.retry_after, 6);
+    drop(held);
+}

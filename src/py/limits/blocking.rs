@@ -15,6 +15,7 @@ use super::lock;
 use super::permit::{PyPermit, site};
 use crate::clock::Clock;
 use crate::limits::{Decision, Grant, Parked, Ticket};
+use crate::mutants::mutant;
 
 /// How often a sleeping thread looks for signals, such as Ctrl-C.
 const LOOK: Duration = Duration::from_millis(50);
@@ -84,7 +85,14 @@ pub(super) fn acquire(py: Python<'_>, limiter: &PyFairLimiter, wanted: &Wanted) 
     let limits = limiter.inner.clone();
     Py::new(
         py,
-        PyPermit::new(limits, grant, asker.task, ctx, (wanted.timeout, over), site(py)),
+        PyPermit::new(
+            limits,
+            grant,
+            asker.task,
+            ctx,
+            (wanted.timeout, over, wanted.priority),
+            site(py),
+        ),
     )
 }
 
@@ -102,7 +110,9 @@ fn wait(
             return Ok(grant);
         }
         left = left.saturating_sub(nap);
-        if let Err(interrupted) = py.check_signals() {
+        if let Err(interrupted) = py.check_signals()
+            && !mutant!(InterruptNotHeard)
+        {
             break Err(interrupted);
         }
         if left.is_zero() {

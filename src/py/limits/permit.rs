@@ -29,6 +29,7 @@ pub(crate) struct PyPermit {
     ctx: Option<Py<PyContext>>,
     timeout: f64,
     deadline: Micros,
+    priority: Priority,
     /// A response releases it, not the end of the block.
     bound: AtomicBool,
     /// Where it was asked for, in Python's development mode.
@@ -42,7 +43,7 @@ impl PyPermit {
         grant: Grant,
         task: Option<Py<PyAny>>,
         ctx: Option<Py<PyContext>>,
-        (timeout, deadline): (f64, Micros),
+        (timeout, deadline, priority): (f64, Micros, Priority),
         site: Option<Box<str>>,
     ) -> Self {
         Self {
@@ -51,6 +52,7 @@ impl PyPermit {
             ctx,
             timeout,
             deadline,
+            priority,
             bound: AtomicBool::new(false),
             site,
             stamp: Stamp::now(),
@@ -79,19 +81,22 @@ impl PyPermit {
 
     /// Returns the grant for the length of a wait. Answers what to ask for afterwards.
     pub(super) fn suspend_now(&self, py: Python<'_>) -> Option<Wanted> {
-        let resources = self.inner.wanted();
         let grant = self.inner.take()?;
         let wanted = Wanted {
             lane: grant.lane().clone(),
             ctx: self.ctx.as_ref().map(|ctx| ctx.clone_ref(py)),
             timeout: self.timeout,
             patience: in_core(self.timeout),
-            priority: Priority::DEFAULT,
-            cost: 1.0,
-            resources,
+            priority: self.priority,
+            cost: grant.cost(),
+            resources: grant.wanted(),
             admitted: true,
         };
-        self.inner.limiter().release_unused(grant, CLOCK.monotonic());
+        if mutant!(SuspendedKeepsUnit) {
+            std::mem::forget(grant);
+        } else {
+            self.inner.limiter().release_unused(grant, CLOCK.monotonic());
+        }
         Some(wanted)
     }
 
@@ -124,7 +129,7 @@ impl Drop for PyPermit {
             std::mem::forget(self.inner.take());
             return;
         }
-        if self.bound.load(Ordering::Acquire) {
+        if self.bound.load(Ordering::Acquire) && !mutant!(BoundPermitLeaks) {
             // Its response was never sent, which is no fault of the holder.
             if let Some(grant) = self.inner.take() {
                 self.inner.limiter().release_unused(grant, CLOCK.monotonic());

@@ -18,7 +18,7 @@ use super::lock;
 use super::permit::{PyPermit, site};
 use super::slot::Slot;
 use crate::clock::{Clock, Micros};
-use crate::limits::{Decision, FairLimiter, Grant, Parked, Ticket};
+use crate::limits::{Decision, FairLimiter, Grant, Parked, Priority, Ticket};
 use crate::mutants::mutant;
 
 /// What a permit is for.
@@ -53,6 +53,7 @@ struct Delivery {
     task: Option<Py<PyAny>>,
     timeout: f64,
     deadline: Micros,
+    priority: Priority,
     site: Option<Box<str>>,
 }
 
@@ -63,6 +64,7 @@ impl Delivery {
             task,
             timeout: wanted.timeout,
             deadline: deadline(now, wanted.patience),
+            priority: wanted.priority,
             site: site(py),
         }
     }
@@ -79,8 +81,8 @@ impl Delivery {
             permit.get().resume(grant, self.task);
             return ReadyNone::shared(py).map(Bound::into_any);
         }
-        let times = (self.timeout, self.deadline);
-        let permit = PyPermit::new(limiter.clone(), grant, self.task, self.ctx, times, self.site);
+        let asked = (self.timeout, self.deadline, self.priority);
+        let permit = PyPermit::new(limiter.clone(), grant, self.task, self.ctx, asked, self.site);
         let permit = Py::new(py, permit)?;
         if let Goal::Slot(slot) = goal {
             slot.get().keep(py, &permit);
@@ -156,6 +158,9 @@ struct TimeOver(Arc<Waiter>);
 #[pymethods]
 impl TimeOver {
     fn __call__(&self) {
+        if mutant!(TimeNeverOver) {
+            return;
+        }
         self.0.timed_out.store(true, Ordering::Relaxed);
         self.0.future.complete();
     }
