@@ -70,17 +70,13 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "BoundPermitLeaks": (
         f"{P}limit_streams.py::test_a_response_that_is_never_called_returns_the_permit_when_it_is_dropped",
     ),
-    "TimeNeverOver": (
-        f"{P}limit_guarantees.py::test_05_a_wait_ends_at_its_deadline_however_often_others_are_served",
-    ),
+    "TimeNeverOver": (f"{P}limit_guarantees.py::test_05_a_wait_ends_at_its_deadline_however_often_others_are_served",),
     "HigherLimitWakesNobody": (
         f"{P}limit_guarantees.py::test_13_a_lower_limit_stops_nobody_and_a_higher_one_wakes_in_order",
     ),
     "RetryAfterUnbounded": (f"{P}limit_guarantees.py::test_10_the_time_to_come_back_is_between_1_and_60",),
     "InterruptNotHeard": (f"{P}limit_guarantees.py::test_09_a_thread_that_waits_hears_an_interrupt",),
-    "LeakNotCounted": (
-        f"{P}limit_guarantees.py::test_08_a_permit_that_is_dropped_returns_and_is_counted_as_leaked",
-    ),
+    "LeakNotCounted": (f"{P}limit_guarantees.py::test_08_a_permit_that_is_dropped_returns_and_is_counted_as_leaked",),
     "GivingUpRaces": ("shuttle_limiter::who_gives_up_while_being_granted_passes_the_permit_on",),
     # The adaptive limit.
     "BaselineNeverMoves": (
