@@ -10,7 +10,7 @@ PORT ?= 8000
 PYTHONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench prove docs site build wheel wheel-check \
+.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench bench-limits prove docs site build wheel wheel-check \
 	test-matrix clean
 
 help: ## Show this list
@@ -52,6 +52,9 @@ stubs: $(VENV)/.built $(VENV)/.dev ## Write python/isolane/_core.pyi from the ex
 
 bench: $(VENV)/.built $(VENV)/.dev ## Measure side by side with named peers
 	$(BIN)/python -m benches.python
+
+bench-limits: $(VENV)/.built $(VENV)/.dev ## The adaptive limit, fairness and nesting in virtual time, against thresholds
+	$(BIN)/python -m benches.limits
 
 prove: $(VENV)/.built $(VENV)/.dev ## The long checks: soaks with many users, faults that tests must notice, schedules of threads
 	$(BIN)/python -m pytest tests/stress tests/adversity --prove

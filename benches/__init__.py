@@ -1,1 +1,1 @@
-"""Measurements: `python/` side by side against named peers."""
+"""Measurements: `python/` side by side against named peers, `limits/` in virtual time against thresholds."""

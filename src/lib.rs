@@ -39,10 +39,11 @@ mod _core {
             UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream,
             stream_has_ended, user_streams,
         },
-        engines::PyEngineBook,
+        engines::{PyEngineBook, PyFence},
         errors::{
             BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
             InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError, RunClosed,
+            RunFenced,
         },
         ids::UnifiedIDManager,
         json::to_json,

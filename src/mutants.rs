@@ -61,6 +61,9 @@ mutants! {
     SlotKeptWhenConstructionFails: "a returned permit is kept, as when an engine could not be built",
     SlotKeptOnClose: "a closed engine keeps its slot",
     EngineNeverDue: "an engine lives for ever",
+    ZombieWritesOn: "an agent that was left behind by force goes on writing",
+    BusyEngineEvicted: "an engine that runs something is ended to make room",
+    IdleTimeIgnored: "an engine that is idle lives until its lifetime is over",
     // The loop account.
     InnerStepsCountTwice: "an agent is charged with the time of the agents that it runs",
     LongestStepIsTheLast: "the longest step that is told is the latest long one",
@@ -97,6 +100,8 @@ mutants! {
     CacheForgetsUse: "an entry that was just read goes first",
     CacheEvictsLatest: "the entry used last makes room",
     CacheBytesUnbounded: "a cache holds any number of bytes",
+    WeakEntryTakesLater: "the end of an earlier value takes the later one of its key along",
+    CacheKeptAfterCleanup: "the cache of a context that was cleaned up keeps what it has",
     MemoryLimitIgnored: "bytes are charged over the limit",
     CacheBytesKept: "the bytes of an entry that left a cache stay charged",
     // Owners.

@@ -31,6 +31,7 @@ __all__ = [
     "ExecutionRun",
     "ExecutionStatus",
     "FairLimiter",
+    "Fence",
     "ForkedProcessError",
     "InvalidContextError",
     "InvalidEvent",
@@ -43,6 +44,7 @@ __all__ = [
     "Permit",
     "PlaceholderPolicy",
     "RunClosed",
+    "RunFenced",
     "Slot",
     "Suspension",
     "SyncSlot",
@@ -247,15 +249,31 @@ class EngineBook:
     def __new__(cls, /) -> EngineBook: ...
     def close(self, /, number: SupportsIndex, how: str = "closed") -> bool:
         """
-        Frees the slot of an engine; `how` is `closed`, `expired` or `forced`. Returns whether it still had one.
+        Frees the slot of an engine; `how` is `closed`, `expired`, `idle`, `evicted` or `forced`. Returns whether it still had one.
         """
-    def due(self, /) -> list[int]:
+    def due(self, /) -> list[tuple[int, str]]:
         """
-        Takes the engines that are due off the heap.
+        Takes the engines that are due off the heap: their numbers, and why, `expired` or `idle`.
         """
     def failed(self, /) -> None:
         """
         Counts an engine that could not be built.
+        """
+    def fence(self, /) -> Fence:
+        """
+        A fence for the contexts of one engine.
+        """
+    def idlest(self, /, ctx: UserExecutionContext) -> int | None:
+        """
+        The number of the engine of the context's user that has been idle longest; `None` when each runs something.
+        """
+    def late_release(self, /) -> None:
+        """
+        Counts a permit that came back after it had been taken from its holder.
+        """
+    def leaked(self, /, many: SupportsIndex) -> None:
+        """
+        Counts things that an engine still held when it was cleaned up.
         """
     def metrics(self, /) -> dict[str, int]:
         """
@@ -265,13 +283,25 @@ class EngineBook:
         """
         Seconds until the next engine is due, 0 when one is, `None` without engines.
         """
-    def open(self, /, ctx: UserExecutionContext, slot: Permit, lifetime: SupportsFloat | SupportsIndex) -> int:
+    def open(
+        self,
+        /,
+        ctx: UserExecutionContext,
+        slot: Permit,
+        lifetime: SupportsFloat | SupportsIndex,
+        idle: SupportsFloat | SupportsIndex = ...,
+    ) -> int:
         """
-        Registers an engine of the context, which owns the permit from now on, for `lifetime` seconds. Returns its number.
+        Registers an engine of the context, which owns the permit from now on, for `lifetime` seconds; `idle` is how many
+        seconds it may live with nothing to run. Returns its number.
         """
     def overdue(self, /, grace: SupportsFloat | SupportsIndex) -> list[int]:
         """
         The audit sweep: engines overdue by more than `grace` seconds that nobody closed.
+        """
+    def set_busy(self, /, number: SupportsIndex, busy: bool) -> None:
+        """
+        Notes that something runs in an engine, or that nothing does any more.
         """
     def view(self, /) -> list[dict[str, typing.Any]]:
         """
@@ -678,6 +708,29 @@ class FairLimiter:
         A permit at once, or `None`.
         """
 
+@final
+class Fence:
+    """
+    Stands before the contexts of one engine, and keeps what they do from taking effect once it is raised.
+    """
+    def __new__(cls, /) -> Fence:
+        """
+        A fence whose refusals nobody counts. One of a factory is made by `EngineBook.fence`.
+        """
+    def guard(self, /, ctx: UserExecutionContext) -> None:
+        """
+        Puts a context, and all below it, behind the fence.
+        """
+    @property
+    def is_up(self, /) -> bool:
+        """
+        Whether it is raised.
+        """
+    def raise_(self, /) -> None:
+        """
+        From here on what these contexts do raises `RunFenced`.
+        """
+
 @disjoint_base
 class ForkedProcessError(RuntimeError):
     """
@@ -971,6 +1024,12 @@ class RunClosed(RuntimeError):
     def __new__(cls, /, message: str) -> RunClosed: ...
     def __str__(self, /) -> str: ...
 
+class RunFenced(RunClosed):
+    """
+    The run was ended by force: its agent went on when it was cancelled, and what it still does is refused.
+    """
+    def __new__(cls, /, message: str) -> RunFenced: ...
+
 @final
 class Slot:
     """
@@ -1208,6 +1267,10 @@ class UserExecutionContext:
     def __reduce__(self, /) -> typing.NoReturn: ...
     def __repr__(self, /) -> str: ...
     def __setattr__(self, name: str, _value: Any, /) -> typing.NoReturn: ...
+    def _fail(self, /, reason: str) -> None:
+        """
+        Ends the context as failed, whatever its runs came to. Used by the engine whose time is over.
+        """
     def _finish(self, /) -> None:
         """
         The last step of `cleanup`.

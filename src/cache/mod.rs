@@ -5,11 +5,13 @@
 //! everything that leaves is handed to the caller to be dropped after the lock. The bytes are charged when an entry comes and
 //! returned when it goes, and time is a value, so that a stopped clock shows exactly what has expired.
 
+mod figures;
 mod order;
 mod pack;
 mod shelf;
 mod store;
 
+pub use figures::{Bounds, CacheStats, EntryView, TooLarge};
 pub use pack::{inflate, pack};
 pub use shelf::{Reclaim, Reclaimed, Shelf, Shelves};
-pub use store::{Bounds, Cache, CacheStats, EntryView, TooLarge};
+pub use store::Cache;

@@ -4,7 +4,8 @@ use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use super::store::{Bounds, Cache};
+use super::figures::Bounds;
+use super::store::Cache;
 use crate::clock::Micros;
 use crate::lanes::LaneHandle;
 use crate::owner::OwnerTag;

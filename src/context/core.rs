@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::audit::{AuditEntry, AuditTrail};
+use super::fence::{Fence, Fenced};
 use super::identity::{ContextError, Identity};
 use super::lineage::Lineage;
 use super::runs::{RunBook, RunFault, RunOutcome, RunRecord};
@@ -26,6 +27,9 @@ pub enum ContextFault {
     /// A run that cannot be recorded.
     #[error(transparent)]
     Run(#[from] RunFault),
+    /// The run was ended by force.
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
 }
 
 /// What changes in the life of a context. `P` is what callers attach to runs.
@@ -50,6 +54,8 @@ pub struct ContextCore<P> {
     created: Micros,
     created_monotonic: Micros,
     life: Mutex<Life<P>>,
+    /// Of the engine that made it, or that ended it by force.
+    fence: OnceLock<Arc<Fence>>,
 }
 
 impl<P> fmt::Debug for ContextCore<P> {
@@ -92,6 +98,7 @@ impl<P> ContextCore<P> {
             created: now.unix,
             created_monotonic: now.monotonic,
             life: Mutex::new(life),
+            fence: OnceLock::new(),
         }
     }
 
@@ -128,6 +135,23 @@ impl<P> ContextCore<P> {
 
     fn life(&self) -> MutexGuard<'_, Life<P>> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the context, and all below it, behind a fence. The first one stays.
+    pub fn guard(&self, fence: &Arc<Fence>) {
+        self.fence.get_or_init(|| fence.clone());
+    }
+
+    /// Lets a write of this context pass, unless it or a context above it is behind a fence that is up.
+    pub fn pass(&self) -> Result<(), Fenced> {
+        let mut at = Some(self);
+        while let Some(context) = at {
+            if let Some(fence) = context.fence.get() {
+                fence.pass()?;
+            }
+            at = context.parent.as_deref();
+        }
+        Ok(())
     }
 
     /// A number that no other context of the process has.
@@ -280,6 +304,15 @@ impl<P> ContextCore<P> {
     /// Ends the context: runs that have not ended are failures, and the state follows from the runs. Ending twice is nothing.
     /// What is handed back is to be dropped by the caller, who holds no lock.
     pub fn conclude(&self, clock: &dyn Clock) -> (ContextState, Vec<RunRecord<P>>) {
+        self.end(None, clock)
+    }
+
+    /// Ends the context as failed, for a reason that the audit record keeps, whatever its runs came to.
+    pub fn fail(&self, reason: &str, clock: &dyn Clock) -> (ContextState, Vec<RunRecord<P>>) {
+        self.end(Some(reason), clock)
+    }
+
+    fn end(&self, failed: Option<&str>, clock: &dyn Clock) -> (ContextState, Vec<RunRecord<P>>) {
         let mut life = self.life();
         if let Some(state) = life.ended {
             return (state, Vec::new());
@@ -299,9 +332,17 @@ impl<P> ContextCore<P> {
             }
             counts = runs.counts();
         }
-        let state = conclude(counts);
+        let state = if failed.is_some() {
+            ContextState::Failed
+        } else {
+            conclude(counts)
+        };
         life.ended = Some(state);
-        Self::note(&mut life, "concluded", state.name(), clock);
+        if let Some(reason) = failed {
+            Self::note(&mut life, "failed", reason, clock);
+        } else {
+            Self::note(&mut life, "concluded", state.name(), clock);
+        }
         (state, dropped)
     }
 

@@ -3,6 +3,7 @@
 mod audit;
 mod binding;
 mod core;
+mod fence;
 mod identity;
 mod lineage;
 mod placeholder;
@@ -12,6 +13,7 @@ mod state;
 pub use audit::{AuditEntry, AuditTrail};
 pub use binding::SessionBindings;
 pub use core::{ContextCore, ContextFault};
+pub use fence::{Fence, Fenced};
 pub use identity::{CheckedIds, ContextError, Identity, Ids, shown};
 pub use lineage::{Lineage, MAX_DEPTH};
 pub use placeholder::{PlaceholderHit, PlaceholderPolicy};

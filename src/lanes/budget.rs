@@ -59,8 +59,9 @@ impl Account {
         }
     }
 
-    /// Adds unless that would be more than `limit`. Two that add at once cannot both take the last bytes.
-    fn add_within(&self, bytes: usize, limit: usize) -> Result<(), usize> {
+    /// Adds unless that would be more than `limit`. Two that add at once cannot both take the last bytes. Answers what is held
+    /// then, or now; the caller notes the peak.
+    fn add_within(&self, bytes: usize, limit: usize) -> Result<usize, usize> {
         let mut held = self.bytes();
         loop {
             let after = held.saturating_add(bytes);
@@ -71,10 +72,7 @@ impl Account {
                 .bytes
                 .compare_exchange_weak(held, after, Ordering::Relaxed, Ordering::Relaxed)
             {
-                Ok(_) => {
-                    self.rose_to(after);
-                    return Ok(());
-                }
+                Ok(_) => return Ok(after),
                 Err(now) => held = now,
             }
         }
@@ -105,15 +103,19 @@ impl Charge {
     /// Charges `bytes`, unless the account would hold more than `limit` or the account of all more than `total_limit`.
     pub fn within(account: Arc<Account>, bytes: usize, limit: usize, total_limit: usize) -> Result<Self, OverLimit> {
         let over = |held, limit, is_total| OverLimit { held, limit, is_total };
-        account
+        let held = account
             .add_within(bytes, limit)
             .map_err(|held| over(held, limit, false))?;
-        if let Some(total) = &account.total
-            && let Err(held) = total.add_within(bytes, total_limit)
-        {
-            account.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(over(held, total_limit, true));
+        if let Some(total) = &account.total {
+            match total.add_within(bytes, total_limit) {
+                Ok(held) => total.rose_to(held),
+                Err(held) => {
+                    account.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    return Err(over(held, total_limit, true));
+                }
+            }
         }
+        account.rose_to(held);
         Ok(Self { account, bytes })
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 
 use dashmap::DashMap;
+use foldhash::quality::RandomState;
 
 use super::budget::Account;
 use super::lane::{Lane, LaneHandle};
@@ -148,7 +149,8 @@ pub struct RegistryStats {
 
 /// All lanes of a process. Wraps the map and hands out handles, never a guard of the map.
 pub struct Registry {
-    lanes: DashMap<UserId, Arc<Lane>>,
+    /// Hashed with a seed of the process's own, so that nobody can choose ids that collide.
+    lanes: DashMap<UserId, Arc<Lane>, RandomState>,
     shared: Arc<Shared>,
     max_idle: AtomicU64,
     evicted: AtomicU64,
@@ -177,7 +179,7 @@ impl Registry {
             run_owners: Mutex::default(),
         };
         Self {
-            lanes: DashMap::new(),
+            lanes: DashMap::default(),
             shared: Arc::new(shared),
             max_idle: AtomicU64::new(DEFAULT_MAX_IDLE as u64),
             evicted: AtomicU64::new(0),

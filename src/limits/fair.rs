@@ -45,7 +45,7 @@ pub struct Grant {
     /// Units in use when it was granted, this one included.
     pub(super) inflight: u32,
     /// The same of those of its resources whose limits are adaptive.
-    pub(super) inflight_of: Vec<(usize, u32)>,
+    pub(super) inflight_of: Option<Box<[(usize, u32)]>>,
     /// What its holder says of the call, if anything.
     pub(super) result: Option<CallResult>,
 }
@@ -54,6 +54,16 @@ impl Grant {
     /// Grows with each grant of the limiter: of two, the later one has the larger number.
     pub fn fence(&self) -> u64 {
         self.fence
+    }
+
+    /// What was asked for beside the unit.
+    pub fn wanted(&self) -> ResourceSet {
+        self.wanted
+    }
+
+    /// How much its time counts in the fair order.
+    pub fn cost(&self) -> f32 {
+        self.cost
     }
 
     /// Whose it is.

@@ -10,10 +10,12 @@ mod queue;
 mod refusal;
 mod request;
 mod resources;
+mod returning;
 mod state;
 mod stats;
 mod tree;
 mod users;
+mod waiting;
 
 pub use adaptive::{
     Change, Controller, ControllerSettings, ControllerState, Outcome, Reason as ChangeReason, SettingsError,

@@ -4,7 +4,6 @@ use std::sync::{Arc, PoisonError};
 
 use super::fair::{FairLimiter, Grant};
 use super::governors::CallResult;
-use super::resources::ResourceSet;
 use crate::clock::Micros;
 use crate::mutants::mutant;
 use crate::sync::Mutex;
@@ -69,15 +68,6 @@ impl Permit {
     /// The limiter that it is of.
     pub fn limiter(&self) -> &Arc<FairLimiter> {
         &self.limiter
-    }
-
-    /// What was asked for beside the unit.
-    pub fn wanted(&self) -> ResourceSet {
-        self.grant
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map_or(ResourceSet::NONE, |grant| grant.wanted)
     }
 
     /// Whether the permit has not been returned.

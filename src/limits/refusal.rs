@@ -13,7 +13,7 @@ impl State {
     /// How long a new waiter of the user would wait, as far as can be told: until its turn among the user's own, and among the
     /// turns of all who wait. Each user that waits gets one turn for each of its own, so that the long line of one user does
     /// not count for another.
-    pub(super) fn predicted_wait(&self, user: u32) -> Micros {
+    pub(super) fn predicted_wait(&self, user: u32, wanted: ResourceSet) -> Micros {
         let record = &self.users[user];
         let ahead = u64::from(record.waiting);
         let own_hold = if record.hold == 0 { self.hold } else { record.hold };
@@ -30,7 +30,13 @@ impl State {
         } else {
             0
         };
-        own.max(all)
+        // Of a resource that is used up, by everybody who waits for the same.
+        let in_flow = self.order.find(wanted).map_or(0, |flow| self.order.waiting(flow)) as u64;
+        let lacking = self.resources.lacking(wanted).indices().map(|index| {
+            let limit = u64::from(self.resources.all()[index].limit());
+            (in_flow + 1).saturating_mul(self.hold) / limit.max(1)
+        });
+        own.max(all).max(lacking.max().unwrap_or(0))
     }
 
     /// Whether a request is refused instead of queued.
@@ -45,7 +51,7 @@ impl State {
         }
         let patience = request.patience.filter(|_| !mutant!(NeverRefusedEarly))?;
         let known = self.counts.released >= ENOUGH_RETURNS;
-        (known && self.predicted_wait(user) > patience)
+        (known && self.predicted_wait(user, request.resources) > patience)
             .then(|| self.refusal(user, request.resources, Reason::Predicted))
     }
 
@@ -54,7 +60,7 @@ impl State {
         let settings = &self.settings;
         let record = &self.users[user];
         let limit = self.limit_of(user);
-        let wait = self.predicted_wait(user);
+        let wait = self.predicted_wait(user, wanted);
         if let Some(index) = self.resources.lacking(wanted).indices().next()
             && record.running < limit
             && self.running < self.total()

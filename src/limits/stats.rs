@@ -7,8 +7,8 @@ use crate::metrics::Histogram;
 
 /// Waits of a user that are kept one by one.
 const RECENT: usize = 64;
-/// After how many permits the percentiles of a user begin, if none of its requests waited before.
-pub(super) const DETAIL_AFTER: u64 = 8;
+/// With which permit of a user its percentiles begin: those who come once need none.
+pub(super) const DETAIL_FROM: u64 = 4;
 const LONGEST: Micros = 3_600 * SECOND;
 
 /// Counts of one user.

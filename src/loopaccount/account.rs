@@ -217,14 +217,13 @@ mod tests {
         let account = Account::default();
         for (wall, line) in [(3_000_000, 3), (9_000_000, 9), (5_000_000, 5)] {
             account.record(step(wall));
-            if account.is_longest(step(wall)) {
-                account.keep_longest(Longest {
-                    wall,
-                    cpu: 0,
-                    agent: Arc::from("a"),
-                    place: Some(Place::at_line(line)),
-                });
-            }
+            assert_eq!(account.is_longest(step(wall)), line != 5);
+            account.keep_longest(Longest {
+                wall,
+                cpu: 0,
+                agent: Arc::from("a"),
+                place: Some(Place::at_line(line)),
+            });
         }
         let longest = account.figures().longest.expect("there are steps");
         assert_eq!((longest.wall, longest.place.expect("kept").line), (9_000_000, 9));
@@ -235,9 +234,9 @@ mod tests {
         let (left, right, both) = (Account::default(), Account::default(), Account::default());
         for wall in (1..200).map(|at| at * at * 1_000) {
             if wall % 3 == 0 {
-                left.record(step(wall))
+                left.record(step(wall));
             } else {
-                right.record(step(wall))
+                right.record(step(wall));
             }
             both.record(step(wall));
         }

@@ -45,9 +45,9 @@ impl Accounts {
     pub fn of(&self, user: &str) -> Arc<Account> {
         let mut table = self.table();
         table.uses += 1;
-        let uses = table.uses;
+        let now = table.uses;
         if let Some(entry) = table.users.get_mut(user) {
-            entry.used = uses;
+            entry.used = now;
             return entry.account.clone();
         }
         if table.users.len() >= MAX_USERS && !make_room(&mut table) {
@@ -56,7 +56,7 @@ impl Accounts {
         let account = Arc::new(Account::default());
         let entry = Entry {
             account: account.clone(),
-            used: uses,
+            used: now,
         };
         table.users.insert(Arc::from(user), entry);
         account

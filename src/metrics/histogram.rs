@@ -168,7 +168,7 @@ mod tests {
             let (mut left, mut right) = (Histogram::default(), Histogram::default());
             for (at, value) in values.iter().enumerate() {
                 histogram.record(*value);
-                if at % 2 == 0 { left.record(*value) } else { right.record(*value) }
+                if at % 2 == 0 { left.record(*value); } else { right.record(*value) }
             }
             left.merge(&right);
             values.sort_unstable();

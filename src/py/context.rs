@@ -671,6 +671,7 @@ impl PyContext {
 
     fn end_run(&self, py: Python<'_>, run_id: &str, outcome: RunOutcome, edit: impl FnOnce(&mut Note)) -> PyResult<()> {
         self.stamp.check(py)?;
+        self.check_fence(py)?;
         let mut note = None;
         let dropped = self
             .core
@@ -695,6 +696,13 @@ impl PyContext {
         dict.set_item("has_db_session", self.session.is_some())
     }
 
+    /// Raises `RunFenced` when the run was ended by force.
+    pub(crate) fn check_fence(&self, py: Python<'_>) -> PyResult<()> {
+        self.core
+            .pass()
+            .map_err(|fenced| to_python(py, crate::context::ContextFault::from(fenced)))
+    }
+
     fn check_not_ended(&self, py: Python<'_>) -> PyResult<()> {
         let ended = self.request.get().is_some_and(|request| request.get().has_ended());
         if ended || self.core.state() == ContextState::Cleaned {
@@ -706,6 +714,7 @@ impl PyContext {
 
     /// Joins or opens the event stream of the run, which the request keeps open until its root context is cleaned up.
     pub(crate) fn open_stream(&self, py: Python<'_>) -> PyResult<StreamWriter> {
+        self.check_fence(py)?;
         let request = self.request(py)?.get();
         self.check_not_ended(py)?;
         if let Some(writer) = request.writer() {
@@ -1212,6 +1221,7 @@ impl PyContext {
         additional_metadata: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, Self>> {
         self.stamp.check(py)?;
+        self.check_fence(py)?;
         if let Some(metadata) = additional_metadata.filter(|metadata| !metadata.is_none()) {
             let newer = additional_agent_context.is_some() || additional_audit_metadata.is_some();
             older_spelling(py, "additional_metadata", ADDITIONAL_METADATA_IS_OLD, newer)?;
@@ -1419,6 +1429,7 @@ impl PyContext {
         metadata: Option<Py<PyAny>>,
     ) -> PyResult<String> {
         self.stamp.check(py)?;
+        self.check_fence(py)?;
         let id = run_id.map_or_else(|| ids::fresh_with("exec"), str::to_owned);
         let own = self.own(py)?.get();
         let note = own.add_note(Note {
@@ -1447,6 +1458,7 @@ impl PyContext {
     /// Records that one run of this context started another.
     fn add_child_run(&self, py: Python<'_>, run_id: &str, child_run_id: &str) -> PyResult<()> {
         self.stamp.check(py)?;
+        self.check_fence(py)?;
         self.core
             .add_child_run(run_id, child_run_id)
             .map_err(|fault| Self::fault(py, fault))
@@ -1498,6 +1510,7 @@ impl PyContext {
     #[pyo3(signature = (timeout = 30.0))]
     fn acquire_execution_lock(slf: &Bound<'_, Self>, timeout: f64) -> PyResult<Slot> {
         slf.get().stamp.check(slf.py())?;
+        slf.get().check_fence(slf.py())?;
         let limiter = super::limits::default_limiter(slf.py())?;
         Slot::in_context(limiter.bind(slf.py()), slf, timeout)
     }
@@ -1507,6 +1520,7 @@ impl PyContext {
     #[pyo3(signature = (callback, timeout = 5.0))]
     fn register_cleanup_callback(&self, py: Python<'_>, callback: Bound<'_, PyAny>, timeout: f64) -> PyResult<()> {
         self.stamp.check(py)?;
+        self.check_fence(py)?;
         if !callback.is_callable() {
             return Err(PyTypeError::new_err(
                 "callback must be callable without arguments; pass the function, not its result",
@@ -1575,6 +1589,15 @@ impl PyContext {
         close.bind(py).call1((slf, callbacks, session))
     }
 
+    /// Ends the context as failed, whatever its runs came to. Used by the engine whose time is over.
+    #[pyo3(name = "_fail")]
+    fn fail(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
+        self.stamp.check(py)?;
+        let (_, dropped) = self.core.fail(reason, &CLOCK);
+        self.drop_notes(dropped);
+        Ok(())
+    }
+
     /// The last step of `cleanup`.
     #[pyo3(name = "_finish")]
     fn finish(&self) {
@@ -1632,6 +1655,7 @@ impl PyContext {
     /// Lets the context outlive its request: the middleware will not close it, the engine that runs it does. Returns itself.
     fn detach(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
         slf.get().stamp.check(slf.py())?;
+        slf.get().check_fence(slf.py())?;
         slf.get()
             .core
             .detach(&CLOCK)
@@ -1685,6 +1709,7 @@ impl PyContext {
     /// The emitter that publishes this context's events into the stream of its run.
     fn get_websocket_emitter<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, UserWebSocketEmitter>> {
         self.stamp.check(py)?;
+        self.check_fence(py)?;
         self.check_not_ended(py)?;
         let emitter = self.emitter.get_or_make(|| {
             let writer = self.open_stream(py)?;
@@ -1699,6 +1724,7 @@ impl PyContext {
         let py = slf.py();
         let context = slf.get();
         context.stamp.check(py)?;
+        context.check_fence(py)?;
         let request = context.request(py)?.get();
         if let Some(session) = request.session(py) {
             return Ok(session.into_bound(py));
@@ -1734,6 +1760,7 @@ impl PyContext {
     /// Sets what makes the database session of the run: called with the context, on first use.
     fn bind_session_factory(&self, py: Python<'_>, session_factory: Py<PyAny>) -> PyResult<()> {
         self.stamp.check(py)?;
+        self.check_fence(py)?;
         self.request(py)?.get().set_session_factory(session_factory);
         Ok(())
     }

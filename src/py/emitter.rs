@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::{PyBaseException, PyTypeError};
 use pyo3::prelude::*;
@@ -16,8 +16,9 @@ use super::errors::{InvalidEvent, to_python};
 use super::json::{exception_text, write, write_members_except};
 use super::policy::with_placeholders;
 use super::process::{CLOCK, Stamp, lane_of, registry};
+use super::request::NoteId;
 use crate::clock::{Clock, micros, seconds};
-use crate::context::Identity;
+use crate::context::{ContextCore, ContextFault, Identity};
 use crate::events::{Draft, EventError, EventKind, LogBounds, Outcome, SpanScope, StreamWriter, Streams, json};
 use crate::ids::{self, RequestId, RunId, ThreadId};
 use crate::lanes::LaneHandle;
@@ -39,6 +40,8 @@ enum Target {
         run: RunId,
         writer: Mutex<Option<StreamWriter>>,
         owns_stream: bool,
+        /// Asked before each event whether its run was ended by force.
+        context: Arc<ContextCore<NoteId>>,
     },
     /// One stream for each run id of its user.
     User {
@@ -414,6 +417,7 @@ impl UserWebSocketEmitter {
             run: identity.run.clone(),
             writer: Mutex::new(Some(writer)),
             owns_stream,
+            context: context.core().clone(),
         };
         Self::make(context.core().lane().clone(), None, target)
     }
@@ -478,8 +482,12 @@ impl UserWebSocketEmitter {
                 scope,
                 run: own,
                 writer,
+                context,
                 ..
             } => {
+                context
+                    .pass()
+                    .map_err(|fenced| to_python(py, ContextFault::from(fenced)))?;
                 if let Some(run) = run {
                     self.check_run(py, run, own, scope)?;
                 }

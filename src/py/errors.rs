@@ -106,6 +106,30 @@ exceptions! {
     ForkedProcessError(PyRuntimeError) {}
 }
 
+/// The run was ended by force: its agent went on when it was cancelled, and what it still does is refused.
+#[pyclass(extends = RunClosed, subclass, frozen, module = "isolane")]
+#[derive(Debug)]
+pub(crate) struct RunFenced {}
+
+#[pymethods]
+impl RunFenced {
+    #[new]
+    fn new(message: String) -> PyClassInitializer<Self> {
+        PyClassInitializer::from(RunClosed::new(message)).add_subclass(Self {})
+    }
+}
+
+impl RunFenced {
+    fn raise(py: Python<'_>, message: String) -> PyErr {
+        let made = Py::new(py, Self::new(message.clone())).and_then(|error| {
+            let error = error.into_bound(py).into_any();
+            error.setattr("args", PyTuple::new(py, [message])?)?;
+            Ok(error)
+        });
+        made.map_or_else(|error| error, PyErr::from_value)
+    }
+}
+
 /// Makes a `LimitTimeout` of the refusal that a waiter would get now. The class is written in Python: `TimeoutError` has the
 /// layout of `OSError`, which `PyO3` cannot extend.
 pub(crate) fn limit_timeout(py: Python<'_>, refusal: &Refusal, seconds: f64) -> PyErr {
@@ -155,6 +179,7 @@ pub(crate) fn to_python(py: Python<'_>, error: impl Into<Error>) -> PyErr {
             InvalidContextError::raise(py, message, field.to_owned(), value, rule.to_owned(), fix)
         }
         Error::Fault(ContextFault::Run(fault)) => PyValueError::new_err(fault.to_string()),
+        Error::Fault(ContextFault::Fenced(fenced)) => RunFenced::raise(py, fenced.to_string()),
         Error::Fault(ContextFault::Move(fault)) => ContextStateError::raise(py, fault.to_string()),
         Error::Isolation(violation) | Error::Event(EventError::Isolation(violation)) => isolation(py, &violation),
         Error::Limit(refusal) => LimitRejected::raise(

@@ -12,6 +12,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::cache::TtlCache;
 use crate::clock::Micros;
 use crate::events::{LogBounds, StreamWriter};
+use crate::mutants::mutant;
 
 /// Most callbacks of one context: a loop that registers for ever is a leak, not a use.
 const MAX_CALLBACKS: usize = 1_000;
@@ -149,7 +150,7 @@ impl ContextBindings {
     /// The cache lets go of everything and takes nothing more.
     pub(crate) fn close_cache(&self) {
         let cache = lock(&self.own).cache.take();
-        if let Some(cache) = cache {
+        if let Some(cache) = cache.filter(|_| !mutant!(CacheKeptAfterCleanup)) {
             cache.get().close();
         }
     }

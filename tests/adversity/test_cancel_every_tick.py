@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from isolane.testing import manual_clock
 
-import tests.adversity.pool_scenarios  # noqa: F401 - they register themselves
+from tests.adversity import memory_scenarios, pool_scenarios  # noqa: F401 - they add their scenarios to the others
 from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS
 from tests.adversity.public_awaitables import compat_awaitables, public_awaitables
 from tests.adversity.scenarios import COVERED, SCENARIOS, Scenario
@@ -26,6 +26,7 @@ MOST_TICKS = 400
 SECONDS = 10.0
 NOT_OURS = {
     "BaseAgent.execute_with_context": "an agent's own, run by execute_agent",
+    "MemoryGate.admit": "a protocol; the manager's is below",
 }
 
 THE_HOSTS = ("AgentWebSocketBridge.", "ConnectionPool.", "PooledSocket.")

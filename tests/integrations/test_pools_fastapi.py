@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -45,6 +46,16 @@ def make_app(pools: ResourcePoolManager) -> FastAPI:
 
         return StreamingResponse(body())
 
+    @app.get("/bound")
+    async def bound(ctx: Ctx) -> StreamingResponse:
+        async def body() -> AsyncIterator[str]:
+            for _ in range(1000):
+                yield f"{pools.statistics()['llm'].in_use}\n"
+                await asyncio.sleep(0.005)
+
+        async with pools.connection(ctx, "llm") as lease:
+            return lease.bind(StreamingResponse(body()))
+
     return app
 
 
@@ -84,6 +95,27 @@ async def test_a_streaming_response_holds_its_connection_until_it_ends_and_other
     # Both clients went away in the middle.
     await settled(pools)
     assert (await client.get("/answer", headers=by("cho"))).status_code == 200
+
+
+async def test_a_lease_that_is_bound_to_a_response_ends_with_it(client, pools):
+    async with client.stream("GET", "/bound", headers=by("ann")) as response:
+        lines = response.aiter_lines()
+        assert [await anext(lines), await anext(lines)] == ["1", "1"]
+    await settled(pools)
+
+
+async def test_a_bound_response_that_is_never_sent_returns_its_lease():
+    pools = ResourcePoolManager({"llm": 1})
+    async with pools.connection("ann", "llm") as lease:
+        response = lease.bind(StreamingResponse(iter("a body that never starts")))
+    assert pools.statistics()["llm"].in_use == 1
+    del response, lease
+    gc.collect()
+    assert pools.statistics()["llm"].in_use == 0
+    lease = await pools.connection("ann", "llm")
+    lease.release()
+    with pytest.raises(RuntimeError, match="was released already"):
+        lease.bind(StreamingResponse(iter("")))
 
 
 async def test_an_unhealthy_pool_is_a_503_with_the_time_to_come_back(client, pools):

@@ -145,10 +145,17 @@ async def test_what_a_server_or_a_user_sets_is_nobody_elses(client, pools):
     ann, ben = pools.httpx("ann", client), pools.httpx("ben", client)
     await ann.get("/sign_in", params={"who": "ann"})
     ann.headers["x-who"] = "ann"
+    seen = []
+
+    async def note(request) -> None:
+        seen.append(request.url.path)
+
+    ann.event_hooks["request"].append(note)
     assert (await ann.get("/fast")).json() == {"cookies": {"session": "ann"}, "who": "ann"}
     assert (await ben.get("/fast")).json() == {"cookies": {}, "who": None}
     assert (await client.get("/fast")).json() == {"cookies": {}, "who": None}
     assert (await pools.httpx("ben", client).get("/fast")).json()["cookies"] == {}
+    assert seen == ["/fast"]
 
 
 async def test_redirects_take_one_admission_and_errors_none(client, pools):

@@ -96,6 +96,47 @@ async def test_nobody_sees_what_another_user_left(how, server, pools):
     await pool.aclose()
 
 
+@pytest.mark.parametrize("how", ["raises", "leaves a subscription"])
+async def test_a_connection_in_the_middle_of_something_is_kept_by_nobody(how, server, pools):
+    pool = BlockingConnectionPool.from_url(f"unix://{server}", max_connections=1)
+    with contextlib.suppress(KeyError):
+        async with pools.redis("ann", pool) as redis:
+            if how == "raises":
+                await leave_a_mess(redis)
+                raise KeyError
+            pubsub = redis.pubsub()
+            await pubsub.subscribe("news")
+    async with pools.redis("ben", pool, between_users="keep") as redis:
+        assert await what_is_left(redis) == set()
+        assert await redis.publish("news", "x") == 0
+    await settled(pools)
+    await pool.aclose()
+
+
+async def test_the_application_may_clean_by_itself(server, pools):
+    pool = BlockingConnectionPool.from_url(f"unix://{server}", max_connections=1)
+    async with pools.redis("ann", pool) as redis:
+        await redis.client_setname("of-ann")
+
+    async def clean(redis: Redis) -> None:
+        await redis.client_setname("clean")
+
+    async with pools.redis("ben", pool, between_users=clean) as redis:
+        assert await what_is_left(redis) == {"clean"}
+
+    def fails(redis: Redis) -> None:
+        raise KeyError("cannot clean")
+
+    with pytest.raises(KeyError):
+        async with pools.redis("cho", pool, between_users=fails):
+            pass
+    assert not pool._in_use_connections
+    async with pools.redis("cho", pool, between_users="keep") as redis:
+        assert await what_is_left(redis) == set(), "what could not be cleaned was handed on"
+    await settled(pools)
+    await pool.aclose()
+
+
 async def test_a_cancelled_command_leaves_no_answer_for_anybody(server, pools):
     pool = BlockingConnectionPool.from_url(f"unix://{server}", max_connections=1)
     async with Redis(connection_pool=pool) as redis:

@@ -104,6 +104,19 @@ async def test_nobody_sees_what_another_user_left(how, tmp_path, pools):
     await engine.dispose()
 
 
+@pytest.mark.parametrize("turn", range(SIZE))
+async def test_the_connection_that_takes_the_place_of_anothers_is_looked_at_too(turn, engine, pools):
+    async with pools.sqlalchemy("ann", engine) as one, pools.sqlalchemy("ann", engine) as two:
+        for connection in (one, two):
+            await connection.execute(text("create temp table secret (x)"))
+            await connection.commit()
+    for _ in range(turn):
+        async with pools.sqlalchemy("ann", engine):
+            pass
+    async with pools.sqlalchemy("ben", engine) as connection:
+        assert await what_is_left(connection) == set()
+
+
 async def test_the_same_user_finds_their_own_connection_again_without_a_reconnect(engine, pools):
     connected = []
     event.listen(engine.sync_engine, "connect", lambda *_: connected.append(1))

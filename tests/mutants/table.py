@@ -85,13 +85,23 @@ KILLERS: dict[str, tuple[str, ...]] = {
     ),
     "ControllerCountsStale": (f"{A}calls_admitted_before_a_change_do_not_count",),
     "ControllerIgnoresDrops": (
-        f"{A}an_outage_halves_the_limit_to_the_floor_and_is_forgotten_after_it",
+        f"{A}one_drop_in_a_window_lowers_the_limit_by_a_tenth",
+        f"{A}half_of_a_window_dropped_is_an_outage",
         f"{P}adaptive.py::test_dropped_calls_lower_the_limit_and_cancelled_ones_do_not",
     ),
     "ControllerUnbounded": (f"{A}the_limit_stays_between_its_bounds",),
     # Engines.
     "SlotKeptWhenConstructionFails": (f"{P}engines.py::test_a_slot_goes_back_whatever_fails_while_the_engine_is_made",),
     "SlotKeptOnClose": (f"{P}engines.py::test_a_user_has_two_engines_and_is_told_so",),
+    "ZombieWritesOn": (
+        f"{P}engine_expiry.py::test_whatever_a_zombie_writes_late_is_refused_and_counted",
+        "lib::engines::book::tests::what_a_fence_refuses_is_counted",
+    ),
+    "BusyEngineEvicted": (
+        f"{P}engine_expiry.py::test_an_engine_that_runs_something_makes_no_room",
+        "lib::engines::book::tests::room_is_made_by_the_engine_that_was_idle_longest_and_by_none_that_runs",
+    ),
+    "IdleTimeIgnored": ("lib::engines::book::tests::an_engine_may_be_idle_for_so_long_after_each_time_it_ran",),
     "EngineNeverDue": (f"{P}engines.py::test_an_engine_ends_at_its_deadline",),
     # The loop account.
     "InnerStepsCountTwice": (
@@ -153,6 +163,8 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "CacheForgetsUse": (f"{P}cache.py::test_what_was_used_longest_ago_makes_room",),
     "CacheEvictsLatest": (f"{P}cache.py::test_what_was_used_longest_ago_makes_room",),
     "CacheBytesUnbounded": (f"{P}cache.py::test_bytes_are_bounded_and_a_giant_changes_nothing",),
+    "WeakEntryTakesLater": (f"{P}cache.py::test_a_value_that_is_set_while_the_earlier_one_is_collected_stays",),
+    "CacheKeptAfterCleanup": (f"{P}cache.py::test_the_cache_ends_with_its_context",),
     "MemoryLimitIgnored": (f"{P}memory.py::test_threads_that_charge_never_pass_the_limit",),
     "CacheBytesKept": (f"{P}cache.py::test_the_user_is_charged_and_every_byte_returns",),
     # Owners.

@@ -1,5 +1,6 @@
 """The adaptive controller through its Python face: it is told of calls and says how many may run."""
 
+import asyncio
 import gc
 import os
 import threading
@@ -7,9 +8,11 @@ import tracemalloc
 
 import isolane
 import pytest
-from isolane import AdaptiveController
+from isolane import AdaptiveController, FairLimiter
 from isolane._core import monotonic
 from isolane.testing import manual_clock
+
+from benches.limits import virtual_time
 
 
 class Station:
@@ -68,7 +71,9 @@ def test_dropped_calls_lower_the_limit_and_cancelled_ones_do_not():
     before = station.controller.predict_optimal_capacity()
     station.run(500, servers=10, service=0.1, outcome="ignored")
     assert station.controller.predict_optimal_capacity() == before
-    station.run(200, servers=10, service=1.0, outcome="dropped")
+    for _ in range(100):
+        station.run(1, servers=10, service=1.0, outcome="dropped")
+        station.run(1, servers=10, service=0.1)
     assert station.controller.limit == 1
     assert station.controller.state()["changes"][-1]["reason"] == "outage"
 
@@ -223,3 +228,40 @@ def test_after_a_fork_it_belongs_to_the_parent():
     os.waitpid(child, 0)
     assert os.read(read, 20) == b"refused"
     os.close(read)
+
+
+async def work_behind(limiter: FairLimiter, servers: asyncio.Semaphore, until: float, seconds: float) -> None:
+    """Ask for permits all the time, for calls to a backend of a few servers."""
+    loop = asyncio.get_running_loop()
+    while loop.time() < until:
+        async with limiter.slot("ann-behind-a-backend") as permit:
+            try:
+                async with asyncio.timeout(2), servers:
+                    await asyncio.sleep(seconds)
+            except TimeoutError:
+                permit.record("dropped")
+            else:
+                permit.record("ok")
+
+
+@pytest.mark.parametrize("servers", [3, 10])
+def test_a_limiter_that_follows_a_backend_lets_in_what_it_takes_at_once(servers):
+    controller = AdaptiveController()
+    seen = []
+
+    async def main() -> None:
+        limiter = FairLimiter(64, 64, timeout=60, adaptive=controller)
+        until = asyncio.get_running_loop().time() + 120
+        backend = asyncio.Semaphore(servers)
+        workers = [work_behind(limiter, backend, until, 0.08 + 0.001 * number) for number in range(40)]
+        tasks = [asyncio.create_task(worker) for worker in workers]
+        await asyncio.sleep(60)
+        for _ in range(50):
+            await asyncio.sleep(1)
+            seen.append(limiter.stats()["running"])
+        await asyncio.gather(*tasks)
+        assert limiter.stats()["running"] == 0
+
+    virtual_time.run(main)
+    assert servers * 0.9 <= sum(seen) / len(seen) <= servers * 1.6
+    assert controller.state()["baseline"] == pytest.approx(0.1, rel=0.3)

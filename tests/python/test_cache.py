@@ -248,6 +248,27 @@ def test_the_end_of_an_earlier_value_leaves_the_later_one(alice):
     assert list(cache) == ["a"]
 
 
+@pytest.mark.parametrize("is_told_first", [True, False])
+def test_a_value_that_is_set_while_the_earlier_one_is_collected_stays(alice, is_told_first):
+    """The collector calls all callbacks of an object, also of references that went away in the meantime."""
+    cache = TTLCache(alice, weak=True)
+    cycle, later = Thing(), Thing()
+    cycle.me = cycle
+    watchers = []
+
+    def watch(thing: Thing) -> None:
+        watchers.append(weakref.ref(thing, lambda _: cache.set("c", later)))
+
+    if is_told_first:
+        watch(cycle)
+    cache["c"] = cycle
+    if not is_told_first:
+        watch(cycle)
+    del cycle
+    gc.collect()
+    assert cache["c"] is later
+
+
 def test_objects_may_end_after_their_weak_cache(alice):
     cache = TTLCache(alice, weak=True)
     things = [Thing() for _ in range(5)]

@@ -597,6 +597,26 @@ async def test_the_first_permit_must_be_had_and_a_later_one_is_waited_for(new_fa
     assert nothing_left(factory, limiter)
 
 
+async def test_a_factory_says_how_long_a_run_may_wait_for_its_first_permit(
+    new_factory, new_context, alice, monkeypatch
+):
+    monkeypatch.setattr("isolane.engines.engine.ADMISSION_SECONDS", 0.0)
+    limiter = FairLimiter(1, 1)
+    patient, hasty = new_factory(limiter=limiter, admission_timeout=30), new_factory(limiter=limiter)
+    held = limiter.slot_nowait(alice)
+    async with hasty.user_execution_scope(new_context(alice)) as engine:
+        with pytest.raises(LimitTimeout):
+            await engine.execute_agent("data")
+    async with patient.user_execution_scope(new_context(alice)) as engine:
+        waiting = asyncio.create_task(engine.execute_agent("data"))
+        await until(lambda: engine.context.status.value == "throttled")
+        held.release()
+        assert (await waiting).success
+    with pytest.raises(ValueError, match="admission_timeout must be 0 or more seconds"):
+        new_factory(admission_timeout=-1)
+    assert nothing_left(patient, limiter)
+
+
 async def test_between_its_steps_a_run_holds_no_permit(new_factory, new_context):
     limiter = FairLimiter(1, 1)
     factory = new_factory(limiter=limiter)

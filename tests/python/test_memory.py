@@ -105,9 +105,10 @@ def test_an_object_is_charged_until_it_ends(new_context, alice):
 def test_what_cannot_be_tracked_is_refused_and_costs_nothing(new_context, alice):
     context = new_context(alice)
     empty = held(alice)
-    with pytest.raises(TypeError, match="cannot be tracked"):
+    with pytest.raises(TypeError, match="cannot be tracked") as caught:
         track(context, "x" * 1_000)
-    assert held(alice) == empty
+    assert held(alice) == empty, "though the error still holds the frames"
+    del caught
 
 
 def test_threads_that_charge_never_pass_the_limit(new_context, alice):
@@ -373,9 +374,20 @@ async def test_a_run_that_ended_while_it_waited_gets_no_engine(new_context, alic
         waiting = asyncio.create_task(factory.create_for_user(context))
         await asyncio.sleep(0.05)
         await context.cleanup()
-        with pytest.raises(ExecutionEngineFactoryError, match="has ended"):
+        with pytest.raises(ExecutionEngineFactoryError, match="the run of this context has ended"):
             await waiting
     await factory.shutdown()
+
+
+async def test_a_run_that_waits_while_the_factory_shuts_down_is_sent_elsewhere(new_context, alice):
+    context = new_context(alice)
+    factory = ExecutionEngineFactory(memory=MemoryOptimizationManager(), wait_timeout=0.2)
+    with charge(context, 210 * MB):
+        waiting = asyncio.create_task(factory.create_for_user(context))
+        await asyncio.sleep(0.05)
+        await factory.shutdown()
+        with pytest.raises(isolane.EngineDrainingError):
+            await waiting
 
 
 # -- the manager's methods -----------------------------------------------------------------------------------------
@@ -453,9 +465,13 @@ async def test_cleanings_take_out_what_has_expired(alice):
         clock.advance(10)
         assert manager.cleanup_scheduler.run_if_due().entries == 1
         cache.set("a", "v", size=5_000)
+        short = TTLCache(alice, ttl=1)
+        short.set("a", "v", size=5_000)
         clock.advance(4)
-        assert manager.cleanup_scheduler.run_if_due().entries == 0
-        clock.advance(6)
+        assert manager.cleanup_scheduler.run_if_due().entries == 0, "it is not due"
+        clock.advance(2)
+        assert manager.cleanup_scheduler.run_if_due().entries == 1
+        clock.advance(4)
         report = await manager.cleanup_scheduler.run_immediate_cleanup()
         assert report.entries == 1
         assert report.bytes >= 5_000
@@ -480,6 +496,8 @@ def test_the_tracker_forgets_contexts_that_end(new_context, alice):
     manager.check(context)
     manager.check(context)
     assert list(manager.memory_tracker.contexts(alice)) == [context]
+    asyncio.run(_clean(context))
+    assert list(manager.memory_tracker.contexts(alice)) == []
     del context
     gc.collect()
     assert manager.memory_tracker._contexts == {}

@@ -6,8 +6,8 @@ use isolane::clock::{Micros, ProcessClock, SECOND};
 use isolane::ids::UserId;
 use isolane::lanes::{LaneHandle, Registry};
 use isolane::limits::{
-    Decision, FairLimiter, Grant, Limit, LimitSettings, Parked, Permit, Priority, Reason, Refusal, Request, Scope,
-    Ticket,
+    CallResult, Controller, ControllerSettings, Decision, FairLimiter, Governed, Grant, Limit, LimitSettings, Outcome,
+    Parked, Permit, Priority, Reason, Refusal, Request, Scope, Ticket,
 };
 
 #[derive(Default)]
@@ -507,4 +507,70 @@ fn a_permit_is_freed_exactly_once_and_its_fence_grows() {
     drop(second);
     let stats = house.limiter.stats();
     assert_eq!((stats.running, stats.released_twice, stats.leaked), (0, 1, 1));
+}
+
+#[test]
+fn a_limit_follows_its_backend() {
+    let controller = Controller::new(ControllerSettings {
+        initial: 8,
+        min: 2,
+        max: 64,
+        ..ControllerSettings::default()
+    });
+    let controller = Arc::new(Mutex::new(controller.expect("in order")));
+    let mut house = House::new(settings(50, 50), &[("llm", 20)]);
+    let index = house.limiter.resource("llm").expect("known");
+    house.limiter.govern(Governed::Resource(index), controller);
+    assert_eq!(house.limiter.stats().resources[0].limit, 8, "the lower of both holds");
+    let llm = house.limiter.resources(["llm"]).expect("known");
+    let lane = house.lane("ann");
+    // Every call is dropped by the backend: the limit goes down to the floor and no further.
+    for _ in 0..400 {
+        let request = Request {
+            resources: llm,
+            ..Request::new(&lane)
+        };
+        let permits: Vec<Permit> = std::iter::from_fn(|| house.limiter.try_request(request, house.now).ok())
+            .map(|grant| Permit::new(house.limiter.clone(), grant))
+            .collect();
+        house.now += SECOND;
+        for permit in permits {
+            assert!(permit.record(CallResult {
+                outcome: Outcome::Dropped,
+                units: 1.0
+            }));
+            permit.release(house.now);
+        }
+    }
+    assert_eq!(house.limiter.stats().resources[0].limit, 2);
+    assert_eq!(house.limiter.stats().total, 50, "nobody governs the process's limit");
+}
+
+#[test]
+fn a_long_line_for_a_resource_is_refused_early_too() {
+    let mut house = House::new(settings(100, 100), &[("llm", 1)]);
+    let llm = house.limiter.resources(["llm"]).expect("known");
+    let asking = |house: &mut House, patience: Option<Micros>| {
+        house.ask("ann", "ann", |request| Request {
+            resources: llm,
+            patience,
+            ..request
+        })
+    };
+    for _ in 0..20 {
+        let permit = asking(&mut house, None).expect("not refused").expect("free");
+        house.now += SECOND;
+        permit.release(house.now);
+    }
+    let held = asking(&mut house, None).expect("not refused").expect("free");
+    for _ in 0..5 {
+        assert!(asking(&mut house, None).expect("not refused").is_none());
+    }
+    let refused = asking(&mut house, Some(2 * SECOND)).expect_err("six seconds are before it");
+    assert_eq!(
+        (refused.reason, refused.resource.as_deref()),
+        (Reason::Predicted, Some("llm"))
+    );
+    assert_eq!(refused.retry_after, 6);
+    drop(held);
 }

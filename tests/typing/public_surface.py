@@ -12,7 +12,11 @@ from isolane import (
     ExecutionEngineFactory,
     ExecutionResult,
     FairLimiter,
+    MemoryCharge,
+    MemoryOptimizationManager,
     Permit,
+    ResourceMetrics,
+    TTLCache,
     UserExecutionContext,
     UserExecutionEngine,
     UserWebSocketEmitter,
@@ -82,6 +86,20 @@ async def drop_in(context: compat_contexts.UserExecutionContext, bridge: object)
     assert_type(emitter, compat_sockets.UserWebSocketEmitter)
     assert_type(await sockets.create_user_emitter(context.user_id, context), UserWebSocketEmitter)
     compat_contexts.register_shared_object()  # type: ignore[call-arg]
+
+
+async def memory(context: UserExecutionContext, app: FastAPI) -> None:
+    manager = MemoryOptimizationManager()
+    ExecutionEngineFactory(memory=manager)
+    setup(app, authenticate=lambda _: None, memory=manager)
+    assert_type(context.context_cache, TTLCache)
+    assert_type(list(context.context_cache), list[str])
+    context.context_cache[5] = 1  # type: ignore[index]
+    assert_type(context.get_resource_usage(), ResourceMetrics)
+    assert_type(await context.create_task(manager.admit(context)), Any)
+    assert_type(await manager.create_memory_optimized_context("user"), UserExecutionContext)
+    with manager.charge(context, 5) as handle:
+        assert_type(handle, MemoryCharge)
 
 
 async def run(ctx: Ctx, engine: Engine, emitter: Emitter, connection: Connection) -> str:

@@ -59,6 +59,11 @@ class _Guest:
         self.engine = engine
         self.context = context
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._steps: set[UserExecutionContext] = set()
+        self.end_reason: str | None = None
+
+    def _held(self) -> int:
+        return 0
 
     @property
     def active_runs(self) -> Mapping[str, Any]:
@@ -281,6 +286,12 @@ class ExecutionEngineFactory(_Factory):
             await super()._end(engine, how, reason)
         finally:
             metrics["cleanup_errors"] += self._cleanup_errors - failed
+
+    def _fail_context(self, engine: _Engine) -> None:
+        """Leave the context as it is: the host ends its own."""
+
+    async def _end_context(self, engine: _Engine, *, expired: bool) -> None:  # noqa: ARG002 - the same
+        await super()._end_context(engine, expired=False)
 
     async def _end_unknown(self, key: str) -> None:
         """End an engine that somebody put into the dictionary: it has no slot here."""

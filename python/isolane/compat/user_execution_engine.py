@@ -15,6 +15,7 @@ from typing import Any, cast
 from isolane._core import (
     ContextIsolationError,
     FairLimiter,
+    Fence,
     InvalidContextError,
     LimitRejected,
     UserExecutionContext,
@@ -57,6 +58,15 @@ class _NoFactory:
 
     def shares_context(self, _engine: _Engine) -> bool:
         return False
+
+    def set_busy(self, _engine: _Engine, *, busy: bool) -> None:
+        """Nobody asks how long it has been idle."""
+
+    def new_fence(self) -> Fence:
+        return Fence()
+
+    def note_late_release(self) -> None:
+        """Nobody counts it."""
 
     async def cleanup_engine(self, engine: _Engine) -> None:
         await engine._close(GRACE_SECONDS, "the run ended")  # noqa: SLF001 - the engine's other half

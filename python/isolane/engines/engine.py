@@ -18,11 +18,14 @@ from isolane._core import (
     BudgetExceeded,
     ContextIsolationError,
     EventTooLarge,
+    ExecutionStatus,
+    Fence,
     InvalidEvent,
     LimitRejected,
     LoopAccount,
     Permit,
     RunClosed,
+    RunFenced,
     UnifiedIDManager,
     UserExecutionContext,
     UserWebSocketEmitter,
@@ -45,7 +48,7 @@ Weakly: every timer and task that an agent starts copies the variable, and would
 """
 
 ADMISSION_SECONDS = 2.0
-"""Within this time the first permit of an engine must be had."""
+"""Within this time the first permit of an engine must be had, unless the factory says otherwise."""
 
 
 class UserExecutionEngine:
@@ -57,6 +60,7 @@ class UserExecutionEngine:
         agent_factory: makes the instances.
         websocket_emitter: the emitter of the context.
         created_at: aware UTC datetime.
+        end_reason: why it ended: ``closed``, ``lifetime``, ``idle`` or ``evicted``; ``None`` while it has not.
     """
 
     def __init__(
@@ -89,6 +93,10 @@ class UserExecutionEngine:
         self._closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._permits: set[Permit] = set()
+        self._steps: set[UserExecutionContext] = set()
+        """The contexts of the steps that have not ended."""
+        self._fence: Fence | None = None
+        self.end_reason: str | None = None
         self._background: asyncio.Task[ExecutionResult] | None = None
         self._executions = 0
         self._failures = 0
@@ -193,6 +201,8 @@ class UserExecutionEngine:
         outer = task is not None and task not in self._tasks
         if task is not None:
             self._tasks.add(task)
+            if outer and len(self._tasks) == 1:
+                self._factory.set_busy(self, busy=True)
         started = time.monotonic()
         result: Any = None
         name = ""
@@ -210,6 +220,8 @@ class UserExecutionEngine:
         finally:
             if outer and task is not None:
                 self._tasks.discard(task)
+                if not self._tasks:
+                    self._factory.set_busy(self, busy=False)
 
     def _result(
         self,
@@ -241,9 +253,15 @@ class UserExecutionEngine:
         self, name: str, cls: type[BaseAgent], request: Any, results: Mapping[str, Any]
     ) -> tuple[Any, BaseException | None]:
         """One execution: a permit, a child context, a run record, and a span with exactly one last event."""
+        self._check_open()
         child = self._above().create_child_context(name)
+        if self._fence is None:
+            self._fence = self._factory.new_fence()
+        self._fence.guard(child)
+        self._steps.add(child)
         left = max(0.0, self._deadline - time.monotonic())
-        timeout = left if self._admitted else min(ADMISSION_SECONDS, left)
+        admission = self._factory.admission_timeout
+        timeout = left if self._admitted else min(ADMISSION_SECONDS if admission is None else admission, left)
         try:
             try:
                 permit = await self._factory.limiter.acquire(
@@ -259,8 +277,10 @@ class UserExecutionEngine:
                 return await self._run_agent(name, cls, child, request, results)
             finally:
                 self._permits.discard(permit)
-                permit.release()
+                if not permit.release() and self._fence.is_up:
+                    self._factory.note_late_release()
         finally:
+            self._steps.discard(child)
             await child.cleanup()
 
     async def _publish_refusal(
@@ -320,7 +340,9 @@ class UserExecutionEngine:
             await self._publish_end(emitter, name, error=error)
             return None, error
         if self.context.status.value not in {"cleaned", "completed", "failed", "partial_failure"}:
-            self.context.record_run_success(record, result)
+            # An agent that was left behind by force came to an end after all, and too late.
+            with contextlib.suppress(RunFenced):
+                self.context.record_run_success(record, result)
         await self._publish_end(emitter, name, result=result)
         return result, None
 
@@ -415,18 +437,39 @@ class UserExecutionEngine:
             return True
         self._closed = True
         running = self._still_running()
-        stopped = True
+        # Until it is known that they have: whoever waits here may be cancelled.
+        stopped = not running
         try:
             if running:
                 self.cancel(reason)
                 _, pending = await asyncio.wait(running, timeout=grace)
                 stopped = not pending
         finally:
+            if not stopped:
+                self._cut_off(reason)
             for permit in list(self._permits):
                 permit.release()
             if not self._factory.shares_context(self):
                 end_stream(self.context, self._outcome(), reason)
         return stopped
+
+    def _cut_off(self, reason: str) -> None:
+        """From here on nothing takes effect that the agents do which are left behind."""
+        fence = self._fence or self._factory.new_fence()
+        if self._factory.shares_context(self):
+            # The stream goes on without them, so the end of it does not close what they have open.
+            for child in self._steps:
+                with contextlib.suppress(RunClosed):
+                    child.get_websocket_emitter().close_open(reason)
+        else:
+            fence.guard(self.context)
+        fence.raise_()
+
+    def _held(self) -> int:
+        """Count what an engine that was cleaned up must not hold."""
+        return sum(permit.held for permit in self._permits) + sum(
+            child.status is not ExecutionStatus.CLEANED for child in self._steps
+        )
 
     def _still_running(self) -> set[asyncio.Task[Any]]:
         if not self._tasks:

@@ -8,13 +8,14 @@ import logging
 import math
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal
 
 from isolane._core import (
     EngineBook,
     ExecutionStatus,
     FairLimiter,
+    Fence,
     LimitRejected,
     Permit,
     UserExecutionContext,
@@ -45,14 +46,19 @@ class ExecutionEngineFactory:
     Args:
         websocket_bridge: makes the emitters. Default: a ``WebSocketBridgeFactory`` of its own.
         max_engines_per_user: engines of one user at the same time.
-        engine_timeout_seconds: how long an engine may live.
+        engine_timeout_seconds: how long an engine may live. Then its run is cancelled, fails and is cleaned up.
+        idle_timeout: how many seconds an engine may live with nothing to run. Default: its whole life.
         cleanup_interval: seconds between audit sweeps, which find engines that the deadlines missed.
         agent_factory: makes the instances of agents.
         tool_dispatcher_factory: kept for the engine's agents.
-        at_limit: ``reject`` raises at once, ``wait`` waits up to ``wait_timeout`` seconds for a slot.
-        grace: seconds that a cancelled agent gets before the engine is closed by force.
+        at_limit: ``reject`` raises at once, ``wait`` waits up to ``wait_timeout`` seconds for a slot, ``evict_idle``
+            ends the user's engine that has been idle longest, and raises when each of them runs something.
+        grace: seconds that a cancelled agent gets before the engine is closed by force. What such an agent does later
+            raises ``RunFenced``.
         max_engines: engines of all users at the same time. Default: no limit.
         limiter: hands out the permits of the steps. Default: the limiter of the process.
+        admission_timeout: seconds that a run may wait for the permit of its first step; later steps wait as long as the
+            engine lives. Default: 2.
         loop_seconds: how much of the event loop's time the agents of one engine may use together; more ends them with
             ``LoopBudgetExceeded``. Default: no limit.
         memory: asked before an engine is made, such as a ``MemoryOptimizationManager``; a run waits for it up to
@@ -68,25 +74,30 @@ class ExecutionEngineFactory:
         cleanup_interval: float = 60.0,
         agent_factory: AgentInstanceFactory | None = None,
         tool_dispatcher_factory: Any = None,
-        at_limit: Literal["reject", "wait"] = "reject",
+        at_limit: Literal["reject", "wait", "evict_idle"] = "reject",
         wait_timeout: float = 2.0,
         grace: float = 5.0,
         max_engines: int | None = None,
         limiter: FairLimiter | None = None,
+        admission_timeout: float | None = None,
         loop_seconds: float | None = None,
         memory: MemoryGate | None = None,
+        idle_timeout: float | None = None,
     ) -> None:
-        if at_limit not in {"reject", "wait"}:
-            raise ValueError(f"at_limit must be 'reject' or 'wait', got {at_limit!r}")
+        if at_limit not in {"reject", "wait", "evict_idle"}:
+            raise ValueError(f"at_limit must be 'reject', 'wait' or 'evict_idle', got {at_limit!r}")
         if max_engines is not None and max_engines < 1:
             raise ValueError(f"max_engines must be at least 1, or None for no limit, got {max_engines!r}")
         for name, value in (
             ("engine_timeout_seconds", engine_timeout_seconds),
             ("cleanup_interval", cleanup_interval),
             ("loop_seconds", loop_seconds),
+            ("idle_timeout", idle_timeout),
         ):
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
+        if admission_timeout is not None and not admission_timeout >= 0:
+            raise ValueError(f"admission_timeout must be 0 or more seconds, or None for 2, got {admission_timeout!r}")
         self.websocket_bridge = websocket_bridge if websocket_bridge is not None else WebSocketBridgeFactory()
         self.agent_factory = agent_factory if agent_factory is not None else AgentInstanceFactory()
         self.tool_dispatcher_factory = tool_dispatcher_factory
@@ -98,7 +109,9 @@ class ExecutionEngineFactory:
         self.at_limit = at_limit
         self.wait_timeout = wait_timeout
         self.grace = grace
+        self.admission_timeout = admission_timeout
         self.loop_seconds = loop_seconds
+        self.idle_timeout = idle_timeout
         self._slots = FairLimiter(max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout)
         self._book = EngineBook()
         self._engines: dict[int, UserExecutionEngine] = {}
@@ -139,7 +152,7 @@ class ExecutionEngineFactory:
             self._check_open()
             self._check_not_ended(context)
         slot = await self._reserve(context)
-        if self.at_limit == "wait":
+        if self.at_limit != "reject":
             try:
                 # A shutdown may have begun, or the run may have ended, while this one waited.
                 self._check_open()
@@ -171,11 +184,12 @@ class ExecutionEngineFactory:
 
     def _register(self, engine: UserExecutionEngine, slot: Permit) -> int:
         """Give a new engine its number and its deadline. The slot is the book's from here on."""
-        number = self._book.open(engine.context, slot, self.engine_timeout_seconds)
+        idle = math.inf if self.idle_timeout is None else self.idle_timeout
+        number = self._book.open(engine.context, slot, self.engine_timeout_seconds, idle)
         self._engines[number] = engine
         self._numbers[engine] = number
         self._of_context.setdefault(engine.context._lineage[-1], []).append(engine)  # noqa: SLF001 - see _engine_above
-        self._arm_for(self.engine_timeout_seconds)
+        self._arm_for(min(self.engine_timeout_seconds, idle))
         return number
 
     def _unregister(self, number: int, engine: UserExecutionEngine) -> None:
@@ -189,10 +203,21 @@ class ExecutionEngineFactory:
 
     def shares_context(self, engine: UserExecutionEngine) -> bool:
         """Return whether another living engine belongs to the same context: then the stream goes on."""
-        engines = self._of_context.get(engine.context._lineage[-1], ())  # noqa: SLF001 - see _engine_above
-        if len(engines) == 1 and engines[0] is engine:
-            return False
-        return any(other is not engine and other in self._numbers for other in engines)
+        return self._is_shared(engine)
+
+    def set_busy(self, engine: UserExecutionEngine, *, busy: bool) -> None:
+        """Note that an engine runs something, or nothing any more. Called by the engine."""
+        number = self._numbers.get(engine)
+        if number is not None:
+            self._book.set_busy(number, busy)
+
+    def new_fence(self) -> Fence:
+        """Make a fence for the contexts of one engine, whose refusals the metrics count. Called by the engine."""
+        return self._book.fence()
+
+    def note_late_release(self) -> None:
+        """Count a permit that came back after it had been taken from its agent. Called by the engine."""
+        self._book.late_release()
 
     def refuse(self) -> None:
         """Make no more engines; those that run go on."""
@@ -223,11 +248,25 @@ class ExecutionEngineFactory:
         # One that is about to end takes no more children in.
         return next((engine for engine in engines if engine in self._numbers), None)
 
+    async def _slot(self, context: UserExecutionContext) -> Permit:
+        if self.at_limit == "wait":
+            return await self._slots.acquire(context.user_id, timeout=self.wait_timeout)
+        while True:
+            try:
+                return self._slots.slot_nowait(context.user_id)
+            except LimitRejected as error:
+                if self.at_limit != "evict_idle" or error.limit != "user":
+                    raise
+                number = self._book.idlest(context)
+                idle = self._engines.get(number) if number is not None else None
+                # One that ends already has given its slot back, or is about to.
+                if idle is None or idle not in self._numbers:
+                    raise
+                await self._end(idle, "evicted", "the user began another run")
+
     async def _reserve(self, context: UserExecutionContext) -> Permit:
         try:
-            if self.at_limit == "wait":
-                return await self._slots.acquire(context.user_id, timeout=self.wait_timeout)
-            return self._slots.slot_nowait(context.user_id)
+            return await self._slot(context)
         except (LimitRejected, LimitTimeout) as error:
             self._rejections += 1
             whose = "The user" if error.limit == "user" else "The service"
@@ -261,10 +300,14 @@ class ExecutionEngineFactory:
         number = self._numbers.pop(engine, None)
         if number is None:
             return
+        engine.end_reason = "lifetime" if how == "expired" else how
         # The slot first: whatever the rest does, the user may start the next run.
-        if how == "closed":
+        if how != "expired":
             self._book.close(number, how)
+        expired = how == "expired"
         try:
+            if expired:
+                self._fail_context(engine)
             stopped = await engine._close(self.grace, reason)  # noqa: SLF001 - the engine's other half
             if not stopped:
                 how = "forced"
@@ -275,14 +318,39 @@ class ExecutionEngineFactory:
         finally:
             self._book.close(number, how)
             self._unregister(number, engine)
-            await self._close_detached(engine)
+            if how == "forced":
+                await self._clean_steps(engine)
+            if expired or engine.context.is_detached:
+                await self._end_context(engine, expired=expired)
 
-    async def _close_detached(self, engine: UserExecutionEngine) -> None:
-        if engine.context.is_detached:
-            errors = await engine.context.cleanup()
-            for error in errors:
-                self._cleanup_errors += 1
-                logger.error("a clean-up callback failed", exc_info=error)
+    def _fail_context(self, engine: UserExecutionEngine) -> None:
+        """A run whose time is over has failed, whatever its agents came to, unless another engine runs it as well."""
+        if not self._is_shared(engine):
+            engine.context._fail("lifetime")  # noqa: SLF001 - the core's other half
+
+    async def _end_context(self, engine: UserExecutionEngine, *, expired: bool) -> None:
+        if engine.context.is_detached or (expired and not self._is_shared(engine)):
+            await self._clean(engine.context)
+
+    def _is_shared(self, engine: UserExecutionEngine) -> bool:
+        engines = self._of_context.get(engine.context._lineage[-1], ())  # noqa: SLF001 - see _engine_above
+        if len(engines) == 1 and engines[0] is engine:
+            return False
+        return any(other is not engine and other in self._numbers for other in engines)
+
+    async def _clean(self, context: UserExecutionContext) -> None:
+        for error in await context.cleanup():
+            self._cleanup_errors += 1
+            logger.error("a clean-up callback failed", exc_info=error)
+
+    async def _clean_steps(self, engine: UserExecutionEngine) -> None:
+        """Clean up the contexts of agents that were left behind. Nothing may be held after that."""
+        for child in list(engine._steps):  # noqa: SLF001 - the engine's other half
+            await self._clean(child)
+        held = engine._held()  # noqa: SLF001 - the engine's other half
+        if held:
+            self._book.leaked(held)
+            logger.error("an engine that was cleaned up still holds %d permits or contexts", held)
 
     async def finish_background(self, engine: UserExecutionEngine) -> None:
         """End an engine whose background run is done, and its context if that was detached."""
@@ -359,25 +427,34 @@ class ExecutionEngineFactory:
 
     def _on_audit(self) -> None:
         self._audit_timer = None
-        self._expire(self._book.overdue(self.grace + 1.0))
+        self._expire([(number, "expired") for number in self._book.overdue(self.grace + 1.0)])
         sweep_lanes()
         self._arm()
 
-    def _expire(self, numbers: list[int]) -> None:
-        for number in numbers:
+    def _expire(self, due: Sequence[tuple[int, str]]) -> None:
+        for number, how in due:
             engine = self._engines.get(number)
             if engine is None:
+                # Nobody holds it, and yet it had a slot.
+                self._book.leaked(1)
                 self._book.close(number, "forced")
                 continue
             reason = f"the run took longer than {self.engine_timeout_seconds:g} s"
-            task = asyncio.ensure_future(self._end(engine, "expired", reason))
+            if how == "idle":
+                reason = f"nothing ran for {self.idle_timeout:g} s"
+            task = asyncio.ensure_future(self._end(engine, how, reason))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
     # -- figures ---------------------------------------------------------------------------------------------------
 
     def get_factory_metrics(self) -> dict[str, Any]:
-        """Return counts: ``engines_created``, ``engines_active``, ``engines_cleaned``, ``total_users`` and more."""
+        """Return counts: ``engines_created``, ``engines_active``, ``engines_cleaned``, ``total_users`` and more.
+
+        Of the cleaned ones: ``engines_expired`` (their lifetime was over), ``engines_idle``, ``engines_evicted``,
+        ``engines_forced`` (their agents did not stop). ``engines_leaked`` must be 0: what was still held after a
+        clean-up. ``late_writes_refused`` and ``late_releases_refused`` are of agents that were left behind by force.
+        """
         return {
             **self._book.metrics(),
             "user_limit_rejections": self._rejections,

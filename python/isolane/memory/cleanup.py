@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,8 +70,8 @@ class CleanupScheduler:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            # Unlike awaiting the task, this does not take one's own cancellation for the task's.
+            await asyncio.wait({task})
 
     async def _forever(self) -> None:
         while True:

@@ -37,9 +37,6 @@ logger = logging.getLogger("isolane.memory")
 RETRY_AFTER = 5
 """Seconds after which a refused client may come back."""
 
-POLL_SECONDS = 0.02
-"""How often a throttled run looks whether memory has fallen."""
-
 RECLAIM_SECONDS = 1.0
 """A reclamation looks at every lane, so admissions ask for one this often at most."""
 
@@ -94,6 +91,8 @@ class MemoryOptimizationManager:
         self._callbacks: list[Callable[[str], object]] = []
         if release_idle_connections is not None:
             self._callbacks.append(release_idle_connections)
+        self.poll_seconds = 0.02
+        """How often a throttled run looks whether memory has fallen."""
         self._alarmed: set[str] = set()
         self._last_reclaim = -math.inf
         self._throttled = 0
@@ -180,7 +179,7 @@ class MemoryOptimizationManager:
         try:
             # Bytes return from anywhere, destructors included, and tell nobody: so it looks.
             while (left := deadline - loop.time()) > 0 and memory_of(context)[0] >= self.limits.cleanup_bytes:  # noqa: ASYNC110
-                await asyncio.sleep(min(POLL_SECONDS, left))
+                await asyncio.sleep(min(self.poll_seconds, left))
         finally:
             show_throttled(context, False)
         self._refuse_if_over(context)

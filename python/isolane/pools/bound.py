@@ -75,7 +75,7 @@ class BoundResource(Generic[T]):
             raise
         if not opening.done():
             self._keeper.in_background(self._abandon(opening, lease), lease)
-            raise LimitTimeout(_TOO_SLOW.format(pool=lease.pools[0]), "global", 1)
+            raise LimitTimeout(_TOO_SLOW.format(pool=lease.pools[0]), "global", 1, resource=lease.pools[0])
         try:
             thing = opening.result()
         except BaseException:
@@ -92,7 +92,10 @@ class BoundResource(Generic[T]):
             return
         (thing, lease), self._held = self._held, None
         closing = self._keeper.in_background(self._close(thing, lease, broken=error is not None), lease)
-        if closing is None or isinstance(error, GeneratorExit):
+        if closing is None:
+            _discard(self._resource, thing)
+            return
+        if isinstance(error, GeneratorExit):
             # Whoever is closed by the collector may not await any more.
             return
         try:
@@ -112,7 +115,7 @@ class BoundResource(Generic[T]):
         if self._held is not None:
             (thing, lease), self._held = self._held, None
             try:
-                self._resource.discard(thing)
+                _discard(self._resource, thing)
             finally:
                 lease.release()
 
@@ -121,7 +124,7 @@ class BoundResource(Generic[T]):
             async with asyncio.timeout(self._keeper.close_timeout):
                 await self._resource.close(thing, broken=broken)
         except BaseException as error:
-            self._resource.discard(thing)
+            _discard(self._resource, thing)
             if not isinstance(error, Exception):
                 raise
             return error
@@ -146,7 +149,7 @@ class BoundResource(Generic[T]):
 
     def _discard_late(self, opening: asyncio.Task[T]) -> None:
         if not opening.cancelled() and opening.exception() is None:
-            self._resource.discard(opening.result())
+            _discard(self._resource, opening.result())
 
 
 class BoundInThread(Generic[T]):
@@ -193,6 +196,14 @@ class BoundInThread(Generic[T]):
 
 async def _open(resource: Resource[T], user_id: str) -> T:
     return await resource.open(user_id)
+
+
+def _discard(resource: Resource[T], thing: T) -> None:
+    try:
+        resource.discard(thing)
+    except Exception:
+        # The admission is returned whatever the library says.
+        logger.exception("a connection could not be discarded")
 
 
 def _log_failure(closing: asyncio.Task[Exception | None]) -> None:

@@ -10,13 +10,8 @@ class PoolUnavailableError(LimitRejected):
 
     A ``LimitRejected`` with ``limit`` ``global``: in a FastAPI application it is a 503 with ``Retry-After``.
 
-    Attributes:
-        pool: the pool's name.
-        reason: ``unhealthy`` or ``closed``.
+    Its ``resource`` is the pool's name, its ``reason`` is ``unhealthy`` or ``closed``.
     """
-
-    pool: str = ""
-    reason: str = "unhealthy"
 
     @classmethod
     def unhealthy(cls, pool: str, failures: int, retry_after: int) -> PoolUnavailableError:
@@ -34,7 +29,4 @@ class PoolUnavailableError(LimitRejected):
 
     @classmethod
     def _made(cls, text: str, pool: str, reason: str, retry_after: int) -> PoolUnavailableError:
-        error = cls(text, "global", retry_after)
-        error.pool = pool
-        error.reason = reason
-        return error
+        return cls(text, "global", retry_after, 0, 0, reason, pool)

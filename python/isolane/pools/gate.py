@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from isolane._core import monotonic
+from isolane._core import Permit, monotonic
 from isolane.limits import LimitTimeout
 from isolane.pools.accounts import Accounts
-from isolane.pools.admission import Admission, Grant
+from isolane.pools.admission import Admission
 from isolane.pools.errors import PoolUnavailableError
 from isolane.pools.health import PoolHealthMonitor
 from isolane.pools.lease import Lease
@@ -68,7 +68,7 @@ class Gate:
             self.optimize(user_id, not_before=self._optimize_interval)
         return monotonic()
 
-    def _lease(self, grant: Grant, user_id: str, pools: tuple[str, ...], began: float, seconds: float) -> Lease:
+    def _lease(self, grant: Permit, user_id: str, pools: tuple[str, ...], began: float, seconds: float) -> Lease:
         waited = monotonic() - began
         self.accounts.got(user_id, pools, waited)
         lease = Lease(self.accounts, grant, user_id, pools, waited=waited, deadline=began + seconds)

@@ -8,8 +8,9 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from isolane._core import ForkedProcessError, Permit
+from isolane.limits.responses import Application, bind
 from isolane.pools.accounts import Accounts
-from isolane.pools.admission import Grant
 
 if TYPE_CHECKING:
     from isolane.pools.gate import Gate
@@ -29,12 +30,12 @@ class Lease:
             of it.
     """
 
-    __slots__ = ("__weakref__", "_accounts", "_grant", "deadline", "pools", "user_id", "waited")
+    __slots__ = ("__weakref__", "_accounts", "_bound", "_grant", "deadline", "pools", "user_id", "waited")
 
     def __init__(
         self,
         accounts: Accounts,
-        grant: Grant,
+        grant: Permit,
         user_id: str,
         pools: tuple[str, ...],
         *,
@@ -42,7 +43,8 @@ class Lease:
         deadline: float,
     ) -> None:
         self._accounts = accounts
-        self._grant: Grant | None = grant
+        self._grant: Permit | None = grant
+        self._bound = False
         self.user_id, self.pools, self.waited, self.deadline = user_id, pools, waited, deadline
 
     @property
@@ -58,13 +60,30 @@ class Lease:
         self._accounts.returned(self.user_id, self.pools)
         return True
 
+    def bind(self, response: Application) -> Application:
+        """Bind it to a response, and return that: ``return lease.bind(StreamingResponse(...))``.
+
+        It is released when the response was sent, failed or was cancelled, and when it is never sent. The end of the
+        block that took the lease then does not release it.
+
+        Raises:
+            RuntimeError: the lease was released already.
+            TypeError: ``response`` is no ASGI application.
+        """
+        if self._grant is None:
+            raise RuntimeError("this lease was released already: bind it while its block runs")
+        bound = bind(self, response)
+        self._bound = True
+        return bound
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        if not self._bound:
+            self.release()
 
     async def __aenter__(self) -> Self:
         return self
@@ -72,13 +91,19 @@ class Lease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        self.__exit__(kind, error, trace)
 
     def __del__(self) -> None:
         grant, self._grant = getattr(self, "_grant", None), None
-        if grant is not None and grant.release():
+        try:
+            was_held = grant is not None and grant.release()
+        except ForkedProcessError:
+            # It is the parent's to return.
+            return
+        if was_held:
             self._accounts.collected(self.user_id, self.pools)
-            warnings.warn(f"a lease of {self.pools} was never released", ResourceWarning, source=self, stacklevel=1)
+            if not self._bound:
+                warnings.warn(f"a lease of {self.pools} was never released", ResourceWarning, source=self, stacklevel=1)
 
     def __repr__(self) -> str:
         return f"<Lease of {', '.join(self.pools)}, {'held' if self.held else 'released'}>"
@@ -121,7 +146,7 @@ class Leasing:
     ) -> None:
         lease, self._lease = self._lease, None
         if lease is not None:
-            lease.release()
+            lease.__exit__(kind, error, trace)
 
     def _check_free(self) -> None:
         if self._lease is not None and self._lease.held:

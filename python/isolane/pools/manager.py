@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar, overload
+from typing import Self
 
 from isolane._core import UserExecutionContext
 from isolane.pools.accounts import Accounts
 from isolane.pools.admission import Admission
-from isolane.pools.bound import BoundInThread, BoundResource
+from isolane.pools.connections import Connections, user_id_of
 from isolane.pools.gate import Gate, check_sizes
 from isolane.pools.health import HealthCheck, PoolHealth, PoolHealthMonitor
 from isolane.pools.keeper import Keeper
-from isolane.pools.lease import Leasing
 from isolane.pools.statistics import PoolStatistics
 from isolane.pools.user_pool import UserResourcePool
-
-if TYPE_CHECKING:
-    from redis.asyncio import ConnectionPool, Redis
-    from sqlalchemy import Connection, Engine
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
-    from sqlalchemy.orm import Session, sessionmaker
-
-    from isolane.pools.adapters.policy import BetweenUsers
-
-T = TypeVar("T")
-Client = TypeVar("Client")
 
 DEFAULT_POOLS: Mapping[str, int] = MappingProxyType({"database": 50, "redis": 20, "llm": 10, "http": 30})
 """Connections of the shared pools at once, over all users."""
@@ -36,7 +24,7 @@ DEFAULT_POOLS: Mapping[str, int] = MappingProxyType({"database": 50, "redis": 20
 SLICE = 500
 
 
-class ResourcePoolManager:
+class ResourcePoolManager(Connections):
     """Admits users to the application's own pools of connections: it owns no socket itself.
 
     Each user has ``per_user`` connections at once over all pools; each pool has a size for all users together. Both are
@@ -108,7 +96,15 @@ class ResourcePoolManager:
         self.optimize_interval = optimize_interval
         accounts = Accounts(pools, per_user, window=window, max_users=max_users, idle=idle)
         self._gate = Gate(
-            Admission(pools, per_user, timeout=connection_timeout, queue=queue, per_user_queue=per_user_queue),
+            Admission(
+                pools,
+                per_user,
+                timeout=connection_timeout,
+                queue=queue,
+                per_user_queue=per_user_queue,
+                max_users=max_users,
+                idle=idle,
+            ),
             accounts,
             PoolHealthMonitor(health_check_interval, health_retry),
             min_per_user=min_per_user,
@@ -118,205 +114,11 @@ class ResourcePoolManager:
         self._accounts, self._health = accounts, self._gate.health
         self._keeper = Keeper(accounts, close_timeout, connection_timeout)
 
-    # -- admission ----------------------------------------------------------------------------------------------------
-
-    def connection(
-        self, user: str | UserExecutionContext, *pools: str, timeout: float | None = None, priority: int = 2
-    ) -> Leasing:
-        """Admit a user to one connection of each pool named; nothing is opened.
-
-        ``async with pools.connection(ctx, "database") as lease`` for the length of a block;
-        ``lease = await pools.connection(...)`` to release it yourself; ``with`` in a thread.
-
-        Args:
-            user: the user's id, or a context of the user.
-            pools: one or more names. Several are granted together or not at all, and count once under the user's limit.
-            timeout: seconds for the whole request, ``connection_timeout`` by default.
-            priority: 1 to 4, 1 is the most urgent; among requests of the same user.
-
-        Raises:
-            ValueError: no pool, an unknown one, one twice, or a wrong time or priority.
-            InvalidContextError: the id is none.
-            LimitRejected: when it is used: a queue is full.
-            LimitTimeout: when it is used: no connection came free in time. ``limit`` is ``user`` or ``global``.
-            PoolUnavailableError: when it is used: a pool is unhealthy, or the manager is closed.
-        """
-        if not pools or len(set(pools)) < len(pools):
-            raise ValueError("name one pool or several different ones: pools.connection(user, 'database')")
-        for name in pools:
-            self._gate.check_name(name)
-        seconds = self.connection_timeout if timeout is None else timeout
-        if not seconds >= 0:
-            raise ValueError(f"timeout is {timeout}: it must be 0 or more seconds")
-        if priority not in (1, 2, 3, 4):
-            raise ValueError(f"priority is {priority}: it must be 1, 2, 3 or 4")
-        return Leasing(self._gate, _user_id(user), pools, seconds, priority)
-
-    # -- the real things ----------------------------------------------------------------------------------------------
-
-    def bind(
-        self,
-        user: str | UserExecutionContext,
-        pool: str,
-        open: Callable[[], Awaitable[T]],  # noqa: A002 - what it does
-        close: Callable[[T], Awaitable[object]],
-        *,
-        discard: Callable[[T], object] | None = None,
-        timeout: float | None = None,
-    ) -> BoundResource[T]:
-        """Admit to a pool and open anything with it.
-
-        Args:
-            user: the user's id, or a context of the user.
-            pool: the pool's name.
-            open: takes a thing from the application's pool, or makes it.
-            close: gives it back clean.
-            discard: makes an end of it at once; for when closing fails or takes longer than ``close_timeout``.
-            timeout: seconds for waiting and opening together.
-        """
-        from isolane.pools.adapters.anything import Anything  # noqa: PLC0415
-
-        return BoundResource(self._keeper, self.connection(user, pool, timeout=timeout), Anything(open, close, discard))
-
-    @overload
-    def sqlalchemy(
-        self,
-        user: str | UserExecutionContext,
-        engine: AsyncEngine,
-        pool: str = ...,
-        *,
-        between_users: BetweenUsers = ...,
-        timeout: float | None = ...,
-    ) -> BoundResource[AsyncConnection]: ...
-
-    @overload
-    def sqlalchemy(
-        self,
-        user: str | UserExecutionContext,
-        engine: async_sessionmaker[AsyncSession],
-        pool: str = ...,
-        *,
-        between_users: BetweenUsers = ...,
-        timeout: float | None = ...,
-    ) -> BoundResource[AsyncSession]: ...
-
-    @overload
-    def sqlalchemy(
-        self,
-        user: str | UserExecutionContext,
-        engine: Engine,
-        pool: str = ...,
-        *,
-        between_users: BetweenUsers = ...,
-        timeout: float | None = ...,
-    ) -> BoundInThread[Connection]: ...
-
-    @overload
-    def sqlalchemy(
-        self,
-        user: str | UserExecutionContext,
-        engine: sessionmaker[Session],
-        pool: str = ...,
-        *,
-        between_users: BetweenUsers = ...,
-        timeout: float | None = ...,
-    ) -> BoundInThread[Session]: ...
-
-    def sqlalchemy(
-        self,
-        user: str | UserExecutionContext,
-        engine: AsyncEngine | async_sessionmaker[AsyncSession] | Engine | sessionmaker[Session],
-        pool: str = "database",
-        *,
-        between_users: BetweenUsers = "reconnect",
-        timeout: float | None = None,
-    ) -> (
-        BoundResource[AsyncConnection]
-        | BoundResource[AsyncSession]
-        | BoundInThread[Connection]
-        | BoundInThread[Session]
-    ):
-        """Admit to a pool and hand out a connection, or a session on one connection, of the application's engine.
-
-        Args:
-            user: the user's id, or a context of the user.
-            engine: an ``AsyncEngine`` for an ``AsyncConnection``; an ``async_sessionmaker`` for an ``AsyncSession``; an
-                ``Engine`` or ``sessionmaker`` for their own, used ``with`` in a thread.
-            pool: the pool's name.
-            between_users: what happens to a connection that another user had before. ``reconnect``: it is closed, and
-                a new one opened. ``keep``: nothing beyond the rollback of each return, for when nothing else can be
-                left on it. Or a function of the connection that cleans it.
-            timeout: seconds for waiting and opening together.
-
-        Raises:
-            TypeError: ``engine`` is none of these.
-            ValueError: all users would share the one connection of its ``StaticPool``.
-        """
-        from isolane.pools.adapters.sqlalchemy import bind_sqlalchemy  # noqa: PLC0415 - an optional dependency
-
-        return bind_sqlalchemy(self._keeper, self.connection(user, pool, timeout=timeout), engine, pool, between_users)
-
-    def redis(
-        self,
-        user: str | UserExecutionContext,
-        client: Redis | ConnectionPool,
-        pool: str = "redis",
-        *,
-        between_users: BetweenUsers = "reconnect",
-        timeout: float | None = None,
-    ) -> BoundResource[Redis]:
-        """Admit to a pool and hand out a client of ``redis.asyncio`` on one connection of the application's pool.
-
-        All that the client does, pipelines and subscriptions too, goes through this connection, one at a time.
-
-        Args:
-            user: the user's id, or a context of the user.
-            client: a ``redis.asyncio.Redis``, or its ``ConnectionPool``.
-            pool: the pool's name.
-            between_users: what happens to a connection that another user had before. ``reconnect``: it is closed, and
-                opened again. ``keep``: nothing, for when all commands leave nothing on it. Or a function of the client
-                that cleans it.
-            timeout: seconds for waiting and opening together.
-
-        Raises:
-            TypeError: ``client`` is none of these.
-        """
-        from isolane.pools.adapters.redis import bind_redis  # noqa: PLC0415 - an optional dependency
-
-        return bind_redis(self._keeper, self.connection(user, pool, timeout=timeout), client, pool, between_users)
-
-    def httpx(
-        self,
-        user: str | UserExecutionContext,
-        client: Client,
-        pool: str = "http",
-        *,
-        timeout: float | None = None,
-    ) -> Client:
-        """Return a client of the same kind, over the same connections, whose every request is admitted to a pool.
-
-        The admission is held until the response's body is read or closed. Cookies and default headers that are set on
-        it, by responses too, are its own: make one for each user. Closing it closes nothing.
-
-        Args:
-            user: the user's id, or a context of the user.
-            client: an ``httpx.AsyncClient``, or that of httpx2.
-            pool: the pool's name.
-            timeout: seconds that a request may wait for admission; httpx has its own for the rest.
-
-        Raises:
-            TypeError: ``client`` is none of these.
-        """
-        from isolane.pools.adapters.httpx import client_of  # noqa: PLC0415 - an optional dependency
-
-        mine: Client = client_of(self._keeper, self.connection(user, pool, timeout=timeout), client, pool)
-        return mine
-
     # -- users and sizes ----------------------------------------------------------------------------------------------
 
     async def get_user_pool(self, user_id: str | UserExecutionContext) -> UserResourcePool:
         """Return a view of the user's connections."""
-        return UserResourcePool(self._gate, _user_id(user_id), self.connection_timeout)
+        return UserResourcePool(self._gate, user_id_of(user_id), self.connection_timeout)
 
     async def optimize_pool_sizes(self) -> dict[str, int]:
         """Fit the users' limits to their use. Returns the limits that changed.
@@ -370,7 +172,7 @@ class ResourcePoolManager:
 
     def user_statistics(self, user_id: str | UserExecutionContext) -> PoolStatistics:
         """Return the figures of one user over all pools."""
-        return self._accounts.of_user(_user_id(user_id))
+        return self._accounts.of_user(user_id_of(user_id))
 
     def get_usage_patterns(self) -> dict[str, PoolStatistics]:
         """Return the figures of all users who are remembered, by id."""
@@ -441,7 +243,3 @@ class ResourcePoolManager:
     def __repr__(self) -> str:
         pools = ", ".join(f"{name} {record.in_use}/{record.limit}" for name, record in self.statistics().items())
         return f"<ResourcePoolManager {pools}>"
-
-
-def _user_id(user: str | UserExecutionContext) -> str:
-    return user.user_id if isinstance(user, UserExecutionContext) else user

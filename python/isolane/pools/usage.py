@@ -63,7 +63,9 @@ class Usage:
         return (self._area_before + self._area) / span if span > 0 else float(self.in_use + self.waiting)
 
     def _advance(self, now: float) -> None:
-        passed = max(0.0, now - self._at)
+        passed = now - self._at
+        if passed <= 0:
+            return
         level = self.in_use + self.waiting
         if passed > 2 * self._half:
             # Nothing older counts, and what it was in all that time is known.
@@ -74,7 +76,7 @@ class Usage:
             if now - self._since >= self._half:
                 self._area_before, self._span_before = self._area, now - self._since
                 self._area, self._since = 0.0, now
-        self._at = max(now, self._at)
+        self._at = now
 
     def record(self, name: str, now: float) -> PoolStatistics:
         """Return the figures as of now."""

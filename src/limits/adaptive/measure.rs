@@ -51,6 +51,7 @@ impl Controller {
             reason = Reason::QueueFound;
         } else if seen.full < FULL {
             self.baseline.reset(median.min(search.last));
+            reason = Reason::ProbeEnd;
         } else if before.is_some_and(|before| median <= self.settings.tolerance * before) {
             // Twice, as it is of twice the calls.
             self.baseline.add(median);

@@ -126,6 +126,18 @@ fn an_outage_halves_the_limit_to_the_floor_and_is_forgotten_after_it() {
 }
 
 #[test]
+fn half_of_a_window_dropped_is_an_outage() {
+    let mut station = Station::new(ControllerSettings::default());
+    station.run(3_000, 10, 0.1, false);
+    for _ in 0..100 {
+        station.run(1, 10, 0.1, true);
+        station.run(1, 10, 0.1, false);
+    }
+    let last = station.controller.state().changes.last().copied();
+    assert_eq!(last.map(|change| (change.to, change.reason)), Some((1, Reason::Outage)));
+}
+
+#[test]
 fn one_drop_in_a_window_lowers_the_limit_by_a_tenth() {
     let mut station = Station::new(settings(20, 20, 64));
     station.run(40, 64, 0.1, false);

@@ -65,6 +65,8 @@ pub(crate) struct Wanted {
     pub(super) lane: LaneHandle,
     pub(super) ctx: Option<Py<PyContext>>,
     pub(super) timeout: f64,
+    /// The same for the core; `None` is for ever.
+    pub(super) patience: Option<Micros>,
     pub(super) priority: Priority,
     pub(super) cost: f32,
     pub(super) resources: ResourceSet,
@@ -82,10 +84,12 @@ impl Wanted {
         admitted: bool,
     ) -> PyResult<Self> {
         let held = limiter.get();
+        let timeout = patience(timeout.unwrap_or(held.timeout))?;
         Ok(Self {
             lane: held.lane(limiter.py(), user_id, ctx)?,
             ctx: ctx.map(|ctx| ctx.clone().unbind()),
-            timeout: patience(timeout.unwrap_or(held.timeout))?,
+            timeout,
+            patience: in_core(timeout),
             priority: priority(level)?,
             cost: factor(cost, "cost")?,
             resources: resources(&held.inner, names)?,
@@ -99,6 +103,7 @@ impl Wanted {
             lane,
             ctx: Some(ctx),
             timeout: patience(timeout)?,
+            patience: in_core(timeout),
             priority: Priority::DEFAULT,
             cost: 1.0,
             resources: ResourceSet::NONE,
@@ -138,18 +143,19 @@ impl Asker {
             priority: wanted.priority,
             cost: wanted.cost,
             resources: wanted.resources,
-            patience: wanted.timeout.is_finite().then(|| micros(wanted.timeout)),
+            patience: wanted.patience,
         }
     }
 }
 
 /// When a wait that begins now is over; the greatest moment for one without end.
-pub(super) fn deadline(now: Micros, timeout: f64) -> Micros {
-    if timeout.is_finite() {
-        now.saturating_add(micros(timeout))
-    } else {
-        Micros::MAX
-    }
+pub(super) fn deadline(now: Micros, patience: Option<Micros>) -> Micros {
+    patience.map_or(Micros::MAX, |patience| now.saturating_add(patience))
+}
+
+/// A wait in seconds for the core.
+pub(super) fn in_core(timeout: f64) -> Option<Micros> {
+    timeout.is_finite().then(|| micros(timeout))
 }
 
 /// An address that no other thread has while this one lives.

@@ -63,7 +63,7 @@ pub(super) fn acquire(py: Python<'_>, limiter: &PyFairLimiter, wanted: &Wanted) 
     let sleeper = Arc::new(Sleeper::default());
     let parked = sleeper.clone();
     let now = CLOCK.monotonic();
-    let over = deadline(now, wanted.timeout);
+    let over = deadline(now, wanted.patience);
     let decision = limiter
         .inner
         .request(asker.request(wanted), now, || parked)
@@ -85,7 +85,14 @@ pub(super) fn acquire(py: Python<'_>, limiter: &PyFairLimiter, wanted: &Wanted) 
     let limits = limiter.inner.clone();
     Py::new(
         py,
-        PyPermit::new(limits, grant, asker.task, ctx, (wanted.timeout, over), site(py)),
+        PyPermit::new(
+            limits,
+            grant,
+            asker.task,
+            ctx,
+            (wanted.timeout, over, wanted.priority),
+            site(py),
+        ),
     )
 }
 

@@ -86,6 +86,7 @@ impl PyFairLimiter {
         if let Some(ctx) = ctx {
             let context = ctx.get();
             context.stamp().check(py)?;
+            context.check_fence(py)?;
             context
                 .core()
                 .lane()
@@ -229,7 +230,7 @@ impl PyFairLimiter {
         admitted: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let wanted = Wanted::of(slf, user_id, (priority, timeout, cost), resources, ctx, admitted)?;
-        ask(slf.py(), &slf.get().inner, wanted.timeout, &wanted, Goal::Caller)
+        ask(slf.py(), &slf.get().inner, &wanted, Goal::Caller)
     }
 
     /// `with limiter.slot_sync(user_id) as permit: …` for threads, which sleep while they wait. Raises `RuntimeError` in a
@@ -376,7 +377,7 @@ impl PyFairLimiter {
     /// without being released), `success_rate` (granted of all that were asked for), `wait` and `hold` (seconds: `avg`, `p50`,
     /// `p95`, `p99`, and their `count`). Over all users also `total`, `per_user`, `peak`, `users`, `evicted`,
     /// `released_twice`, and `resources`. Of one user also `limit`, `weight` and `recent_waits` (the last 64, in seconds); its
-    /// percentiles begin with the first wait or the eighth permit and are `None` before, and after 10 idle seconds.
+    /// percentiles begin with the fourth permit and are `None` before, and after 10 idle seconds.
     #[pyo3(signature = (user_id = None) -> "dict[str, typing.Any]")]
     fn stats<'py>(&self, py: Python<'py>, user_id: Option<&str>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
@@ -448,13 +449,13 @@ impl PyFairLimiter {
             .try_request(asker.request(wanted), now)
             .map_err(|refusal| to_python(py, refusal))?;
         let ctx = wanted.ctx.as_ref().map(|ctx| ctx.clone_ref(py));
-        let times = (self.timeout, now);
+        let asked = (self.timeout, now, wanted.priority);
         Ok(PyPermit::new(
             self.inner.clone(),
             grant,
             asker.task,
             ctx,
-            times,
+            asked,
             site(py),
         ))
     }

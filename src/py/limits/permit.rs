@@ -12,7 +12,7 @@ use super::super::awaitable::{ReadyNone, Stand, Steps};
 use super::super::context::PyContext;
 use super::super::loops::beside_exception;
 use super::super::process::{CLOCK, Stamp};
-use super::ask::Wanted;
+use super::ask::{Wanted, in_core};
 use super::lock;
 use super::suspension::Suspension;
 use crate::clock::{Clock, Micros, seconds};
@@ -29,10 +29,11 @@ pub(crate) struct PyPermit {
     ctx: Option<Py<PyContext>>,
     timeout: f64,
     deadline: Micros,
+    priority: Priority,
     /// A response releases it, not the end of the block.
     bound: AtomicBool,
     /// Where it was asked for, in Python's development mode.
-    site: Option<String>,
+    site: Option<Box<str>>,
     stamp: Stamp,
 }
 
@@ -42,8 +43,8 @@ impl PyPermit {
         grant: Grant,
         task: Option<Py<PyAny>>,
         ctx: Option<Py<PyContext>>,
-        (timeout, deadline): (f64, Micros),
-        site: Option<String>,
+        (timeout, deadline, priority): (f64, Micros, Priority),
+        site: Option<Box<str>>,
     ) -> Self {
         Self {
             inner: Permit::new(limiter, grant),
@@ -51,6 +52,7 @@ impl PyPermit {
             ctx,
             timeout,
             deadline,
+            priority,
             bound: AtomicBool::new(false),
             site,
             stamp: Stamp::now(),
@@ -79,15 +81,15 @@ impl PyPermit {
 
     /// Returns the grant for the length of a wait. Answers what to ask for afterwards.
     pub(super) fn suspend_now(&self, py: Python<'_>) -> Option<Wanted> {
-        let resources = self.inner.wanted();
         let grant = self.inner.take()?;
         let wanted = Wanted {
             lane: grant.lane().clone(),
             ctx: self.ctx.as_ref().map(|ctx| ctx.clone_ref(py)),
             timeout: self.timeout,
-            priority: Priority::DEFAULT,
-            cost: 1.0,
-            resources,
+            patience: in_core(self.timeout),
+            priority: self.priority,
+            cost: grant.cost(),
+            resources: grant.wanted(),
             admitted: true,
         };
         if mutant!(SuspendedKeepsUnit) {
@@ -149,7 +151,7 @@ fn warn_of_leak(py: Python<'_>, site: &str) {
 }
 
 /// Where Python code asks, in development mode; looking it up costs more than the permit.
-pub(super) fn site(py: Python<'_>) -> Option<String> {
+pub(super) fn site(py: Python<'_>) -> Option<Box<str>> {
     static DEVELOPMENT: PyOnceLock<bool> = PyOnceLock::new();
     let development = *DEVELOPMENT.get_or_init(py, || {
         let flags = py.import("sys").and_then(|sys| sys.getattr("flags"));
@@ -167,7 +169,7 @@ pub(super) fn site(py: Python<'_>) -> Option<String> {
         .and_then(|code| code.getattr("co_filename"))
         .ok()?;
     let line = frame.getattr("f_lineno").ok()?;
-    Some(format!("{file}:{line}"))
+    Some(format!("{file}:{line}").into_boxed_str())
 }
 
 #[pymethods]

@@ -81,7 +81,7 @@ impl Slot {
         slot.take_place()?;
         let asked = slot.limiter.get().checked(py).and_then(|limiter| {
             let goal = Goal::Slot(slf.clone().unbind());
-            ask(py, limiter, slot.wanted.timeout, &slot.wanted, goal)
+            ask(py, limiter, &slot.wanted, goal)
         });
         if asked.is_err() {
             slot.free();

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::super::awaitable::ReadyNone;
-use super::ask::{Wanted, patience};
+use super::ask::{Wanted, in_core, patience};
 use super::lock;
 use super::permit::PyPermit;
 use super::waiting::{Goal, ask};
@@ -41,6 +41,7 @@ impl Suspension {
             ));
         };
         wanted.timeout = self.timeout;
+        wanted.patience = in_core(self.timeout);
         *lock(&self.wanted) = Some(wanted);
         ReadyNone::shared(py)
     }
@@ -57,7 +58,7 @@ impl Suspension {
             return ReadyNone::shared(py).map(Bound::into_any);
         };
         let goal = Goal::Resume(self.permit.clone_ref(py));
-        ask(py, self.permit.get().limiter(), wanted.timeout, &wanted, goal)
+        ask(py, self.permit.get().limiter(), &wanted, goal)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -18,7 +18,7 @@ use super::lock;
 use super::permit::{PyPermit, site};
 use super::slot::Slot;
 use crate::clock::{Clock, Micros};
-use crate::limits::{Decision, FairLimiter, Grant, Parked, Ticket};
+use crate::limits::{Decision, FairLimiter, Grant, Parked, Priority, Ticket};
 use crate::mutants::mutant;
 
 /// What a permit is for.
@@ -49,23 +49,40 @@ impl Goal {
 
 /// What becomes of a grant.
 struct Delivery {
-    limiter: Arc<FairLimiter>,
     ctx: Option<Py<PyContext>>,
     task: Option<Py<PyAny>>,
     timeout: f64,
     deadline: Micros,
-    site: Option<String>,
+    priority: Priority,
+    site: Option<Box<str>>,
 }
 
 impl Delivery {
+    fn of(py: Python<'_>, wanted: &Wanted, task: Option<Py<PyAny>>, now: Micros) -> Self {
+        Self {
+            ctx: wanted.ctx.as_ref().map(|ctx| ctx.clone_ref(py)),
+            task,
+            timeout: wanted.timeout,
+            deadline: deadline(now, wanted.patience),
+            priority: wanted.priority,
+            site: site(py),
+        }
+    }
+
     /// Makes the permit of a grant. Answers what the awaitable yields.
-    fn deliver<'py>(self, py: Python<'py>, grant: Grant, goal: &Goal) -> PyResult<Bound<'py, PyAny>> {
+    fn deliver<'py>(
+        self,
+        py: Python<'py>,
+        limiter: &Arc<FairLimiter>,
+        grant: Grant,
+        goal: &Goal,
+    ) -> PyResult<Bound<'py, PyAny>> {
         if let Goal::Resume(permit) = goal {
             permit.get().resume(grant, self.task);
             return ReadyNone::shared(py).map(Bound::into_any);
         }
-        let times = (self.timeout, self.deadline);
-        let permit = PyPermit::new(self.limiter, grant, self.task, self.ctx, times, self.site);
+        let asked = (self.timeout, self.deadline, self.priority);
+        let permit = PyPermit::new(limiter.clone(), grant, self.task, self.ctx, asked, self.site);
         let permit = Py::new(py, permit)?;
         if let Goal::Slot(slot) = goal {
             slot.get().keep(py, &permit);
@@ -78,50 +95,37 @@ impl Delivery {
 pub(super) fn ask<'py>(
     py: Python<'py>,
     limiter: &Arc<FairLimiter>,
-    timeout: f64,
     wanted: &Wanted,
     goal: Goal,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let ctx = wanted.ctx.as_ref();
-    let asker = Asker::of(py, ctx.map(|ctx| ctx.bind(py)));
+    let asker = Asker::of(py, wanted.ctx.as_ref().map(|ctx| ctx.bind(py)));
     let request = asker.request(wanted);
     let now = CLOCK.monotonic();
-    // The future is made only when there is a wait, and before the lock of the limiter is taken.
-    let mut decision = limiter
+    let granted = limiter
         .grant_at_once(request, now)
-        .map_err(|refusal| to_python(py, refusal))?
-        .map(Decision::Granted);
-    let mut waiter = None;
-    if decision.is_none() {
-        let parked = Arc::new(Waiter {
-            future: LoopFuture::new(py)?,
-            grant: Mutex::new(None),
-            timed_out: AtomicBool::new(false),
-        });
-        waiter = Some(parked.clone());
-        let decided = limiter
-            .request(request, now, || parked)
-            .map_err(|refusal| to_python(py, refusal))?;
-        decision = Some(decided);
+        .map_err(|refusal| to_python(py, refusal))?;
+    if let Some(grant) = granted {
+        return Delivery::of(py, wanted, asker.task, now).deliver(py, limiter, grant, &goal);
     }
-    let delivery = Delivery {
-        limiter: limiter.clone(),
-        ctx: ctx.map(|ctx| ctx.clone_ref(py)),
-        task: asker.task,
-        timeout,
-        deadline: deadline(now, timeout),
-        site: site(py),
-    };
-    match (decision, waiter) {
-        (Some(Decision::Granted(grant)), _) => delivery.deliver(py, grant, &goal),
-        (Some(Decision::Parked(ticket)), Some(waiter)) => {
-            let waiting = Bound::new(py, PermitAwaitable::new(delivery, waiter, ticket, goal))?;
+    // The future is made only when there is a wait, and before the lock of the limiter is taken.
+    let waiter = Arc::new(Waiter {
+        future: LoopFuture::new(py)?,
+        grant: Mutex::new(None),
+        timed_out: AtomicBool::new(false),
+    });
+    let parked = waiter.clone();
+    let decision = limiter
+        .request(request, now, || parked)
+        .map_err(|refusal| to_python(py, refusal))?;
+    let delivery = Delivery::of(py, wanted, asker.task, now);
+    match decision {
+        Decision::Granted(grant) => delivery.deliver(py, limiter, grant, &goal),
+        Decision::Parked(ticket) => {
+            let waiting = PermitAwaitable::new(limiter.clone(), delivery, waiter, ticket, goal);
+            let waiting = Bound::new(py, waiting)?;
             PermitAwaitable::arm(&waiting)?;
             Ok(waiting.into_any())
         }
-        _ => Err(PyRuntimeError::new_err(
-            "nothing was decided; this is a defect of isolane",
-        )),
     }
 }
 
@@ -187,14 +191,14 @@ pub(crate) struct PermitAwaitable {
 }
 
 impl PermitAwaitable {
-    fn new(delivery: Delivery, waiter: Arc<Waiter>, ticket: Ticket, goal: Goal) -> Self {
+    fn new(limiter: Arc<FairLimiter>, delivery: Delivery, waiter: Arc<Waiter>, ticket: Ticket, goal: Goal) -> Self {
         // Attached: the caller is a call from Python.
         let ctx = Python::attach(|py| delivery.ctx.as_ref().map(|ctx| ctx.clone_ref(py)));
         if let Some(ctx) = &ctx {
             ctx.get().core().park();
         }
         Self {
-            limiter: delivery.limiter.clone(),
+            limiter,
             waiter,
             ticket,
             ctx,
@@ -263,7 +267,7 @@ impl PermitAwaitable {
         }
         let (grant, delivery) = (lock(&self.waiter.grant).take(), lock(&self.delivery).take());
         if let (Some(grant), Some(delivery)) = (grant, delivery) {
-            let answer = delivery.deliver(py, grant, &self.goal)?;
+            let answer = delivery.deliver(py, &self.limiter, grant, &self.goal)?;
             let resumed = matches!(self.goal, Goal::Resume(_));
             return Ok(if resumed { py.None().into_bound(py) } else { answer });
         }

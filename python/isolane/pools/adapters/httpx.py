@@ -33,6 +33,7 @@ def client_of(keeper: Keeper, leasing: Leasing, client: Any, pool: str) -> Any:
     mine.cookies = client.cookies
     mine.headers = client.headers
     mine.params = client.params
+    mine.event_hooks = client.event_hooks
     return mine
 
 

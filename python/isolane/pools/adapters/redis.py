@@ -118,6 +118,13 @@ class _Clients:
         if broken or one._free.locked():  # noqa: SLF001
             # An answer may still be on its way: the next one to read would get it.
             await connection.disconnect(nowait=True)
+        if one._free.locked():  # noqa: SLF001
+            # A subscription that was left would come back with each reconnect: it stays behind with the connection.
+            pool: Any = self._pool
+            in_use = pool._in_use_connections  # noqa: SLF001
+            in_use.remove(connection)
+            connection = pool.make_connection()
+            in_use.add(connection)
         await self._pool.release(connection)
 
     def discard(self, thing: Redis) -> None:
