@@ -143,6 +143,28 @@ def test_03_a_weight_of_two_is_twice_the_time():
     assert held["ben"] / held["cho"] == pytest.approx(1.0, rel=0.1)
 
 
+def test_03_what_a_permit_was_really_held_for_counts():
+    """One run that is longer than all before it is made up for by turns of the other user."""
+    limiter, order = FairLimiter(1, 1), []
+
+    async def job(user: str, hold: float) -> None:
+        async with limiter.slot(user, timeout=1_000):
+            order.append(user)
+            await asyncio.sleep(hold)
+
+    async def main() -> None:
+        for user in ("ann", "ben"):
+            await job(user, 0.5)
+        order.clear()
+        jobs = [asyncio.create_task(job("ann", 3.0))]
+        await turns()
+        jobs += [asyncio.create_task(job(user, 0.5)) for _ in range(6) for user in ("ann", "ben")]
+        await asyncio.gather(*jobs)
+
+    in_virtual_time(main, step=0.25)
+    assert order[:5] == ["ann", "ben", "ben", "ben", "ben"]
+
+
 def test_03_a_cost_counts_time_as_more():
     limiter = FairLimiter(1, 1, queue=10_000)
     held: collections.Counter[str] = collections.Counter()
