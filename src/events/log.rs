@@ -452,7 +452,7 @@ impl RunLog {
         // The envelope of a message, generously.
         let wanted = bytes + size_of::<Entry>() + 512;
         let shared = lane.shared();
-        while shared.account.bytes() + wanted > self.bounds.process_bytes {
+        while shared.logs.bytes() + wanted > self.bounds.process_bytes {
             if !shared.drop_oldest_ended() {
                 return Err(EventError::Budget {
                     what: "the process's event memory",

@@ -31,7 +31,6 @@ struct Inner {
 }
 
 /// The event streams of one user and the sockets that read them.
-#[derive(Default)]
 pub struct Streams {
     inner: Mutex<Inner>,
     /// How many connections wait for something to read: publishers look here first.
@@ -58,6 +57,15 @@ impl Inner {
 }
 
 impl Streams {
+    /// No stream yet. The bytes of the logs also count in `all`.
+    pub fn new(all: Arc<Account>) -> Self {
+        Self {
+            inner: Mutex::default(),
+            parked: AtomicIsize::new(0),
+            account: Arc::new(Account::under(all)),
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -48,6 +48,7 @@ impl Lane {
     pub(super) fn new(user: UserId, shared: Arc<Shared>) -> Arc<Self> {
         let account = Arc::new(Account::under(shared.account.clone()));
         let own = Charge::new(account.clone(), size_of::<Self>() + user.as_str().len());
+        let streams = Streams::new(shared.logs.clone());
         Arc::new(Self {
             tag: OwnerTag::new(user),
             number: LaneKey(NEXT_NUMBER.fetch_add(1, Ordering::Relaxed)),
@@ -56,7 +57,7 @@ impl Lane {
             handles: AtomicUsize::new(0),
             account,
             _own: own,
-            streams: Streams::default(),
+            streams,
             caches: Shelves::default(),
         })
     }

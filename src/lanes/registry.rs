@@ -32,6 +32,8 @@ pub struct Shared {
     pub clock: Box<dyn Clock>,
     /// Bytes held for all users.
     pub account: Arc<Account>,
+    /// Of them, those of event logs, which have a bound of their own: nobody's caches and charges take room from them.
+    pub logs: Arc<Account>,
     /// Events over all users.
     pub events: EventCounters,
     /// Lanes without a handle. Signed: a handle may be counted by one thread before another has counted the lane.
@@ -172,6 +174,7 @@ impl Registry {
         let shared = Shared {
             clock,
             account: Arc::default(),
+            logs: Arc::default(),
             events: EventCounters::default(),
             idle: AtomicIsize::new(0),
             idle_turns: AtomicU64::new(0),

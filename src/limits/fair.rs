@@ -280,6 +280,17 @@ impl FairLimiter {
         }
     }
 
+    /// Takes back all permits of a run, named by its root context: for one that does not end. A permit of it that is returned
+    /// later changes nothing.
+    pub fn revoke(&self, lane: &LaneHandle, root: u64, now: Micros) {
+        let woken = {
+            let mut state = self.state();
+            let Some(user) = state.find_user(lane.key()) else { return };
+            state.revoke(root, user, now)
+        };
+        self.wake(woken, now);
+    }
+
     pub(super) fn note_returned_twice(&self) {
         self.state().counts.released_twice += 1;
     }

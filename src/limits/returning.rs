@@ -3,6 +3,7 @@
 use super::fair::Grant;
 use super::order::MOST_DEBT;
 use super::queue::Place;
+use super::resources::ResourceSet;
 use super::state::{State, Woken, charge, smooth};
 use super::tree::{Freed, Tree};
 use crate::clock::Micros;
@@ -16,13 +17,17 @@ impl State {
         if !self.governors.is_empty() {
             self.sample(grant, now);
         }
-        let mut freed = (Freed::ToPool, grant.resources, false);
-        if let Some((root, node)) = grant.node
-            && let Some(tree) = self.trees.get_mut(&root)
-        {
-            let removed = tree.remove(node);
-            freed = (removed.unit, removed.resources, removed.lenders_repaid);
-        }
+        let freed = match grant.node {
+            None => (Freed::ToPool, grant.resources, false),
+            // Revoked meanwhile: what it held has gone back.
+            Some((root, node)) => self.trees.get_mut(&root).map_or_else(
+                || (Freed::Kept, ResourceSet::NONE, false),
+                |tree| {
+                    let removed = tree.remove(node);
+                    (removed.unit, removed.resources, removed.lenders_repaid)
+                },
+            ),
+        };
         let (unit, resources, lenders_repaid) = freed;
         self.resources.give_back(resources);
         let root = grant.node.map(|(root, _)| root);
@@ -49,6 +54,27 @@ impl State {
         }
         self.users.rest(grant.user, now);
         self.sweep_if_due(now);
+        woken
+    }
+
+    /// Takes back what a run holds, whoever holds it: its permits stay in their holders' hands and are worth nothing. Answers
+    /// who is to be told of a grant.
+    pub(super) fn revoke(&mut self, root: u64, user: u32, now: Micros) -> Woken {
+        let mut woken = Woken::new();
+        let Some(tree) = self.trees.remove(&root) else {
+            return woken;
+        };
+        let (units, resources) = tree.holdings();
+        for returned in resources {
+            self.resources.give_back(returned);
+        }
+        for _ in 0..units {
+            self.return_unit(user);
+        }
+        if !self.nested.is_empty() {
+            self.lend_to_nested(now, &mut woken);
+        }
+        self.schedule(now, &mut woken);
         woken
     }
 

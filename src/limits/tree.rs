@@ -194,6 +194,13 @@ impl Tree {
             .map(|node| node.ticket)
     }
 
+    /// What all nodes hold together: units, and how often each resource.
+    pub(super) fn holdings(&self) -> (u32, impl Iterator<Item = ResourceSet>) {
+        let units = self.nodes.values().filter(|node| node.running_children == 0).count();
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        (units, self.nodes.values().map(|node| node.owned))
+    }
+
     /// The fault that a child which gave up keeps its parent's unit.
     pub(super) fn lose_unit_of(&mut self, parent: Option<NodeId>) {
         if let Some(parent) = parent.and_then(|parent| self.nodes.get_mut(&parent)) {

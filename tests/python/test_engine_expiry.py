@@ -278,6 +278,50 @@ async def test_a_permit_that_a_zombie_gives_back_late_is_not_given_back_twice(ne
     assert factory.get_factory_metrics()["late_releases_refused"] == 1
 
 
+async def test_permits_that_a_zombie_took_itself_go_back_too(new_factory, context, new_context):
+    class Greedy(BaseAgent):
+        name = "greedy"
+        release: ClassVar[asyncio.Event] = asyncio.Event()
+        own: ClassVar[list[bool]] = []
+
+        async def execute_with_context(self, context: UserExecutionContext, request: Any) -> None:
+            child = context.create_child_context("inner")
+            async with limiter.slot(context.user_id, ctx=child, resources="llm") as permit:
+                # Another one waits in a task of its own, and would run when that one is gone.
+                task = asyncio.create_task(self.wait(context))
+                while not self.release.is_set():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await self.release.wait()
+                self.own.append(permit.held)
+            await asyncio.gather(task, return_exceptions=True)
+            assert isinstance(task.exception(), RunFenced)
+
+        async def wait(self, context: UserExecutionContext) -> None:
+            child = context.create_child_context("waiting")
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    async with limiter.slot(context.user_id, ctx=child, resources="llm", timeout=60):
+                        self.own.append(True)
+                    return
+
+    limiter = FairLimiter(1, 1, resources={"llm": 1})
+    factory = new_factory(engine_timeout_seconds=0.03, limiter=limiter)
+    factory.agent_factory.registry.register(Greedy)
+    engine = await factory.create_for_user(context)
+    task = asyncio.create_task(engine.execute_agent("greedy"))
+    await until(lambda: not engine.is_active() and factory.get_factory_metrics()["engines_forced"] == 1)
+    stats = limiter.stats()
+    assert (stats["running"], stats["resources"]["llm"]["running"]) == (0, 0)
+    other = limiter.slot_nowait(new_context().user_id, resources="llm")
+    Greedy.release.set()
+    await asyncio.gather(task, return_exceptions=True)
+    stats = limiter.stats()
+    assert (stats["running"], stats["resources"]["llm"]["running"]) == (1, 1), "what came back late was not counted"
+    other.release()
+    assert (limiter.stats()["running"], limiter.stats()["queued"]) == (0, 0)
+    assert Greedy.own == [True]
+
+
 async def test_the_slot_of_a_zombie_is_free_for_the_next_run_of_its_user(new_factory, limiter, new_context, alice):
     factory = new_factory(engine_timeout_seconds=0.03, max_engines_per_user=1)
     task = await leave_behind(factory, new_context(alice))

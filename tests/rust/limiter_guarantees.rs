@@ -574,3 +574,40 @@ fn a_long_line_for_a_resource_is_refused_early_too() {
     assert_eq!(refused.retry_after, 6);
     drop(held);
 }
+
+#[test]
+fn a_run_that_is_revoked_holds_nothing_and_returns_nothing() {
+    let mut house = House::new(settings(3, 3), &[("llm", 1)]);
+    let llm = house.limiter.resources(["llm"]).expect("known");
+    let nested = |house: &mut House, name: &str, path: &'static [u64], task, resources| {
+        house
+            .ask(name, "ann", |request| Request {
+                path,
+                task,
+                resources,
+                ..request
+            })
+            .expect("not refused")
+            .expect("free")
+    };
+    let root = nested(&mut house, "root", &[1], 1, llm);
+    let lent = nested(&mut house, "lent", &[1, 2], 2, llm);
+    let beside = nested(&mut house, "beside", &[1, 3], 3, isolane::limits::ResourceSet::NONE);
+    assert_eq!(house.limiter.stats().running, 2);
+    let other = house.take("bob");
+    house.wait("bob", "bob");
+    let lane = house.lane("ann");
+    house.limiter.revoke(&lane, 1, house.now);
+    let (name, next) = house.one_granted();
+    assert_eq!(name, "bob");
+    let stats = house.limiter.stats();
+    assert_eq!((stats.running, stats.resources[0].running), (2, 0));
+    for permit in [&lent, &root, &beside] {
+        permit.release(house.now);
+        assert_eq!(house.limiter.stats().running, 2, "late returns change nothing");
+    }
+    drop((other, next));
+    let stats = house.limiter.stats();
+    assert_eq!((stats.running, stats.resources[0].running), (0, 0));
+    assert_eq!(stats.granted, stats.released);
+}

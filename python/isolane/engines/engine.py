@@ -463,6 +463,8 @@ class UserExecutionEngine:
                     child.get_websocket_emitter().close_open(reason)
         else:
             fence.guard(self.context)
+            # Also those that an agent took itself, in whatever task.
+            self._factory.limiter._revoke(self.context)  # noqa: SLF001 - the limiter's other half
         fence.raise_()
 
     def _held(self) -> int:

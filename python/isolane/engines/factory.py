@@ -458,6 +458,7 @@ class ExecutionEngineFactory:
         return {
             **self._book.metrics(),
             "user_limit_rejections": self._rejections,
+            "slot_wait": self._slots.stats()["wait"],
             "cleanup_errors": self._cleanup_errors,
             "max_engines_per_user": self.max_engines_per_user,
             "engine_timeout_seconds": self.engine_timeout_seconds,

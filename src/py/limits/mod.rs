@@ -363,6 +363,15 @@ impl PyFairLimiter {
         Ok(())
     }
 
+    /// For engines that are closed by force: takes back all permits of the context's run, whoever holds them.
+    fn _revoke(&self, py: Python<'_>, ctx: &Bound<'_, PyContext>) -> PyResult<()> {
+        let core = ctx.get().core();
+        if let Some(root) = core.lineage().path().first() {
+            self.checked(py)?.revoke(core.lane(), *root, CLOCK.monotonic());
+        }
+        Ok(())
+    }
+
     /// Forgets users that have had neither permit nor waiter for `idle` seconds. Returns how many. What they did stays in the
     /// totals. The limiter does so itself as it is used; this is for tests and for when it is not.
     #[pyo3(signature = (idle = 300.0))]

@@ -266,6 +266,15 @@ impl PermitAwaitable {
             ));
         }
         let (grant, delivery) = (lock(&self.waiter.grant).take(), lock(&self.delivery).take());
+        if let Some(fenced) = self.ctx.as_ref().and_then(|ctx| ctx.get().check_fence(py).err()) {
+            // The run was ended by force while this waited.
+            match grant {
+                Some(grant) => self.limiter.release_unused(grant, CLOCK.monotonic()),
+                None => drop(self.limiter.abandon(self.ticket, false, CLOCK.monotonic())),
+            }
+            self.goal.fail();
+            return Err(fenced);
+        }
         if let (Some(grant), Some(delivery)) = (grant, delivery) {
             let answer = delivery.deliver(py, &self.limiter, grant, &self.goal)?;
             let resumed = matches!(self.goal, Goal::Resume(_));
