@@ -65,6 +65,7 @@ mutants! {
     BusyEngineEvicted: "an engine that runs something is ended to make room",
     IdleTimeIgnored: "an engine that is idle lives until its lifetime is over",
     // The loop account.
+    ThrownNotPassedOn: "a cancellation ends what drives an agent, and the agent is not told",
     InnerStepsCountTwice: "an agent is charged with the time of the agents that it runs",
     LongestStepIsTheLast: "the longest step that is told is the latest long one",
     BlocksUnbounded: "every block of the loop is kept for ever",

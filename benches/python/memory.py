@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from isolane import (
+    FairLimiter,
     UserContextFactory,
     UserExecutionContext,
     WebSocketBridgeFactory,
@@ -82,6 +83,20 @@ def _lane_after_a_run(number: int) -> None:
 
 _loop = asyncio.new_event_loop()
 
+_limiter = FairLimiter(max_users=10_000_000)
+
+
+def _limiter_user(number: int) -> None:
+    """A user who came once."""
+    _limiter.slot_nowait(f"user-{number:08}").release()
+
+
+def _limiter_user_with_statistics(number: int) -> None:
+    """A user whose percentiles are kept."""
+    for _ in range(8):
+        _limiter_user(number)
+
+
 KINDS: dict[str, Make] = {
     "context": _context,
     "context-read": _read_context,
@@ -89,6 +104,8 @@ KINDS: dict[str, Make] = {
     "dataclass": _dataclass,
     "lane": _idle_lane,
     "lane-after-run": _lane_after_a_run,
+    "limiter-user": _limiter_user,
+    "limiter-user-active": _limiter_user_with_statistics,
 }
 
 
@@ -96,6 +113,10 @@ def bytes_each(make: Make, count: int) -> float:
     """Bytes of one object when there are many."""
     _core.set_max_idle_lanes(10 * count)
     first = count // 10
+    if make in {_limiter_user, _limiter_user_with_statistics}:
+        # The lanes are there already: what the limiter remembers is to be seen.
+        for number in range(first + count):
+            _idle_lane(number)
     held: list[Any] = [None] * (first + count)
     for number in range(first):
         held[number] = make(number)

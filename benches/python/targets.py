@@ -29,6 +29,18 @@ ENGINE = (
     "Most of it is the interpreter's: coroutines, attributes and dictionaries of the factory and the engine in Python. "
     "The slot, the stream and the deadline, which are in Rust, are the smaller part."
 )
+PERMIT = (
+    "Two thirds of it are the interpreter's: a slot and a permit are two objects, with two bound methods. "
+    "The decision, the tags and the statistics are the smaller part."
+)
+QUEUE = (
+    "A waiter's future and the task around it are the same on both sides. What is more is the record of each new user, "
+    "and the order of users."
+)
+CANCELLED = (
+    "Most of it is the task's own: asyncio wakes it with the cancellation and ends it, which takes as long for a bare "
+    "future."
+)
 LIVE = (
     "For each turn a waiting task is woken: a future is made and completed, and the loop calls the task again, which "
     "the bare loop does not do. asyncio.Queue does the same, and is slower."
@@ -140,6 +152,36 @@ def _events() -> list[Target]:
     ]
 
 
+def _permits() -> list[Target]:
+    group, own = permits.GROUP, permits.OWN
+    asked = "free permit, with priority, deadline and statistics"
+    by_order = [permits.cancelling(order) for order in (permits.FIRST_FIRST, permits.LAST_FIRST, permits.SHUFFLED)]
+    return [
+        Target("free permit", group, permits.FREE, own, Rule.SHARE, 0.4, permits.NESTED, PERMIT),
+        Target(asked, group, permits.ASKED, own, Rule.SHARE, 0.4, permits.NESTED, PERMIT),
+        Target(asked, group, permits.ASKED, own, Rule.SPEEDUP, 20, permits.MANAGED),
+        Target(
+            "1000 tasks, limit 5, one user", group, permits.ONE_USER, own, Rule.SHARE, 1.1, permits.SEMAPHORE, QUEUE
+        ),
+        Target(
+            *("1000 tasks, limit 5, 1000 users", group, permits.MANY_USERS, own, Rule.SHARE, 1.1),
+            *(permits.SEMAPHORE, QUEUE),
+        ),
+        *(
+            Target(f"waiter cancelled, {side}", group, permits.CANCELLED, side, Rule.TIME, 7e-6, floor=CANCELLED)
+            for side in by_order
+        ),
+        *(
+            Target(f"waiter cancelled, {side}", group, permits.CANCELLED, side, Rule.SHARE, 2, by_order[0], CANCELLED)
+            for side in by_order[1:]
+        ),
+        Target(
+            *(f"waiter cancelled, {by_order[0]}", group, permits.CANCELLED, by_order[0], Rule.SHARE, 2),
+            *(by_order[1], CANCELLED),
+        ),
+    ]
+
+
 def _loop_account() -> list[Target]:
     rows = (
         ("step accounted for", trampoline.STEP, 80e-9),
@@ -181,15 +223,7 @@ def all_targets() -> list[Target]:
     return [
         *_speedups(),
         Target("deep copy, 60-node tree", copies.GROUP, copies.NAME, copies.OWN, Rule.SPEEDUP, 15, copies.PEER),
-        Target("free permit", permits.GROUP, permits.FREE, permits.OWN, Rule.SHARE, 0.4, permits.NESTED),
-        Target(
-            *("1000 tasks, limit 5, one user", permits.GROUP, permits.ONE_USER, permits.OWN, Rule.SHARE, 1.1),
-            permits.SEMAPHORE,
-        ),
-        Target(
-            *("1000 tasks, limit 5, 1000 users", permits.GROUP, permits.MANY_USERS, permits.OWN, Rule.SHARE, 1.1),
-            permits.SEMAPHORE,
-        ),
+        *_permits(),
         *_events(),
         Target("engine made and ended", engines.GROUP, engines.CREATE, engines.OWN, Rule.TIME, 10e-6, floor=ENGINE),
         *_loop_account(),
@@ -197,6 +231,10 @@ def all_targets() -> list[Target]:
         *_many_users(),
         Target("untouched context", memory.GROUP, memory.CONTEXTS, memory.UNTOUCHED, Rule.BYTES, 768),
         Target("idle lane, never used", memory.GROUP, memory.LANES, memory.LANE, Rule.BYTES, 512),
+        Target("user in a limiter, came once", memory.GROUP, memory.LIMITED, memory.IDLE_USER, Rule.BYTES, 300),
+        Target(
+            "user in a limiter, with percentiles", memory.GROUP, memory.LIMITED, memory.ACTIVE_USER, Rule.BYTES, 1229
+        ),
         Target("idle lane, after a run", memory.GROUP, memory.LANES, memory.USED_LANE, Rule.BYTES, 512),
     ]
 

@@ -693,7 +693,7 @@ class FairLimiter:
         without being released), `success_rate` (granted of all that were asked for), `wait` and `hold` (seconds: `avg`, `p50`,
         `p95`, `p99`, and their `count`). Over all users also `total`, `per_user`, `peak`, `users`, `evicted`,
         `released_twice`, and `resources`. Of one user also `limit`, `weight` and `recent_waits` (the last 64, in seconds); its
-        percentiles begin with the first wait or the eighth permit and are `None` before, and after 10 idle seconds.
+        percentiles begin with the fourth permit and are `None` before, and after 10 idle seconds.
         """
     def try_slot(
         self,

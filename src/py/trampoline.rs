@@ -13,6 +13,7 @@ use super::errors::LoopBudgetExceeded;
 use super::loopaccount::Meter;
 use super::process::Stamp;
 use crate::loopaccount::{Begun, LONG, Overdrawn, Stood, Stopwatch, seconds};
+use crate::mutants::mutant;
 
 /// Drives an awaitable as `await` would, and accounts for the time of each step. Made by `account` and `LoopAccount.drive`.
 ///
@@ -159,9 +160,9 @@ impl AccountedCoroutine {
 
     fn throw_in<'py>(&self, py: Python<'py>, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
         self.measured(py, |steps| match steps.getattr_opt(intern!(py, "throw"))? {
-            Some(throw) => throw.call1(arguments),
+            Some(throw) if !mutant!(ThrownNotPassedOn) => throw.call1(arguments),
             // As `yield from` does with an iterator that has no such method.
-            None => Err(raised_by(arguments)?),
+            _ => Err(raised_by(arguments)?),
         })
     }
 }

@@ -104,6 +104,10 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "IdleTimeIgnored": ("lib::engines::book::tests::an_engine_may_be_idle_for_so_long_after_each_time_it_ran",),
     "EngineNeverDue": (f"{P}engines.py::test_an_engine_ends_at_its_deadline",),
     # The loop account.
+    "ThrownNotPassedOn": (
+        f"{P}trampoline.py::test_nothing_is_different[is_cancelled-asyncio]",
+        f"{P}trampoline.py::test_nothing_is_different[swallows_a_cancellation-uvloop]",
+    ),
     "InnerStepsCountTwice": (
         f"{P}loop_account.py::test_who_runs_another_agent_is_not_charged_for_it",
         "lib::loopaccount::stopwatch::tests::what_is_measured_inside_is_taken_out_of_the_outside",

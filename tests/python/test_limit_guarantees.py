@@ -429,7 +429,9 @@ async def test_09_the_synchronous_form_is_refused_where_it_would_block_a_loop():
 
 def test_09_a_thread_that_waits_hears_an_interrupt():
     code = """
-        import _thread, threading, isolane
+        import _thread, signal, threading, isolane
+        # A program that was started in the background ignores it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         limiter = isolane.FairLimiter(1, 1)
         held = limiter.acquire_sync("ann")
         threading.Timer(0.2, _thread.interrupt_main).start()

@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 import weakref
 
 import isolane
@@ -660,6 +661,22 @@ def test_descriptors_and_resident_memory_are_the_processs(new_context):
     for pipe in itertools.chain.from_iterable(pipes):
         os.close(pipe)
     del blob
+
+
+async def test_processor_time_is_what_the_agents_of_the_user_used(new_context, alice):
+    context = new_context(alice)
+
+    async def burn(seconds: float) -> None:
+        until = time.process_time() + seconds
+        while time.process_time() < until:
+            pass
+
+    assert context.get_resource_usage().cpu_usage_percent == 0.0
+    await isolane.account(burn(0.05), context, agent="burner")
+    assert context.get_resource_usage().cpu_usage_percent > 0.0
+    other = new_context("bob-of-processor-time")
+    assert other.get_resource_usage().cpu_usage_percent == 0.0
+    assert other.get_resource_usage().cpu_usage_percent == 0.0, "the time of another user is not counted"
 
 
 def test_processor_time_comes_from_whoever_measures_it(new_context, alice):

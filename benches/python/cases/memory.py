@@ -17,6 +17,9 @@ UNTOUCHED = "isolane, untouched"
 READ = "isolane, every field read"
 DATACLASS = "frozen dataclass"
 LANES = "one idle lane of many"
+LIMITED = "one user of many in a limiter"
+IDLE_USER = "came once"
+ACTIVE_USER = "with percentiles"
 LANE = "its context was dropped"
 USED_LANE = "a run with a permit and three events is over, its log expired"
 
@@ -36,6 +39,7 @@ def cases(*, thorough: bool) -> list[Case]:
     count = COUNT if thorough else QUICK
     contexts = ((UNTOUCHED, "context"), (READ, "context-read"), (DATACLASS, "dataclass"))
     lanes = ((LANE, "lane"), (USED_LANE, "lane-after-run"))
+    limited = ((IDLE_USER, "limiter-user"), (ACTIVE_USER, "limiter-user-active"))
     counted = f"Growth of the resident memory over {count} objects, with the place in the list that holds them."
     return [
         Case(
@@ -43,7 +47,7 @@ def cases(*, thorough: bool) -> list[Case]:
             name,
             tuple(Side(label, _bytes(kind, count)) for label, kind in sides),
             unit=Unit.BYTES,
-            own=name == LANES,
+            own=name in {LANES, LIMITED},
             rounds=ROUNDS,
             skipped=skipped,
             note=note,
@@ -51,5 +55,6 @@ def cases(*, thorough: bool) -> list[Case]:
         for name, sides, note in (
             (CONTEXTS, contexts, f"{counted} All contexts are of one user."),
             (LANES, lanes, "Each lane is a user's. The registry's entry and the user's id are part of it."),
+            (LIMITED, limited, "Beside the lane. Ten seconds after the last permit the percentiles are dropped."),
         )
     ]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from isolane._core import UserExecutionContext, resources_of
+from isolane._core import UserExecutionContext, loop_account, resources_of
 from isolane.contexts.tasks import MAX_TASKS
 from isolane.memory.limits import MB, MemoryLimits
 
@@ -66,17 +66,21 @@ class ResourceMetrics:
         }
 
 
-def _no_cpu_source(_user_id: str) -> float:
-    return 0.0
+def _cpu_of_agents(user_id: str) -> float:
+    """Return what the account of the event loop has counted: only agents that an engine, or ``account``, drives."""
+    return float(loop_account(user_id)["cpu"])
 
 
-_cpu_source: Callable[[str], float] = _no_cpu_source
+_cpu_source: Callable[[str], float] = _cpu_of_agents
 
 
 def set_cpu_source(source: Callable[[str], float] | None) -> None:
-    """Set what returns the processor seconds of a user so far. It must be cheap and never fall. ``None``: nothing."""
+    """Set what returns the processor seconds of a user so far. It must be cheap and never fall.
+
+    ``None``: what the account of the event loop has counted, which is the default.
+    """
     global _cpu_source  # noqa: PLW0603 - one for the process
-    _cpu_source = source or _no_cpu_source
+    _cpu_source = source or _cpu_of_agents
 
 
 def _descriptors() -> int | None:
