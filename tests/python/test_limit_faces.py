@@ -21,6 +21,7 @@ from isolane import (
     SemaphoreStatsCollector,
     UserSemaphoreManager,
 )
+from isolane.limits import nesting
 
 from tests.support.virtual_time import in_virtual_time
 
@@ -139,6 +140,16 @@ async def test_a_slot_after_another_is_not_inside_of_it():
         assert permit.held
     assert await task == "ran"
     assert idle(manager)
+
+
+async def test_slots_one_after_the_other_leave_no_trace():
+    manager = OptimizedSemaphoreManager()
+    for _ in range(50):
+        async with manager.acquire_execution_slot("ann"):
+            assert nesting._around.get().outer is None
+        assert nesting._around.get() is None
+    (semaphore,) = manager.user_semaphores.values()
+    assert semaphore._held == {}
 
 
 async def test_nesting_beyond_its_bound_is_refused_as_such():
@@ -387,6 +398,22 @@ def backend(capacity: int, service: float, calls: int = 6_000) -> int:
 @pytest.mark.parametrize("capacity", [3, 12])
 def test_the_capacity_follows_what_the_backend_takes(capacity):
     assert 0.6 * capacity <= backend(capacity, 0.1) <= 2.0 * capacity
+
+
+async def test_calls_that_fail_as_an_overloaded_backend_does_lower_the_capacity():
+    ends = {}
+    for outcome in ("dropped", "ignored"):
+        semaphore = AdaptiveSemaphore(5)
+
+        async def call(semaphore: AdaptiveSemaphore = semaphore, outcome: str = outcome) -> None:
+            await semaphore.acquire_adaptive()
+            await asyncio.sleep(0)
+            semaphore.release_adaptive(outcome)
+
+        for _ in range(60):
+            await asyncio.gather(*(call() for _ in range(5)))
+        ends[outcome] = semaphore.current_capacity
+    assert ends["dropped"] < 5 == ends["ignored"]
 
 
 def test_a_capacity_is_at_least_one():

@@ -532,8 +532,9 @@ def test_11_statistics_are_those_of_what_happened():
             assert stats[name]["count"] == 80
             assert stats[name]["avg"] == pytest.approx(sum(values) / 80, rel=0.02)
             for share in (0.5, 0.95, 0.99):
-                got, want = stats[name][f"p{share * 100:.0f}"], quantile(values, share)
-                assert got == pytest.approx(want, rel=0.2, abs=0.12), (name, share)
+                # A user's percentiles begin with the first wait, in buckets of an eighth.
+                least, most = quantile(values, share - 0.03), quantile(values, min(1.0, share + 0.03))
+                assert least * 0.87 - 0.01 <= stats[name][f"p{share * 100:.0f}"] <= most * 1.15 + 0.01, (name, share)
     assert limiter.stats("ann")["recent_waits"] == pytest.approx(waits[-64:], rel=0.01, abs=1e-3)
 
 
