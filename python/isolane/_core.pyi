@@ -580,6 +580,10 @@ class FairLimiter:
         idle: SupportsFloat | SupportsIndex = 300.0,
     ) -> FairLimiter: ...
     def __repr__(self, /) -> str: ...
+    def _revoke(self, /, ctx: UserExecutionContext) -> None:
+        """
+        For engines that are closed by force: takes back all permits of the context's run, whoever holds them.
+        """
     def acquire(
         self,
         /,

@@ -285,7 +285,9 @@ impl FairLimiter {
     pub fn revoke(&self, lane: &LaneHandle, root: u64, now: Micros) {
         let woken = {
             let mut state = self.state();
-            let Some(user) = state.find_user(lane.key()) else { return };
+            let Some(user) = state.find_user(lane.key()) else {
+                return;
+            };
             state.revoke(root, user, now)
         };
         self.wake(woken, now);

@@ -16,6 +16,7 @@ class BaseAgent(ABC):
         name: what pipelines and events call it. Default: the class name.
         requires: agents whose results it needs; they must come before it in a pipeline.
         timeout_seconds: how long one execution may take. Default 30.
+        resources: named resources of the limiter that each execution holds, all or nothing. Default: none.
         loop_seconds: how much of the event loop's time one execution may use; more ends it with
             ``LoopBudgetExceeded``. Default: no limit.
     """
@@ -23,6 +24,7 @@ class BaseAgent(ABC):
     name: ClassVar[str] = ""
     requires: ClassVar[tuple[str, ...]] = ()
     timeout_seconds: ClassVar[float] = 30.0
+    resources: ClassVar[tuple[str, ...]] = ()
     loop_seconds: ClassVar[float | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

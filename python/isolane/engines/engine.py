@@ -265,7 +265,11 @@ class UserExecutionEngine:
         try:
             try:
                 permit = await self._factory.limiter.acquire(
-                    child.user_id, ctx=child, timeout=timeout, admitted=self._admitted
+                    child.user_id,
+                    ctx=child,
+                    timeout=timeout,
+                    resources=cls.resources or None,
+                    admitted=self._admitted,
                 )
             except (LimitRejected, LimitTimeout) as error:
                 await self._publish_refusal(name, child, error)

@@ -18,6 +18,7 @@ from isolane._core import (
     UserExecutionContext,
     isolation_violations,
     lane_stats,
+    loop_account,
     set_default_limiter,
     sweep_lanes,
 )
@@ -64,13 +65,14 @@ class Isolane:
         resolve_ids: ResolveIds | None,
         registry: AgentRegistry,
         memory: MemoryGate | None = None,
+        limiter: FairLimiter | None = None,
     ) -> None:
         self.settings = settings
         self.authenticate = authenticate
         self.session_factory = session_factory
         self.resolve_ids = resolve_ids
         self.registry = registry
-        self.limiter = FairLimiter(settings.permits_total, settings.permits_per_user)
+        self.limiter = limiter or FairLimiter(settings.permits_total, settings.permits_per_user)
         self.bridge = WebSocketBridgeFactory(
             WebSocketConfig(
                 max_events_per_user=settings.websocket_max_events_per_user,
@@ -154,6 +156,7 @@ class Isolane:
             "engines": self.factory.get_factory_metrics(),
             "emitters": self.bridge.get_factory_metrics(),
             "limiter": self.limiter.stats(),
+            "loop": loop_account(),
             "lanes": lane_stats(),
             "isolation_violations": isolation_violations(),
             "sockets": len(self.deliveries),
@@ -180,6 +183,7 @@ def setup(
     *,
     registry: AgentRegistry | None = None,
     memory: MemoryGate | None = None,
+    limiter: FairLimiter | None = None,
     problem_details: bool = True,
 ) -> Isolane:
     """Add isolane to an application, before it starts.
@@ -193,6 +197,8 @@ def setup(
             path or query parameter ``thread_id``, the header ``X-Thread-ID``, else a new thread.
         registry: the classes of agents.
         memory: asked before each run, such as a ``MemoryOptimizationManager``. Default: memory limits nobody.
+        limiter: hands out the permits, such as one with named resources or an adaptive limit. Default: one with the numbers
+            of the settings.
         problem_details: answer isolane's exceptions with problem documents.
 
     Adds one middleware, the WebSocket route, the health and readiness routes, and the start and end of isolane around
@@ -213,6 +219,7 @@ def setup(
         resolve_ids,
         registry if registry is not None else AgentRegistry(),
         memory,
+        limiter,
     )
     app.state.isolane = isolane
     app.add_middleware(IsolaneMiddleware, isolane=isolane)
