@@ -22,7 +22,9 @@ class Refusals:
         self.limiter = FairLimiter(3, 1, resources={"llm": 1}, per_user_queue=1)
         self.slots = OptimizedSemaphoreManager(total=1, per_user=1)
         self.app = FastAPI()
-        setup(self.app, IsolaneSettings(drain_seconds=0.2), who)
+        isolane = setup(self.app, IsolaneSettings(drain_seconds=0.2), who, limiter=self.limiter)
+        assert isolane.limiter is self.limiter
+        assert isolane.factory.limiter is self.limiter
         self.app.get("/{what}")(self.ask)
 
     async def ask(self, what: str) -> dict[str, Any]:

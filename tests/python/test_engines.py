@@ -1053,3 +1053,26 @@ async def test_a_callback_that_awaits_a_task_it_has_cancelled_cancels_nobody_els
     assert await context.cleanup() == ()
     assert ran == ["last"]
     assert context.status.value == "cleaned"
+
+
+async def test_an_agent_holds_the_resources_that_its_class_names(new_context, alice, bob):
+    running: list[int] = []
+
+    class CallsTheModel(BaseAgent):
+        name = "calls-the-model"
+        resources = ("llm",)
+
+        async def execute_with_context(self, context: UserExecutionContext, request: Any) -> None:
+            running.append(limiter.stats()["resources"]["llm"]["running"])
+            await asyncio.sleep(0)
+
+    registry = AgentRegistry()
+    registry.register(CallsTheModel)
+    limiter = FairLimiter(resources={"llm": 1})
+    factory = ExecutionEngineFactory(agent_factory=AgentInstanceFactory(registry), limiter=limiter)
+    engines = [await factory.create_for_user(new_context(user)) for user in (alice, bob)]
+    results = await asyncio.gather(*(engine.execute_agent("calls-the-model") for engine in engines))
+    assert all(result.success for result in results)
+    assert running == [1, 1], "one after the other"
+    assert limiter.stats()["resources"]["llm"] == {"limit": 1, "running": 0, "peak": 1, "granted": 2}
+    await factory.shutdown(0)

@@ -157,7 +157,7 @@ async def test_a_slot_serves_one_block_at_a_time():
 
 @pytest.mark.parametrize(("total", "per_user"), [(0, 1), (1, 0)])
 def test_limits_are_at_least_one(total, per_user):
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="must be from 1 to"):
         FairLimiter(total, per_user)
 
 

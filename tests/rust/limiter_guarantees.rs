@@ -1,4 +1,5 @@
 //! What a limiter promises, each promise by itself, on a clock that the test moves.
+#![cfg(not(feature = "shuttle"))]
 
 use std::sync::{Arc, Mutex};
 

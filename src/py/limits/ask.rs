@@ -16,9 +16,14 @@ use crate::limits::{FairLimiter, Priority, Request, ResourceSet};
 
 /// Seconds that somebody is willing to wait, checked.
 pub(super) fn patience(seconds: f64) -> PyResult<f64> {
+    seconds_of(seconds, "timeout")
+}
+
+/// A duration that a caller wrote, checked.
+pub(super) fn seconds_of(seconds: f64, name: &str) -> PyResult<f64> {
     if seconds.is_nan() || seconds < 0.0 {
         return Err(PyValueError::new_err(format!(
-            "timeout must be 0 or more seconds, got {seconds}"
+            "{name} must be 0 or more seconds, got {seconds}"
         )));
     }
     Ok(seconds)

@@ -26,7 +26,7 @@ use crate::clock::{Clock, Micros, micros, seconds};
 use crate::lanes::LaneHandle;
 use crate::limits::{Durations, FairLimiter, Governed, Limit, LimitSettings, MAX_RESOURCES, success_rate};
 use crate::owner::Crossing;
-use ask::{Asker, Wanted, factor, patience};
+use ask::{Asker, Wanted, factor, patience, seconds_of};
 use permit::site;
 use waiting::{Goal, ask};
 
@@ -34,13 +34,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn at_least_one(value: u32, name: &str) -> PyResult<u32> {
-    if value == 0 {
-        return Err(PyValueError::new_err(format!(
-            "{name} must be at least 1, got 0; set_limit({name}=0) pauses a limiter"
-        )));
+/// A number of permits or waiters that a caller wrote.
+fn number(value: i64, name: &str, least: u32) -> PyResult<u32> {
+    match u32::try_from(value) {
+        Ok(number) if number >= least => Ok(number),
+        _ => {
+            let pause = if least == 1 && value == 0 {
+                "; set_limit pauses a limiter with 0"
+            } else {
+                ""
+            };
+            Err(PyValueError::new_err(format!(
+                "{name} must be from {least} to 4294967295, got {value}{pause}"
+            )))
+        }
     }
-    Ok(value)
 }
 
 /// A moment of the core's clock by `time.monotonic()`.
@@ -146,16 +154,16 @@ impl PyFairLimiter {
         max_users = 10_000, idle = 300.0,
     ))]
     fn new(
-        total: u32,
-        per_user: u32,
-        queue: usize,
-        per_user_queue: usize,
+        total: i64,
+        per_user: i64,
+        queue: i64,
+        per_user_queue: i64,
         timeout: f64,
         borrow: bool,
         aging: Option<f64>,
         resources: Option<&Bound<'_, PyAny>>,
         adaptive: Option<&Bound<'_, PyAny>>,
-        max_users: usize,
+        max_users: i64,
         idle: f64,
     ) -> PyResult<Self> {
         let mut named: Vec<(Box<str>, u32)> = Vec::new();
@@ -164,7 +172,8 @@ impl PyFairLimiter {
             pairs.call_method1("update", (resources,))?;
             for (name, limit) in pairs.iter() {
                 let name: String = name.extract()?;
-                named.push((name.into_boxed_str(), limit.extract()?));
+                let limit = number(limit.extract()?, "the limit of a resource", 0)?;
+                named.push((name.into_boxed_str(), limit));
             }
         }
         if named.len() > MAX_RESOURCES {
@@ -174,13 +183,13 @@ impl PyFairLimiter {
             )));
         }
         let settings = LimitSettings {
-            queue,
-            user_queue: per_user_queue,
+            queue: number(queue, "queue", 0)? as usize,
+            user_queue: number(per_user_queue, "per_user_queue", 0)? as usize,
             borrow,
-            aging: aging.map(|aging| patience(aging).map(micros)).transpose()?,
-            max_users: max_users.max(1),
-            idle: micros(patience(idle)?),
-            ..LimitSettings::new(at_least_one(total, "total")?, at_least_one(per_user, "per_user")?)
+            aging: aging.map(|aging| seconds_of(aging, "aging").map(micros)).transpose()?,
+            max_users: number(max_users, "max_users", 1)? as usize,
+            idle: micros(seconds_of(idle, "idle")?),
+            ..LimitSettings::new(number(total, "total", 1)?, number(per_user, "per_user", 1)?)
         };
         let limiter = Self::build(settings, named, timeout)?;
         if let Some(adaptive) = adaptive {
@@ -312,14 +321,20 @@ impl PyFairLimiter {
     fn set_limit(
         &self,
         py: Python<'_>,
-        total: Option<u32>,
-        per_user: Option<u32>,
+        total: Option<i64>,
+        per_user: Option<i64>,
         user: Option<&str>,
         weight: Option<f32>,
         resource: Option<&str>,
-        limit: Option<u32>,
+        limit: Option<i64>,
     ) -> PyResult<()> {
         let limiter = self.checked(py)?;
+        let checked = |value: Option<i64>, name| value.map(|value| number(value, name, 0)).transpose();
+        let (total, per_user, limit) = (
+            checked(total, "total")?,
+            checked(per_user, "per_user")?,
+            checked(limit, "limit")?,
+        );
         let now = CLOCK.monotonic();
         if weight.is_some() && user.is_none() {
             return Err(PyValueError::new_err("weight is a user's: name it with user=…"));
@@ -376,7 +391,7 @@ impl PyFairLimiter {
     /// totals. The limiter does so itself as it is used; this is for tests and for when it is not.
     #[pyo3(signature = (idle = 300.0))]
     fn evict(&self, py: Python<'_>, idle: f64) -> PyResult<usize> {
-        let idle = micros(patience(idle)?);
+        let idle = micros(seconds_of(idle, "idle")?);
         Ok(self.checked(py)?.evict(idle, CLOCK.monotonic()))
     }
 
@@ -458,13 +473,13 @@ impl PyFairLimiter {
             .try_request(asker.request(wanted), now)
             .map_err(|refusal| to_python(py, refusal))?;
         let ctx = wanted.ctx.as_ref().map(|ctx| ctx.clone_ref(py));
-        let asked = (self.timeout, now, wanted.priority);
+        let request = (self.timeout, now, wanted.priority);
         Ok(PyPermit::new(
             self.inner.clone(),
             grant,
             asker.task,
             ctx,
-            asked,
+            request,
             site(py),
         ))
     }
