@@ -1051,7 +1051,7 @@ class Suspension:
     """
     def __aenter__(self, /) -> collections.abc.Awaitable[None]: ...
     def __aexit__(
-        self, /, _kind: object = None, _exception: object = None, _traceback: object = None
+        self, /, kind: Any | None = None, _exception: object = None, _traceback: object = None
     ) -> collections.abc.Awaitable[None]: ...
 
 @final

@@ -17,9 +17,11 @@ use super::governors::{CallResult, Governed, Governor};
 use super::queue::Ticket;
 use super::request::{Decision, LimitSettings, Reason, Refusal, Request};
 use super::resources::{ResourceSet, Resources};
+use super::returning::Return;
 use super::state::{State, Woken};
 use super::stats::{Durations, LimiterStats, ResourceStats, UserStats};
 use super::tree::NodeId;
+use super::users::SLICE;
 use crate::clock::Micros;
 use crate::lanes::LaneHandle;
 use crate::mutants::mutant;
@@ -166,7 +168,9 @@ impl FairLimiter {
         let mut parent = guard.counted_parent_of(&request)?;
         let user = guard.user(request.lane, now);
         if let Some(unit) = guard.find_unit(user, &request, parent) {
-            return Ok(Decision::Granted(guard.take(user, &request, unit, now)));
+            let grant = guard.take(user, &request, unit, now);
+            self.wake_in_passing(guard, now);
+            return Ok(Decision::Granted(grant));
         }
         if mutant!(ParkedWithoutALook) {
             drop(guard);
@@ -174,7 +178,8 @@ impl FairLimiter {
             parent = guard.counted_parent_of(&request)?;
         }
         let state = &mut *guard;
-        if let Some(refusal) = state.refuse_early(user, &request) {
+        // Who runs on what the run holds already asks for no more of it.
+        if let Some(refusal) = state.refuse_early(user, &request).filter(|_| parent.is_none()) {
             state.count_refusal(user, now);
             return Err(refusal);
         }
@@ -186,8 +191,12 @@ impl FairLimiter {
         let mut state = self.state();
         let parent = state.counted_parent_of(&request)?;
         let user = state.user(request.lane, now);
-        let unit = state.find_unit(user, &request, parent);
-        Ok(unit.map(|unit| state.take(user, &request, unit, now)))
+        let Some(unit) = state.find_unit(user, &request, parent) else {
+            return Ok(None);
+        };
+        let grant = state.take(user, &request, unit, now);
+        self.wake_in_passing(state, now);
+        Ok(Some(grant))
     }
 
     /// Decides at once, and refuses instead of waiting.
@@ -196,7 +205,9 @@ impl FairLimiter {
         let parent = state.counted_parent_of(&request)?;
         let user = state.user(request.lane, now);
         if let Some(unit) = state.find_unit(user, &request, parent) {
-            return Ok(state.take(user, &request, unit, now));
+            let grant = state.take(user, &request, unit, now);
+            self.wake_in_passing(state, now);
+            return Ok(grant);
         }
         let refusal = state.refusal(user, request.resources, Reason::Full);
         state.count_refusal(user, now);
@@ -236,6 +247,7 @@ impl FairLimiter {
             state.counts.cancelled += 1;
         }
         state.users.rest(waiter.user, now);
+        state.sweep_if_due(now);
         drop(guard);
         // The waiter and its lane are dropped after the lock was let go.
         drop(waiter);
@@ -244,25 +256,38 @@ impl FairLimiter {
 
     /// Takes a permit back and wakes who may run now.
     pub fn release(&self, grant: Grant, now: Micros) {
-        self.take_back(grant, false, now);
+        self.take_back(grant, Return::Used, now);
     }
 
-    /// The same for a permit whose call did not happen, or says nothing of the backend.
-    pub fn release_unused(&self, mut grant: Grant, now: Micros) {
+    /// The same for a permit whose call says nothing of the backend.
+    pub fn release_ignored(&self, mut grant: Grant, now: Micros) {
         grant.result = Some(CallResult::IGNORED);
-        self.take_back(grant, false, now);
+        self.take_back(grant, Return::Used, now);
+    }
+
+    /// The same for a permit that was granted to somebody who had given up: it counts as cancelled.
+    pub fn release_unused(&self, grant: Grant, now: Micros) {
+        self.take_back(grant, Return::Unused, now);
     }
 
     /// The same for a permit that nobody returned.
-    pub(super) fn release_leaked(&self, mut grant: Grant, now: Micros) {
-        grant.result = Some(CallResult::IGNORED);
-        self.take_back(grant, true, now);
+    pub(super) fn release_leaked(&self, grant: Grant, now: Micros) {
+        self.take_back(grant, Return::Leaked, now);
     }
 
-    fn take_back(&self, grant: Grant, leaked: bool, now: Micros) {
-        let woken = self.state().take_back(&grant, leaked, now);
+    fn take_back(&self, grant: Grant, how: Return, now: Micros) {
+        let woken = self.state().take_back(&grant, how, now);
         drop(grant);
         self.wake(woken, now);
+    }
+
+    /// Wakes those who were granted a unit while another was, after the lock is let go.
+    fn wake_in_passing(&self, mut state: MutexGuard<'_, State>, now: Micros) {
+        if !state.to_wake.is_empty() {
+            let woken = std::mem::take(&mut state.to_wake);
+            drop(state);
+            self.wake(woken, now);
+        }
     }
 
     /// Wakes those who were granted. What a waiter that is gone hands back goes on to the next.
@@ -271,9 +296,8 @@ impl FairLimiter {
             if mutant!(WaiterNotWoken) {
                 continue;
             }
-            if let Some(mut returned) = parked.wake() {
-                returned.result = Some(CallResult::IGNORED);
-                let more = self.state().take_back(&returned, false, now);
+            if let Some(returned) = parked.wake() {
+                let more = self.state().take_back(&returned, Return::Unused, now);
                 drop(returned);
                 woken.extend(more);
             }
@@ -307,6 +331,9 @@ impl FairLimiter {
                 Limit::Total => state.settings.total = permits,
                 Limit::PerUser => state.settings.per_user = permits,
                 Limit::Resource(index) => state.resources.set_limit(index, permits),
+            }
+            if mutant!(HigherLimitWakesNobody) {
+                return;
             }
             state.list_everybody();
             state.reschedule(now)
@@ -367,17 +394,16 @@ impl FairLimiter {
     /// Forgets users that have had neither permit nor waiter for `idle`. Answers how many.
     pub fn evict(&self, idle: Micros, now: Micros) -> usize {
         let mut all = 0;
-        loop {
-            // In slices, so that nobody waits long for the lock.
+        // Once past everybody, in slices, so that nobody waits long for the lock.
+        let slices = 1 + 2 * self.state().users.resting() / SLICE;
+        for _ in 0..slices {
             let mut state = self.state();
             let max_users = state.settings.max_users;
             let forgotten = state.users.sweep(now, idle, max_users);
             state.counts.evicted += forgotten as u64;
             all += forgotten;
-            if forgotten == 0 {
-                return all;
-            }
         }
+        all
     }
 
     // -- counts ------------------------------------------------------------------------------------------------------

@@ -2,52 +2,49 @@
 
 use super::fair::Grant;
 use super::order::MOST_DEBT;
-use super::queue::Place;
 use super::resources::ResourceSet;
 use super::state::{State, Woken, charge, smooth};
-use super::tree::{Freed, Tree};
+use super::tree::{Freed, NodeId, Tree};
 use crate::clock::Micros;
 use crate::mutants::mutant;
 
+/// How a permit comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Return {
+    /// Its holder returns it.
+    Used,
+    /// Nobody returned it, and it was dropped.
+    Leaked,
+    /// It was granted to somebody who had given up.
+    Unused,
+}
+
 impl State {
     /// Takes a permit back. Answers who is to be told of a grant.
-    pub(super) fn take_back(&mut self, grant: &Grant, leaked: bool, now: Micros) -> Woken {
+    pub(super) fn take_back(&mut self, grant: &Grant, how: Return, now: Micros) -> Woken {
         let mut woken = Woken::new();
-        self.settle_account(grant, leaked, now);
-        if !self.governors.is_empty() {
+        self.settle_account(grant, how, now);
+        if !self.governors.is_empty() && how == Return::Used {
             self.sample(grant, now);
         }
-        let freed = match grant.node {
-            None => (Freed::ToPool, grant.resources, false),
+        let (unit, resources) = match grant.node {
+            None => (Freed::ToPool, grant.resources),
             // Revoked meanwhile: what it held has gone back.
-            Some((root, node)) => self.trees.get_mut(&root).map_or_else(
-                || (Freed::Kept, ResourceSet::NONE, false),
-                |tree| {
-                    let removed = tree.remove(node);
-                    (removed.unit, removed.resources, removed.lenders_repaid)
-                },
-            ),
+            Some((root, node)) => self
+                .trees
+                .get_mut(&root)
+                .map_or((Freed::Kept, ResourceSet::NONE), |tree| tree.remove(node)),
         };
-        let (unit, resources, lenders_repaid) = freed;
         self.resources.give_back(resources);
-        let root = grant.node.map(|(root, _)| root);
-        match unit {
-            Freed::ToPool => self.return_unit(grant.user),
-            Freed::Under(node) => {
-                let root = root.unwrap_or_default();
-                if !self.lend_under(root, node, true, now, &mut woken)
-                    && self.trees.get(&root).is_some_and(|tree| !tree.has_unit(node))
-                {
-                    self.return_unit(grant.user);
-                }
+        match (unit, grant.node) {
+            (Freed::Under(parent), Some((root, _))) if self.has_unit(root, parent) => {
+                self.lend_under(root, parent, now, &mut woken);
             }
-            Freed::Kept => {}
+            (Freed::Kept, _) => {}
+            _ => self.return_unit(grant.user),
         }
-        if (lenders_repaid || !resources.is_empty()) && !self.nested.is_empty() {
-            self.lend_to_nested(now, &mut woken);
-        }
-        self.schedule(now, &mut woken);
-        if let Some(root) = root
+        woken.extend(self.reschedule(now));
+        if let Some((root, _)) = grant.node
             && self.trees.get(&root).is_some_and(Tree::is_empty)
         {
             self.trees.remove(&root);
@@ -55,6 +52,10 @@ impl State {
         self.users.rest(grant.user, now);
         self.sweep_if_due(now);
         woken
+    }
+
+    fn has_unit(&self, root: u64, node: NodeId) -> bool {
+        self.trees.get(&root).is_some_and(|tree| tree.has_unit(node))
     }
 
     /// Takes back what a run holds, whoever holds it: its permits stay in their holders' hands and are worth nothing. Answers
@@ -71,10 +72,7 @@ impl State {
         for _ in 0..units {
             self.return_unit(user);
         }
-        if !self.nested.is_empty() {
-            self.lend_to_nested(now, &mut woken);
-        }
-        self.schedule(now, &mut woken);
+        woken.extend(self.reschedule(now));
         woken
     }
 
@@ -85,35 +83,20 @@ impl State {
         }
     }
 
-    /// A limit was changed: gives free units to who waits.
+    /// Gives what is free to who waits.
     pub(super) fn reschedule(&mut self, now: Micros) -> Woken {
         let mut woken = Woken::new();
-        if mutant!(HigherLimitWakesNobody) {
-            return woken;
-        }
+        self.schedule(now, &mut woken);
         if !self.nested.is_empty() {
             self.lend_to_nested(now, &mut woken);
         }
-        self.schedule(now, &mut woken);
+        woken.append(&mut self.to_wake);
         woken
     }
 
     pub(super) fn list_everybody(&mut self) {
         for user in self.users.with_waiters() {
             self.relist(user);
-        }
-    }
-
-    /// Resources have come back: nested waiters whose parent has its unit may run on it.
-    pub(super) fn lend_to_nested(&mut self, now: Micros, woken: &mut Woken) {
-        for ticket in self.nested.clone() {
-            let Some(Place { root, .. }) = self.waiters.get(ticket).and_then(|waiter| waiter.place) else {
-                continue;
-            };
-            let parent = self.trees.get(&root).and_then(|tree| tree.parent_of_waiting(ticket));
-            if let Some(parent) = parent {
-                self.lend_under(root, parent, false, now, woken);
-            }
         }
     }
 
@@ -142,33 +125,43 @@ impl State {
     }
 
     /// Counts the time that a permit was held, and puts right what was charged for it in advance.
-    pub(super) fn settle_account(&mut self, grant: &Grant, leaked: bool, now: Micros) {
+    fn settle_account(&mut self, grant: &Grant, how: Return, now: Micros) {
         let held = now.saturating_sub(grant.granted);
-        self.hold = smooth(self.hold, held);
-        self.holds.record(held);
-        self.counts.released += 1;
-        self.counts.leaked += u64::from(leaked && !mutant!(LeakNotCounted));
         let used = self.contention.at(now).saturating_sub(grant.contended);
-        let virtual_time = self.order.virtual_time;
+        let somebody_waits = self.waiters.len() > 0;
+        let most = self.order.virtual_time.saturating_add(MOST_DEBT);
         let record = &mut self.users[grant.user];
         record.permits -= 1;
-        record.hold = smooth(record.hold, held);
-        record.counts.released += 1;
-        record.counts.held = record.counts.held.saturating_add(held);
-        record.counts.leaked += u32::from(leaked);
-        if let Some(detail) = &mut record.detail {
-            detail.holds.record(held);
+        if how == Return::Unused {
+            // Whoever was granted it had given up already.
+            self.counts.granted -= 1;
+            self.counts.cancelled += 1;
+            record.counts.granted -= 1;
+            record.counts.cancelled += 1;
+        } else {
+            let leaked = how == Return::Leaked;
+            self.hold = smooth(self.hold, held);
+            self.holds.record(held);
+            self.counts.released += 1;
+            self.counts.leaked += u64::from(leaked && !mutant!(LeakNotCounted));
+            record.hold = smooth(record.hold, held);
+            record.counts.released += 1;
+            record.counts.held = record.counts.held.saturating_add(held);
+            record.counts.leaked += u32::from(leaked);
+            if let Some(detail) = &mut record.detail {
+                detail.holds.record(held);
+            }
         }
         let Some(charged) = grant.charged.filter(|_| !mutant!(ChargeNotCorrected)) else {
             return;
         };
-        let before = record.tag;
+        let before = record.key();
+        record.in_flight = record.in_flight.saturating_sub(charged);
         // Held for no time at all while somebody waits, it still was a turn.
-        let least = u64::from(self.waiters.len() > 0);
+        let least = u64::from(somebody_waits && how != Return::Unused);
         let due = charge(used, grant.cost, record.weight).max(least);
-        let most = virtual_time.saturating_add(MOST_DEBT);
-        record.tag = before.saturating_sub(charged).saturating_add(due).min(most.max(before));
-        if record.tag < before && record.waiting > 0 {
+        record.tag = record.tag.saturating_add(due).min(most.max(record.tag));
+        if record.key() < before && record.waiting > 0 {
             self.relist(grant.user);
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) trees: HashMap<u64, Tree, RandomState>,
     /// Nested waiters that lack a resource: what comes back to the pool may be all that they wait for.
     pub(super) nested: Vec<Ticket>,
+    /// Who was granted a unit in passing, while another was granted one.
+    pub(super) to_wake: Woken,
     pub(super) fence: u64,
     pub(super) hold: Micros,
     pub(super) counts: Counts,
@@ -90,6 +92,7 @@ impl State {
             cap: u32::MAX,
             trees: HashMap::default(),
             nested: Vec::new(),
+            to_wake: Woken::new(),
             fence: 0,
             hold: 0,
             counts: Counts::default(),
@@ -164,6 +167,7 @@ impl State {
         self.counts.refused += 1;
         self.users[user].counts.refused += 1;
         self.users.rest(user, now);
+        self.sweep_if_due(now);
     }
 
     /// Finds what a request needs without waiting: what the run holds already, or what the pool has. Takes nothing yet.
@@ -200,7 +204,8 @@ impl State {
         if flow.is_some_and(|flow| self.users[user].waiting_in(flow) > 0) {
             return false;
         }
-        !self.is_over(user) || (self.settings.borrow && self.waiters.len() == 0)
+        // Whoever waits while there is room lacks something else, so that a user who borrows keeps nobody from running.
+        !self.is_over(user) || self.settings.borrow
     }
 
     /// Grants a request what was found for it.
@@ -240,9 +245,11 @@ impl State {
         let resources = unit.sources.pool;
         let borrowed = unit.sources.borrowed.iter();
         let wanted = borrowed.fold(resources, |all, (_, some)| all | *some);
+        let mut adopted = false;
         let node = place.map(|Place { root, context, task }| {
             let tree = self.trees.entry(root).or_default();
-            (root, tree.add(unit.parent, context, task, unit.sources))
+            adopted = tree.add(self.fence, unit.parent, (context, task), unit.sources);
+            (root, self.fence)
         });
         let usual = if self.hold == 0 { FIRST_HOLD } else { self.hold };
         let record = &mut self.users[user];
@@ -261,14 +268,15 @@ impl State {
             let usual = if record.hold == 0 { usual } else { record.hold };
             let charge = charge(usual, cost, record.weight).max(1);
             if !mutant!(UsersTakeNoTurns) {
+                // By what is settled alone: what was charged too much for a permit that is held is nobody's head start.
                 self.order.virtual_time = self.order.virtual_time.max(record.tag);
-                record.tag = record.tag.saturating_add(charge);
+                record.in_flight = record.in_flight.saturating_add(charge);
             }
             charged = Some(charge);
             self.running += 1;
             self.counts.peak = self.counts.peak.max(self.running);
         }
-        Grant {
+        let grant = Grant {
             lane,
             user,
             node,
@@ -282,7 +290,13 @@ impl State {
             inflight: self.running,
             inflight_of: self.inflight_of(resources),
             result: None,
+        };
+        if let Some((root, node)) = node.filter(|_| adopted) {
+            let mut woken = std::mem::take(&mut self.to_wake);
+            self.lend_under(root, node, now, &mut woken);
+            self.to_wake.append(&mut woken);
         }
+        grant
     }
 
     pub(super) fn find_user(&self, key: LaneKey) -> Option<u32> {

@@ -19,6 +19,7 @@ pub const MAX_NODES: usize = 64;
 /// Most permits above a permit.
 pub const MAX_DEPTH: u8 = 20;
 
+/// The fence of the node's grant, which no other grant of the limiter has.
 pub(super) type NodeId = u64;
 
 #[derive(Debug)]
@@ -39,10 +40,12 @@ struct Node {
 }
 
 /// A node that waits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct WaitingNode {
     ticket: Ticket,
     parent: Option<NodeId>,
+    path: Box<[u64]>,
+    task: Task,
 }
 
 /// Where the resources of a new node come from.
@@ -59,20 +62,11 @@ pub(super) struct Sources {
 pub(super) enum Freed {
     /// It goes back to the pool.
     ToPool,
-    /// It belongs under this suspended node: to a child of it that waits, else back to it if no child runs, else to the pool.
+    /// It was lent by this node, which has it again if none of its children runs any more: then to a child that waits. Else it
+    /// goes to the pool, where the fair order decides.
     Under(NodeId),
     /// It stays in the tree, with the children that it was lent to.
     Kept,
-}
-
-/// What a node leaves behind.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Removed {
-    pub(super) unit: Freed,
-    /// Resources that go back to the pool.
-    pub(super) resources: ResourceSet,
-    /// Whether resources went back to nodes above, where others of the tree may have waited for them.
-    pub(super) lenders_repaid: bool,
 }
 
 /// The nodes of one run.
@@ -82,7 +76,6 @@ pub(super) struct Tree {
     /// The nodes of each context, the latest last.
     by_context: HashMap<u64, Vec<NodeId>>,
     waiting: Vec<WaitingNode>,
-    next: NodeId,
 }
 
 impl Tree {
@@ -129,7 +122,9 @@ impl Tree {
         let mut above = parent;
         while let Some(id) = above.filter(|_| !sources.pool.is_empty()) {
             let Some(node) = self.nodes.get(&id) else { break };
-            let lendable = node.owned & !node.lent & sources.pool;
+            // What it has itself borrowed, it lends on.
+            let has = node.borrowed.iter().fold(node.owned, |all, (_, some)| all | *some);
+            let lendable = has & !node.lent & sources.pool;
             if !lendable.is_empty() {
                 sources.borrowed.push((id, lendable));
                 sources.pool = sources.pool & !lendable;
@@ -139,10 +134,15 @@ impl Tree {
         sources
     }
 
-    /// A node that runs.
-    pub(super) fn add(&mut self, parent: Option<NodeId>, context: u64, task: Task, sources: Sources) -> NodeId {
-        self.next += 1;
-        let (id, depth) = (self.next, self.depth_under(parent));
+    /// A node that runs. Answers whether nodes wait that it lends its unit to: they asked before it ran.
+    pub(super) fn add(
+        &mut self,
+        id: NodeId,
+        parent: Option<NodeId>,
+        (context, task): (u64, Task),
+        sources: Sources,
+    ) -> bool {
+        let depth = self.depth_under(parent);
         // The parent may have ended while its child waited.
         let parent = parent.filter(|parent| self.nodes.contains_key(parent));
         if let Some(parent) = parent.and_then(|parent| self.nodes.get_mut(&parent)) {
@@ -167,12 +167,26 @@ impl Tree {
             },
         );
         self.by_context.entry(context).or_default().push(id);
-        id
+        let mut adopted = false;
+        for at in 0..self.waiting.len() {
+            let waiting = &self.waiting[at];
+            if self.nearest(&waiting.path, waiting.task) == Some(id) {
+                self.waiting[at].parent = Some(id);
+                adopted = true;
+            }
+        }
+        adopted
     }
 
     /// A node that waits.
-    pub(super) fn wait(&mut self, ticket: Ticket, parent: Option<NodeId>) {
-        self.waiting.push(WaitingNode { ticket, parent });
+    pub(super) fn wait(&mut self, ticket: Ticket, parent: Option<NodeId>, path: &[u64], task: Task) {
+        let path = path.into();
+        self.waiting.push(WaitingNode {
+            ticket,
+            parent,
+            path,
+            task,
+        });
     }
 
     /// The parent of a waiting node, which may have changed since it began to wait.
@@ -208,14 +222,10 @@ impl Tree {
         }
     }
 
-    /// A node is done.
-    pub(super) fn remove(&mut self, id: NodeId) -> Removed {
+    /// A node is done. Answers what becomes of its unit, and the resources that go back to the pool.
+    pub(super) fn remove(&mut self, id: NodeId) -> (Freed, ResourceSet) {
         let Some(node) = self.nodes.remove(&id) else {
-            return Removed {
-                unit: Freed::Kept,
-                resources: ResourceSet::NONE,
-                lenders_repaid: false,
-            };
+            return (Freed::Kept, ResourceSet::NONE);
         };
         if let Some(stack) = self.by_context.get_mut(&node.context) {
             stack.retain(|other| *other != id);
@@ -229,14 +239,12 @@ impl Tree {
         self.pass_on_lent(id, &node);
         for (lender, resources) in &node.borrowed {
             if let Some(lender) = self.nodes.get_mut(lender) {
-                lender.lent = lender.lent & !*resources;
+                // What was lent on stays lent, to who has it now.
+                lender.lent = lender.lent & !(*resources & !node.lent);
             }
         }
-        Removed {
-            resources: node.owned & !node.lent,
-            lenders_repaid: !node.borrowed.is_empty(),
-            unit: self.free_unit(id, &node),
-        }
+        let unit = self.free_unit(id, &node);
+        (unit, node.owned & !node.lent)
     }
 
     fn free_unit(&mut self, id: NodeId, node: &Node) -> Freed {
@@ -264,7 +272,8 @@ impl Tree {
         Freed::Under(parent)
     }
 
-    /// What a node that is done had lent belongs to the borrowers from here on.
+    /// What a node that is done had lent: its own belongs to the borrowers from here on, what it had borrowed itself they have of
+    /// its lenders.
     fn pass_on_lent(&mut self, id: NodeId, node: &Node) {
         if node.lent.is_empty() {
             return;
@@ -277,7 +286,13 @@ impl Tree {
                 }
                 *lender != id
             });
-            borrower.owned = borrower.owned | passed;
+            borrower.owned = borrower.owned | (passed & node.owned);
+            for (lender, resources) in &node.borrowed {
+                let lent_on = passed & *resources;
+                if !lent_on.is_empty() {
+                    borrower.borrowed.push((*lender, lent_on));
+                }
+            }
         }
     }
 }

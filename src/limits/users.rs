@@ -15,7 +15,7 @@ use crate::mutants::mutant;
 /// After what time without a permit or a waiter the percentiles of a user are forgotten; the counts stay.
 const DETAIL_IDLE: Micros = 10 * SECOND;
 /// Most records that are looked at in one call, so that no call takes long.
-const SLICE: usize = 64;
+pub(super) const SLICE: usize = 64;
 
 pub(super) struct User {
     pub(super) key: LaneKey,
@@ -27,8 +27,10 @@ pub(super) struct User {
     /// In place of the limit for everybody.
     pub(super) own_limit: Option<u32>,
     pub(super) weight: f32,
-    /// The user's place in the fair order: its permit-seconds by its weight, as far as others waited meanwhile.
+    /// The user's permit-seconds by its weight, as far as others waited meanwhile, of permits that came back.
     pub(super) tag: u64,
+    /// What was charged in advance for those that are held.
+    pub(super) in_flight: u64,
     /// Smoothed time that a permit is held.
     pub(super) hold: Micros,
     /// Waiters that need no named resource.
@@ -53,6 +55,7 @@ impl User {
             own_limit: None,
             weight: 1.0,
             tag,
+            in_flight: 0,
             hold: 0,
             plain: Line::default(),
             others: Vec::new(),
@@ -62,6 +65,11 @@ impl User {
             idle_since: 0,
             in_idle_queue: false,
         }
+    }
+
+    /// The user's place in the fair order.
+    pub(super) fn key(&self) -> u64 {
+        self.tag.saturating_add(self.in_flight)
     }
 
     fn is_idle(&self) -> bool {
@@ -178,6 +186,11 @@ impl Users {
     fn remove(&mut self, user: u32) {
         let record = self.records.remove(user as usize);
         self.by_key.remove(&record.key);
+    }
+
+    /// How many entries there are to look at in [`Self::sweep`].
+    pub(super) fn resting(&self) -> usize {
+        self.idle.len() + self.long_idle.len()
     }
 
     /// Whether [`Self::sweep`] has something to do.

@@ -34,7 +34,8 @@ impl State {
         let line = record.line(flow);
         let ticket = self.waiters.push(line, request, (user, flow), aging, now, parked);
         if let Some(root) = request.path.first() {
-            self.trees.entry(*root).or_default().wait(ticket, parent);
+            let tree = self.trees.entry(*root).or_default();
+            tree.wait(ticket, parent, request.path, request.task);
             if parent.is_some() && !request.resources.is_empty() {
                 self.nested.push(ticket);
             }
@@ -80,7 +81,7 @@ impl State {
     pub(super) fn list(&mut self, user: u32, flow: u32) {
         let over = self.is_over(user);
         let record = &mut self.users[user];
-        let tag = record.tag;
+        let tag = record.key();
         let line = record.line(flow);
         if line.entry != 0 || line.waiting == 0 || (over && !self.settings.borrow) {
             return;
@@ -94,6 +95,9 @@ impl State {
             user,
         };
         self.order.list(flow, line, turn);
+        let users = &self.users;
+        self.order
+            .tidy(flow, |user, number| users.is_listed(user, flow, number));
     }
 
     /// Lists all lines of a user anew: its place in the order has changed.
@@ -131,7 +135,7 @@ impl State {
             let (turn, number) = self.order.flows()[flow as usize].front()?;
             if self.users.is_listed(turn.user, flow, number) {
                 let over = self.is_over(turn.user);
-                let is_current = over == turn.over && self.users[turn.user].tag <= turn.tag;
+                let is_current = over == turn.over && self.users[turn.user].key() <= turn.tag;
                 if is_current && (!over || self.settings.borrow) {
                     return Some(turn);
                 }
@@ -197,29 +201,44 @@ impl State {
         woken.push(waiter.parked);
     }
 
-    /// Lends the unit of a suspended node to a child of it that waits, if one can run on it. `in_hand` says that the unit comes
-    /// from a child which is done, so that it may be lent although other children run.
-    pub(super) fn lend_under(
-        &mut self,
-        root: u64,
-        node: NodeId,
-        in_hand: bool,
-        now: Micros,
-        woken: &mut Woken,
-    ) -> bool {
-        let Some(tree) = self.trees.get(&root) else {
-            return false;
+    /// Lends the unit of a suspended node, none of whose children runs, to a child of it that waits.
+    pub(super) fn lend_under(&mut self, root: u64, node: NodeId, now: Micros, woken: &mut Woken) {
+        let Some(tree) = self.trees.get(&root).filter(|tree| tree.has_unit(node)) else {
+            return;
         };
-        if !in_hand && !tree.has_unit(node) {
-            return false;
-        }
         let able = tree.waiting_under(node).find_map(|ticket| {
             let needs = self.order.needs(self.waiters.get(ticket)?.flow);
             let sources = tree.sources(Some(node), needs);
             self.resources.are_free(sources.pool).then_some((ticket, sources))
         });
-        let Some((ticket, sources)) = able else { return false };
-        self.grant_waiting(ticket, sources, true, now, woken);
-        true
+        if let Some((ticket, sources)) = able {
+            self.grant_waiting(ticket, sources, true, now, woken);
+        }
+    }
+
+    /// Something has come back: nested waiters may run on their parents' units, or on one of the pool with resources of their
+    /// parents, which the order of users does not see.
+    pub(super) fn lend_to_nested(&mut self, now: Micros, woken: &mut Woken) {
+        for ticket in self.nested.clone() {
+            let Some(waiter) = self.waiters.get(ticket) else {
+                continue;
+            };
+            let (user, flow) = (waiter.user, waiter.flow);
+            let Some(root) = waiter.place.map(|place| place.root) else {
+                continue;
+            };
+            let Some(tree) = self.trees.get(&root) else { continue };
+            let Some(parent) = tree.parent_of_waiting(ticket) else {
+                continue;
+            };
+            if tree.has_unit(parent) {
+                self.lend_under(root, parent, now, woken);
+                continue;
+            }
+            let sources = tree.sources(Some(parent), self.order.needs(flow));
+            if self.running < self.total() && !self.is_over(user) && self.resources.are_free(sources.pool) {
+                self.grant_waiting(ticket, sources, false, now, woken);
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a request for a permit says, as Python gives it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -163,10 +164,11 @@ pub(super) fn in_core(timeout: f64) -> Option<Micros> {
     timeout.is_finite().then(|| micros(timeout))
 }
 
-/// An address that no other thread has while this one lives.
+/// A number that no other thread has, nor ever had; odd, as no address of a task is.
 fn thread_mark() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(1);
     thread_local! {
-        static MARK: u8 = const { 0 };
+        static MARK: usize = NEXT.fetch_add(2, Ordering::Relaxed);
     }
-    MARK.with(|mark| std::ptr::from_ref(mark) as usize)
+    MARK.with(|mark| *mark)
 }

@@ -1,7 +1,7 @@
 //! Waiting in a thread, without an event loop.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -103,19 +103,19 @@ fn wait(
     ticket: Ticket,
     timeout: f64,
 ) -> PyResult<Grant> {
-    let mut left = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::MAX);
+    let patience = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::MAX);
+    let began = Instant::now();
     let ended = loop {
-        let nap = left.min(LOOK);
+        let nap = patience.saturating_sub(began.elapsed()).min(LOOK);
         if let Some(grant) = py.detach(|| sleeper.sleep(nap)) {
             return Ok(grant);
         }
-        left = left.saturating_sub(nap);
         if let Err(interrupted) = py.check_signals()
             && !mutant!(InterruptNotHeard)
         {
             break Err(interrupted);
         }
-        if left.is_zero() {
+        if began.elapsed() >= patience {
             break Ok(());
         }
     };

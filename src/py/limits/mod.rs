@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyDict, PyList, PyString};
 
 pub(crate) use permit::{PyPermit, taken};
 pub(crate) use slot::{Slot, SyncSlot};
@@ -345,22 +345,32 @@ impl PyFairLimiter {
             ));
         }
         let weight = weight.map(|weight| factor(weight, "weight")).transpose()?;
-        if let (Some(name), Some(limit)) = (resource, limit) {
-            let set = ask::resources(limiter, Some(&pyo3::types::PyString::new(py, name).into_any()))?;
-            debug_assert!(!set.is_empty(), "the name is known");
-            if let Some(index) = limiter.resource(name) {
-                limiter.set_limit(Limit::Resource(index), limit, now);
-            }
+        if user.is_some() && per_user.is_none() && weight.is_none() {
+            return Err(PyValueError::new_err(
+                "name what is to hold for the user: set_limit(user=…, per_user=3) or weight=2",
+            ));
         }
-        if let Some(user) = user {
-            let lane = lane_of(py, user)?;
-            if !limiter.set_user(&lane, per_user, weight, now) {
-                return Err(PyValueError::new_err(
-                    "as many users as the limiter remembers have settings of their own; \
-                     reset_user some of them, or raise max_users",
-                ));
-            }
-        } else if let Some(per_user) = per_user {
+        let resource = resource
+            .map(|name| {
+                let unknown = ask::resources(limiter, Some(&PyString::new(py, name).into_any()));
+                unknown.map(|_| limiter.resource(name))
+            })
+            .transpose()?
+            .flatten();
+        let lane = user.map(|user| lane_of(py, user)).transpose()?;
+        // All is checked: now it holds.
+        if let Some(lane) = &lane
+            && !limiter.set_user(lane, per_user, weight, now)
+        {
+            return Err(PyValueError::new_err(
+                "as many users as the limiter remembers have settings of their own; \
+                 reset_user some of them, or raise max_users",
+            ));
+        }
+        if let (Some(index), Some(limit)) = (resource, limit) {
+            limiter.set_limit(Limit::Resource(index), limit, now);
+        }
+        if let (None, Some(per_user)) = (&lane, per_user) {
             limiter.set_limit(Limit::PerUser, per_user, now);
         }
         if let Some(total) = total {

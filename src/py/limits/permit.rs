@@ -32,6 +32,9 @@ pub(crate) struct PyPermit {
     priority: Priority,
     /// A response releases it, not the end of the block.
     bound: AtomicBool,
+    /// It was given back for a wait; whoever releases it meanwhile ends it for good.
+    suspended: AtomicBool,
+    ended: AtomicBool,
     /// Where it was asked for, in Python's development mode.
     site: Option<Box<str>>,
     stamp: Stamp,
@@ -54,6 +57,8 @@ impl PyPermit {
             deadline,
             priority,
             bound: AtomicBool::new(false),
+            suspended: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             site,
             stamp: Stamp::now(),
         }
@@ -66,6 +71,9 @@ impl PyPermit {
     }
 
     pub(super) fn return_it(&self) -> bool {
+        if self.suspended.load(Ordering::Acquire) {
+            return !self.ended.swap(true, Ordering::AcqRel);
+        }
         self.inner.release(CLOCK.monotonic())
     }
 
@@ -74,7 +82,8 @@ impl PyPermit {
         if raised {
             self.inner.record_if_silent(CallResult::IGNORED);
         }
-        if !self.bound.load(Ordering::Acquire) && self.inner.is_held() {
+        let is_over = !self.inner.is_held() && !self.suspended.load(Ordering::Acquire);
+        if !self.bound.load(Ordering::Acquire) && !is_over {
             self.return_it();
         }
     }
@@ -82,6 +91,7 @@ impl PyPermit {
     /// Returns the grant for the length of a wait. Answers what to ask for afterwards.
     pub(super) fn suspend_now(&self, py: Python<'_>) -> Option<Wanted> {
         let grant = self.inner.take()?;
+        self.suspended.store(true, Ordering::Release);
         let wanted = Wanted {
             lane: grant.lane().clone(),
             ctx: self.ctx.as_ref().map(|ctx| ctx.clone_ref(py)),
@@ -95,7 +105,7 @@ impl PyPermit {
         if mutant!(SuspendedKeepsUnit) {
             std::mem::forget(grant);
         } else {
-            self.inner.limiter().release_unused(grant, CLOCK.monotonic());
+            self.inner.limiter().release_ignored(grant, CLOCK.monotonic());
         }
         Some(wanted)
     }
@@ -109,6 +119,16 @@ impl PyPermit {
         let old = std::mem::replace(&mut *lock(&self.task), task);
         drop(old);
         self.inner.replace(grant);
+        self.suspended.store(false, Ordering::Release);
+        if self.ended.load(Ordering::Acquire) {
+            // It was released meanwhile.
+            self.inner.release(CLOCK.monotonic());
+        }
+    }
+
+    /// It is not to be had again after a wait.
+    pub(super) fn stay_released(&self) {
+        self.suspended.store(false, Ordering::Release);
     }
 }
 
@@ -132,7 +152,7 @@ impl Drop for PyPermit {
         if self.bound.load(Ordering::Acquire) && !mutant!(BoundPermitLeaks) {
             // Its response was never sent, which is no fault of the holder.
             if let Some(grant) = self.inner.take() {
-                self.inner.limiter().release_unused(grant, CLOCK.monotonic());
+                self.inner.limiter().release_ignored(grant, CLOCK.monotonic());
             }
         }
         if let Some(site) = self.site.as_deref().filter(|_| self.inner.is_held()) {

@@ -10,7 +10,7 @@ use super::super::awaitable::ReadyNone;
 use super::ask::{Wanted, in_core, patience};
 use super::lock;
 use super::permit::PyPermit;
-use super::waiting::{Goal, ask};
+use super::waiting::{Goal, ask, resume_at_once};
 
 /// `async with permit.suspend()`: see `Permit.suspend`.
 #[pyclass(frozen, module = "isolane")]
@@ -46,19 +46,25 @@ impl Suspension {
         ReadyNone::shared(py)
     }
 
-    #[pyo3(signature = (_kind = None, _exception = None, _traceback = None) -> "collections.abc.Awaitable[None]")]
+    #[pyo3(signature = (kind = None, _exception = None, _traceback = None) -> "collections.abc.Awaitable[None]")]
     fn __aexit__<'py>(
         &self,
         py: Python<'py>,
-        _kind: Option<&Bound<'py, PyAny>>,
+        kind: Option<&Bound<'py, PyAny>>,
         _exception: Option<&Bound<'py, PyAny>>,
         _traceback: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Some(wanted) = lock(&self.wanted).take() else {
             return ReadyNone::shared(py).map(Bound::into_any);
         };
+        let permit = self.permit.get();
+        if kind.is_some_and(|kind| !kind.is_none()) {
+            // What was raised, a cancellation above all, does not wait.
+            resume_at_once(py, permit, &wanted);
+            return ReadyNone::shared(py).map(Bound::into_any);
+        }
         let goal = Goal::Resume(self.permit.clone_ref(py));
-        ask(py, self.permit.get().limiter(), &wanted, goal)
+        ask(py, permit.limiter(), &wanted, goal).inspect_err(|_| permit.stay_released())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -41,8 +41,10 @@ impl Goal {
     }
 
     fn fail(&self) {
-        if let Self::Slot(slot) = self {
-            slot.get().free();
+        match self {
+            Self::Caller => {}
+            Self::Slot(slot) => slot.get().free(),
+            Self::Resume(permit) => permit.get().stay_released(),
         }
     }
 }
@@ -88,6 +90,16 @@ impl Delivery {
             slot.get().keep(py, &permit);
         }
         Ok(permit.into_bound(py).into_any())
+    }
+}
+
+/// Takes a suspended permit up again if that needs no wait.
+pub(super) fn resume_at_once(py: Python<'_>, permit: &PyPermit, wanted: &Wanted) {
+    let asker = Asker::of(py, wanted.ctx.as_ref().map(|ctx| ctx.bind(py)));
+    let granted = permit.limiter().grant_at_once(asker.request(wanted), CLOCK.monotonic());
+    match granted {
+        Ok(Some(grant)) => permit.resume(grant, asker.task),
+        Ok(None) | Err(_) => permit.stay_released(),
     }
 }
 
