@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -49,15 +49,15 @@ def bind(permit: Releasable, response: Application) -> Application:
     return response
 
 
-def _take(response: Any, permit: Releasable) -> bool:
+def _take(response: object, permit: Releasable) -> bool:
     """Have an object release a permit after its call. Without success the object is what it was."""
     try:
-        releasing = _releasing(type(response))
+        releasing = _releasing(cast("Any", type(response)))
     except Exception:  # noqa: BLE001 - whatever a class says to being derived from
         return False
     try:
-        # Past a ``__setattr__`` of the class, which may refuse what it does not know. The attribute first: the new class
-        # looks for it.
+        # Past a ``__setattr__`` of the class, which may refuse what it does not know. The attribute first, because the
+        # new class looks for it.
         object.__setattr__(response, _ATTRIBUTE, [permit])
     except (TypeError, AttributeError):
         return False
