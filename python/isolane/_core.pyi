@@ -141,7 +141,7 @@ class AdaptiveController:
 
     `initial` is the limit to begin with (default 2), `min` and `max` bound it (1 and 64), `tolerance` is how many times the
     latency without a queue is accepted (1.2; above 1 and at most 2). Give it to a `FairLimiter`, or ask `limit` before and call
-    `sample` after each call. It holds less than 3 KiB and may be used from many threads. Raises `ValueError` for settings that
+    `sample` after each call. It holds less than 2 KiB and may be used from many threads. Raises `ValueError` for settings that
     are out of order.
     """
     def __new__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import gc
 import random
@@ -142,6 +143,57 @@ async def test_a_slot_after_another_is_not_inside_of_it():
     assert idle(manager)
 
 
+async def test_a_task_that_outlives_its_slot_is_nested_in_it_no_longer():
+    async def outcomes(start) -> collections.Counter[str]:
+        manager, go, seen = OptimizedSemaphoreManager(), asyncio.Event(), collections.Counter()
+
+        async def job() -> None:
+            try:
+                async with manager.acquire_execution_slot("ann", timeout=60):
+                    seen["most"] = max(seen["most"], manager.limiter.stats("ann")["running"])
+                    await turns(2)
+                seen["ran"] += 1
+            except LimitTimeout as error:
+                seen[f"{error.limit} {error.reason}"] += 1
+
+        async def many() -> None:
+            await go.wait()
+            await asyncio.gather(*(job() for _ in range(150)))
+
+        task = await start(manager, many)
+        go.set()
+        await task
+        assert idle(manager)
+        return seen
+
+    async def inside(manager, many) -> asyncio.Task[None]:
+        async with manager.acquire_execution_slot("ann"):
+            return asyncio.create_task(many())
+
+    async def outside(_manager, many) -> asyncio.Task[None]:
+        return asyncio.create_task(many())
+
+    # The user's queue takes 100, whoever asks.
+    assert await outcomes(outside) == {"ran": 105, "user queue": 45, "most": 5}
+    assert await outcomes(inside) == await outcomes(outside)
+
+
+async def test_a_task_that_outlives_an_inner_slot_is_nested_in_the_outer_one():
+    manager, go = OptimizedSemaphoreManager(total=1, per_user=1), asyncio.Event()
+
+    async def later() -> None:
+        await go.wait()
+        async with manager.acquire_execution_slot("ann", timeout=0):
+            assert manager.limiter.stats()["running"] == 1
+
+    async with manager.acquire_execution_slot("ann"):
+        async with manager.acquire_execution_slot("ann"):
+            task = asyncio.create_task(later())
+        go.set()
+        await task
+    assert idle(manager)
+
+
 async def test_slots_one_after_the_other_leave_no_trace():
     manager = OptimizedSemaphoreManager()
     for _ in range(50):
@@ -160,9 +212,10 @@ async def test_nesting_beyond_its_bound_is_refused_as_such():
             if level < 30:
                 await nest(level + 1)
 
-    with pytest.raises(LimitRejected) as caught:
+    with pytest.raises(ResourceTimeoutError) as caught:
         await nest(0)
     assert (caught.value.limit, caught.value.reason) == ("tree", "nesting")
+    assert isinstance(caught.value.__cause__, LimitRejected)
     assert idle(manager)
 
 

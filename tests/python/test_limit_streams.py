@@ -183,3 +183,76 @@ async def test_a_response_that_is_never_called_returns_the_permit_when_it_is_dro
     del response
     assert service.limiter.stats()["running"] == 0
     assert service.limiter.stats()["leaked"] == 0
+
+
+# -- whatever can be called --------------------------------------------------------------------------------------------
+
+
+class Plain:
+    """An ASGI application."""
+
+    calls = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        type(self).calls += 1
+
+
+class RefusesAttributes(Plain):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "__class__":
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+class RefusesChange(Plain):
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise TypeError("it never changes")
+
+
+class RefusesHeirs(Plain):
+    def __init_subclass__(cls) -> None:
+        raise ValueError("nobody derives from it")
+
+
+class HasSlots:
+    """An ASGI application without room for attributes."""
+
+    __slots__ = ()
+    calls = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        HasSlots.calls += 1
+
+
+def function() -> Any:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        application.calls += 1
+
+    application.calls = 0  # type: ignore[attr-defined]
+    return application
+
+
+@pytest.mark.parametrize("make", [Plain, RefusesAttributes, RefusesChange, RefusesHeirs, HasSlots, function])
+async def test_a_permit_is_bound_to_whatever_can_be_called(make):
+    limiter = FairLimiter(2, 2)
+    application = make()
+    before, kind = application.calls, type(application)
+    bound = limiter.slot_nowait("ann-of-streams").bind(application)
+    assert limiter.slot_nowait("ann-of-streams").bind(bound) is bound
+    if bound is not application:
+        # It was left as it was.
+        assert type(application) is kind
+        assert "_isolane_permits" not in getattr(application, "__dict__", {})
+    assert limiter.stats()["running"] == 2
+    await bound({}, None, None)
+    assert bound is application or make is not Plain
+    assert (application.calls, limiter.stats()["running"]) == (before + 1, 0)
+
+
+@pytest.mark.parametrize("make", [Plain, RefusesAttributes, RefusesChange, RefusesHeirs, HasSlots, function])
+async def test_what_is_bound_and_dropped_gives_its_permit_back(make):
+    limiter = FairLimiter(1, 1)
+    bound = limiter.slot_nowait("ann-of-streams").bind(make())
+    assert limiter.stats()["running"] == 1
+    del bound
+    assert limiter.stats()["running"] == 0

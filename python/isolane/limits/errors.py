@@ -37,8 +37,9 @@ class LimitTimeout(TimeoutError):  # noqa: N818 - named like the standard's own
 class ResourceTimeoutError(LimitTimeout):
     """An execution slot was not to be had in time. Raised for the slot only, never for what its block raises.
 
-    The fields are those of ``LimitTimeout``. ``reason`` is ``timeout`` after the whole wait. It is ``queue`` or
-    ``predicted`` when the slot was refused at once, because too many wait or because it would not be had in time.
+    The fields are those of ``LimitTimeout``. ``reason`` is ``timeout`` after the whole wait. It is ``queue``,
+    ``predicted`` or ``nesting`` when the slot was refused at once: too many wait, it would not be had in time, or the
+    slots around it are at the bound of what one run may nest.
     """
 
     def __init__(

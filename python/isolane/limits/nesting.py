@@ -6,7 +6,7 @@ import contextlib
 from contextvars import ContextVar, Token
 from typing import NamedTuple
 
-from isolane._core import FairLimiter, UserExecutionContext
+from isolane._core import FairLimiter, Permit, UserExecutionContext
 from isolane.contexts.factory import UserContextFactory
 
 
@@ -15,6 +15,7 @@ class Around(NamedTuple):
 
     limiter: FairLimiter
     context: UserExecutionContext
+    permit: Permit
     outer: Around | None
 
 
@@ -27,11 +28,12 @@ MAX_DEPTH = 10
 def context_for(limiter: FairLimiter, user_id: str) -> tuple[UserExecutionContext, bool]:
     """Return the context to ask with, and whether it is below a slot of the same user.
 
-    Tasks started inside a slot are inside of it as well, as they inherit its context variables.
+    Tasks started inside a slot are inside of it as well, as they inherit its context variables: for as long as the slot
+    has its permit. A task that lives on is inside of what is around that slot, or of nothing.
     """
     around = _around.get()
     while around is not None:
-        if around.limiter is limiter and around.context.user_id == user_id:
+        if around.limiter is limiter and around.permit.held and around.context.user_id == user_id:
             above = around.context
             below = above if above.operation_depth >= MAX_DEPTH else above.create_child_context("slot")
             return below, True
@@ -39,9 +41,9 @@ def context_for(limiter: FairLimiter, user_id: str) -> tuple[UserExecutionContex
     return UserContextFactory.create_context(user_id), False
 
 
-def enter(limiter: FairLimiter, context: UserExecutionContext) -> Token[Around | None]:
-    """Note that the running code is inside of a slot."""
-    return _around.set(Around(limiter, context, _around.get()))
+def enter(limiter: FairLimiter, context: UserExecutionContext, permit: Permit) -> Token[Around | None]:
+    """Note that the running code is inside of a slot, which has this permit."""
+    return _around.set(Around(limiter, context, permit, _around.get()))
 
 
 def leave(token: Token[Around | None]) -> None:

@@ -44,13 +44,30 @@ def bind(permit: Releasable, response: Application) -> Application:
     if permits is not None:
         permits.append(permit)
         return response
-    try:
-        response.__class__ = _releasing(cast("Any", type(response)))
-        setattr(response, _ATTRIBUTE, [permit])
-    except (TypeError, AttributeError):
-        # A function, or an object whose class fixes its attributes.
+    if not _take(response, permit):
         return _Wrapped(response, permit)  # type: ignore[return-value]
     return response
+
+
+def _take(response: object, permit: Releasable) -> bool:
+    """Have an object release a permit after its call. Without success the object is what it was."""
+    try:
+        releasing = _releasing(cast("Any", type(response)))
+    except Exception:  # noqa: BLE001 - whatever a class says to being derived from
+        return False
+    try:
+        # Past a ``__setattr__`` of the class, which may refuse what it does not know. The attribute first, because the
+        # new class looks for it.
+        object.__setattr__(response, _ATTRIBUTE, [permit])
+    except (TypeError, AttributeError):
+        return False
+    try:
+        object.__setattr__(response, "__class__", releasing)
+    except (TypeError, AttributeError):
+        # A function, or an object of another layout than that of its class with more attributes.
+        object.__delattr__(response, _ATTRIBUTE)
+        return False
+    return True
 
 
 def _release(permits: list[Releasable]) -> None:

@@ -28,7 +28,7 @@ class ExecutionSlot:
     """``async with manager.acquire_execution_slot(user_id) as permit: …``. For one block at a time.
 
     A slot inside a slot of the same user, in the same task or in one that was started there, borrows the outer one's
-    permit: nesting does not wait for itself.
+    permit: nesting does not wait for itself. That ends with the outer one's permit, also for tasks that live on.
     """
 
     __slots__ = ("_fence", "_limiter", "_priority", "_semaphore", "_slot", "_timeout", "_token", "_user_id")
@@ -58,13 +58,13 @@ class ExecutionSlot:
             permit = await slot.__aenter__()
         except BaseException as error:
             self._slot = None
-            if isinstance(error, LimitTimeout) or (isinstance(error, LimitRejected) and error.limit != "tree"):
+            if isinstance(error, (LimitTimeout, LimitRejected)):
                 raise _timeout_of(error, self._timeout) from error
             raise
         finally:
             self._semaphore._asking -= 1  # noqa: SLF001
         self._fence = self._semaphore.began(permit)
-        self._token = nesting.enter(self._limiter, context)
+        self._token = nesting.enter(self._limiter, context, permit)
         return permit
 
     async def __aexit__(
