@@ -219,7 +219,9 @@ def test_light_users_starve_in_one_queue_and_not_in_turns():
     blocked = fairness.flood(("one queue, users at their limit passed over", 10, 0, 30.0))
     ours = fairness.flood((fairness.OURS, 10, 0, 30.0))
     assert blocked.timed_out > 0.3
-    assert ours.timed_out == 0
+    # Who has used up its share may wait too long, as everybody would; nobody else does.
+    assert ours.within == 0
+    assert ours.timed_out < 0.01
     assert min(blocked.used, ours.used) > 0.9
 
 
