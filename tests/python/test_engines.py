@@ -22,6 +22,7 @@ from isolane import (
     FairLimiter,
     LimitTimeout,
     PipelineOrderError,
+    RunExpiredError,
     UnknownAgentError,
     UserExecutionContext,
     UserExecutionEngine,
@@ -833,7 +834,7 @@ async def test_an_engine_ends_at_its_deadline(new_factory, limiter, context, rea
     task = asyncio.create_task(engine.execute_agent("wait"))
     await turns()
     assert 0 < engine.seconds_left <= 0.05
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(RunExpiredError):
         await asyncio.wait_for(task, 2)
     await asyncio.sleep(0.01)
     assert not engine.is_active()

@@ -197,8 +197,8 @@ def setup(
             path or query parameter ``thread_id``, the header ``X-Thread-ID``, else a new thread.
         registry: the classes of agents.
         memory: asked before each run, such as a ``MemoryOptimizationManager``. Default: memory limits nobody.
-        limiter: hands out the permits, such as one with named resources or an adaptive limit. Default: one with the numbers
-            of the settings.
+        limiter: hands out the permits, such as one with named resources or an adaptive limit. Default: one with the
+            numbers of the settings.
         problem_details: answer isolane's exceptions with problem documents.
 
     Adds one middleware, the WebSocket route, the health and readiness routes, and the start and end of isolane around
