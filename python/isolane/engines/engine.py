@@ -326,6 +326,9 @@ class UserExecutionEngine:
                     admitted=self._admitted,
                 )
             except (LimitRejected, LimitTimeout) as error:
+                # The context may have been closed meanwhile, or fenced off.
+                with contextlib.suppress(RuntimeError, ValueError):
+                    self.context.record_run_failure(self.context.record_run_start(agent_type=name), error)
                 await self._publish_refusal(name, child, error)
                 raise
             # Kept here as well, so that a close by force can return what an agent holds that ignores its cancellation.
