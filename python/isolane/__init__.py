@@ -59,6 +59,7 @@ from isolane.engines import (
     EngineLimitError,
     ExecutionEngineFactory,
     ExecutionEngineFactoryError,
+    RunExpiredError,
     UserExecutionEngine,
 )
 from isolane.events import WebSocketBridgeFactory, WebSocketConfig
@@ -129,6 +130,7 @@ __all__ = [
     "ResourcePoolManager",
     "ResourceTimeoutError",
     "RunClosed",
+    "RunExpiredError",
     "RunFenced",
     "SemaphoreStats",
     "SemaphoreStatsCollector",

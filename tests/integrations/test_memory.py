@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from isolane import MemoryLimits, MemoryOptimizationManager, lane_stats, lane_usage
+from isolane import MemoryLimits, MemoryOptimizationManager, UserExecutionContext, lane_stats, lane_usage
 from isolane.fastapi import Ctx, Engine, IsolaneSettings, setup
 from isolane.memory import charge
 
@@ -54,6 +54,8 @@ async def test_a_user_over_the_limit_is_told_to_come_back_and_others_are_served(
             assert (served.status_code, served.json()["user"]) == (200, "mem-bob")
             kept.clear()
             assert (await client.post("/run", headers=auth("mem-ann"))).status_code == 200
+    counts = app.state.isolane.introspect()["memory"]
+    assert (counts["refused"], set(counts)) == (1, {"bytes", "throttled", "refused", "alarms"})
     usage = lane_usage("mem-ann")
     assert usage is None or usage["bytes"] < MB, "the caches of the requests are gone"
 
@@ -70,3 +72,13 @@ async def test_a_process_over_the_limit_serves_nobody_until_it_falls() -> None:
             assert refused.json()["code"] == "overloaded"
             kept.clear()
             assert (await client.post("/run", headers=auth("mem-bob"))).status_code == 200
+
+
+def test_counts_are_there_when_something_counts() -> None:
+    class Gate:
+        async def admit(self, context: UserExecutionContext, timeout: float) -> None:  # noqa: ASYNC109 - the gate's own
+            """Lets everybody in."""
+
+    for memory, counts in ((None, False), (Gate(), False), (MemoryOptimizationManager(), True)):
+        isolane = setup(FastAPI(), IsolaneSettings(), who, memory=memory)
+        assert ("memory" in isolane.introspect()) is counts

@@ -21,6 +21,7 @@ from isolane import (
     ExecutionStatus,
     FairLimiter,
     RunClosed,
+    RunExpiredError,
     RunFenced,
     UserExecutionContext,
 )
@@ -143,8 +144,9 @@ async def test_a_run_whose_time_is_over_fails_and_is_cleaned_up(new_factory, lim
     task = asyncio.create_task(engine.execute_agent("cleans-up"))
     await asyncio.sleep(0)
     assert context.status is ExecutionStatus.EXECUTING
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(RunExpiredError, match=r"took longer than 0.05 s; raise engine_timeout_seconds") as caught:
         await task
+    assert (caught.value.reason, caught.value.retry_after > 0) == ("lifetime", True)
     await until(lambda: context.status is ExecutionStatus.CLEANED)
     assert (engine.end_reason, engine.is_active()) == ("lifetime", False)
     assert called == ["last registered", "first registered"]
@@ -227,6 +229,159 @@ async def test_a_context_that_another_engine_runs_goes_on(new_factory, limiter, 
     types = [message["type"] for message in read_plain(context.user_id, context.run_id)]
     assert types.count("agent_error") == types.count("agent_completed") == 1
     assert nothing_left(factory, limiter)
+
+
+class Starts(BaseAgent):
+    """Runs another agent of its run in a task of its own, and waits for it whatever happens."""
+
+    name = "starts"
+    cancelled: ClassVar[list[bool]]
+
+    async def execute_with_context(self, context: UserExecutionContext, request: Any) -> Any:
+        task = asyncio.create_task(request.execute_agent("wait"))
+        try:
+            await asyncio.wait([task])
+        finally:
+            await asyncio.wait([task])
+            self.cancelled.append(task.cancelled())
+
+
+class Swallows(BaseAgent):
+    """Makes something of its cancellation, in time."""
+
+    name = "swallows"
+
+    async def execute_with_context(self, context: UserExecutionContext, request: Any) -> Any:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return "saved"
+
+
+async def test_who_is_told_that_the_time_is_over_is_not_cancelled(new_factory, limiter, context):
+    """The caller's task goes on as any that has caught an error, with time limits that still work."""
+    factory = new_factory(engine_timeout_seconds=0.03, grace=5)
+
+    async def caller() -> int:
+        async with asyncio.timeout(30), asyncio.TaskGroup():
+            engine = await factory.create_for_user(context)
+            with pytest.raises(RunExpiredError):
+                await engine.execute_agent("wait")
+            with pytest.raises(RunExpiredError):
+                await engine.execute_agent("wait")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(60)
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    assert await asyncio.create_task(caller()) == 0
+    await until(lambda: nothing_left(factory, limiter))
+
+
+async def test_who_is_cancelled_from_outside_as_well_is_told_so(new_factory, limiter, context):
+    factory = new_factory(engine_timeout_seconds=60, grace=5)
+    engine = await factory.create_for_user(context)
+    task = asyncio.create_task(engine.execute_agent("wait"))
+    await asyncio.sleep(0)
+    ending = asyncio.create_task(factory._end(engine, "expired", "the run took longer than 60 s"))
+    task.cancel()
+    await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await ending
+    assert engine.end_reason == "lifetime"
+    assert nothing_left(factory, limiter)
+
+
+async def test_a_time_limit_of_the_caller_that_ends_with_the_engine_is_still_that(new_factory, limiter, context):
+    factory = new_factory(engine_timeout_seconds=60, grace=5)
+    engine = await factory.create_for_user(context)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(60) as limit:
+            asyncio.get_running_loop().call_later(0.01, limit.reschedule, 0)
+            asyncio.get_running_loop().call_later(
+                0.01, lambda: asyncio.ensure_future(factory._end(engine, "expired", "the run took longer than 60 s"))
+            )
+            await engine.execute_agent("wait")
+    assert asyncio.current_task().cancelling() == 0
+    await until(lambda: nothing_left(factory, limiter))
+
+
+async def test_a_cancel_that_was_asked_for_stays_one(new_factory, limiter, context):
+    async with new_factory().user_execution_scope(context) as engine:
+        task = asyncio.create_task(engine.execute_agent("wait"))
+        await asyncio.sleep(0)
+        engine.cancel("the user pressed stop")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_what_a_step_started_ends_by_the_cancellation_and_the_caller_is_told_why(new_factory, limiter, context):
+    factory = new_factory(engine_timeout_seconds=0.03, grace=5)
+    factory.agent_factory.registry.register(Starts)
+    Starts.cancelled = []
+    engine = await factory.create_for_user(context)
+    with pytest.raises(RunExpiredError):
+        await engine.execute_agent("starts", engine)
+    assert Starts.cancelled == [True]
+    await until(lambda: nothing_left(factory, limiter))
+
+
+async def test_a_background_run_tells_it_too(new_factory, limiter, context):
+    factory = new_factory(engine_timeout_seconds=0.03, grace=5)
+    engine = await factory.create_for_user(context)
+    context.detach()
+    with pytest.raises(RunExpiredError):
+        await engine.start_agent_pipeline(["wait"])
+    await until(lambda: nothing_left(factory, limiter))
+
+
+async def test_what_an_agent_makes_of_its_grace_is_its_result(new_factory, limiter, context):
+    factory = new_factory(engine_timeout_seconds=0.03, grace=5)
+    factory.agent_factory.registry.register(Swallows)
+    engine = await factory.create_for_user(context)
+    assert (await engine.execute_agent("swallows")).result == "saved"
+    assert asyncio.current_task().cancelling() == 0
+    assert factory.get_factory_metrics()["engines_forced"] == 0
+    await until(lambda: nothing_left(factory, limiter))
+
+
+async def test_what_comes_after_the_grace_is_no_result(new_factory, limiter, context):
+    factory = new_factory(engine_timeout_seconds=0.02, grace=0.02)
+    task = await leave_behind(factory, context)
+    Zombie.release.set()
+    with pytest.raises(RunExpiredError):
+        await task
+    assert nothing_left(factory, limiter)
+
+
+@pytest.mark.parametrize("expires", [True, False])
+async def test_a_caller_that_lives_on_is_no_agent_that_did_not_stop(new_factory, limiter, context, caplog, expires):
+    """The engine waits for its executions, and not for the task that had asked for them."""
+    factory = new_factory(engine_timeout_seconds=0.03 if expires else 60, grace=0.05)
+    engine = await factory.create_for_user(context)
+    go_on = asyncio.Event()
+
+    async def caller() -> None:
+        with contextlib.suppress(asyncio.CancelledError, RunExpiredError):
+            await engine.execute_agent("cleans-up")
+        await go_on.wait()
+
+    task = asyncio.create_task(caller())
+    await asyncio.sleep(0)
+    if expires:
+        await until(lambda: context.status is ExecutionStatus.CLEANED)
+    else:
+        await engine.cleanup()
+    metrics = factory.get_factory_metrics()
+    assert (metrics["engines_forced"], metrics["engines_expired"]) == (0, int(expires))
+    assert "by force" not in caplog.text
+    assert engine._watches == []
+    assert not task.done()
+    assert nothing_left(factory, limiter)
+    go_on.set()
+    await task
 
 
 # -- agents that are left behind ---------------------------------------------------------------------------------------
@@ -518,6 +673,30 @@ async def test_a_shutdown_ends_by_force_what_ignores_it_and_refuses_what_is_new(
     Zombie.release.set()
     await asyncio.gather(task, return_exceptions=True)
     assert isinstance(Zombie.tried["event"], RunFenced)
+
+
+async def test_a_shutdown_waits_for_executions_and_not_for_callers_that_live_on(new_factory, limiter, context):
+    factory = new_factory()
+    engine = await factory.create_for_user(context)
+    go_on = asyncio.Event()
+
+    async def caller() -> bool:
+        result = await engine.execute_agent("wait")
+        await go_on.wait()
+        return result.success
+
+    task = asyncio.create_task(caller())
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(factory.shutdown(drain=60))
+    await asyncio.sleep(0)
+    Wait.gate.set()
+    # It would fail by the time limit of all tests.
+    async with asyncio.timeout(20):
+        await stopping
+    assert not task.done()
+    go_on.set()
+    assert await task, "the run was left to end"
+    assert nothing_left(factory, limiter)
 
 
 @pytest.mark.parametrize("options", [{"idle_timeout": 0}, {"idle_timeout": -1}, {"at_limit": "evict"}])

@@ -22,6 +22,7 @@ from isolane import (
     FairLimiter,
     LimitTimeout,
     PipelineOrderError,
+    RunExpiredError,
     UnknownAgentError,
     UserExecutionContext,
     UserExecutionEngine,
@@ -575,6 +576,19 @@ def test_a_registry_holds_classes_and_never_instances():
     assert (registry.names(), len(registry), "data" in registry) == (["data"], 1, True)
 
 
+@pytest.mark.parametrize("name", ["timeout_seconds", "loop_seconds"])
+@pytest.mark.parametrize("seconds", [0, -1.5, float("nan"), "30", True])
+def test_an_agent_that_could_not_end_well_is_refused_when_it_is_registered(name, seconds):
+    registry = AgentRegistry()
+    agent = type("Hasty", (Data,), {"name": "hasty", name: seconds})
+    with pytest.raises(
+        ValueError, match=rf"{name} of agent 'hasty' must be more than 0 seconds, got {seconds!r}; leave"
+    ):
+        registry.register(agent)
+    assert len(registry) == 0
+    registry.register(type("Patient", (Data,), {"name": "patient", name: 1}))
+
+
 # -- permits of steps --------------------------------------------------------------------------------------------------
 
 
@@ -833,7 +847,7 @@ async def test_an_engine_ends_at_its_deadline(new_factory, limiter, context, rea
     task = asyncio.create_task(engine.execute_agent("wait"))
     await turns()
     assert 0 < engine.seconds_left <= 0.05
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(RunExpiredError):
         await asyncio.wait_for(task, 2)
     await asyncio.sleep(0.01)
     assert not engine.is_active()
@@ -1037,6 +1051,31 @@ async def test_a_run_that_gets_no_permit_says_so_in_its_stream(new_factory, cont
     assert [message["type"] for message in messages] == ["agent_started", "agent_error"]
     assert messages[1]["payload"]["retriable"] is True
     assert outcome(context) == "failed"
+
+
+@pytest.mark.parametrize(("works", "end"), [(False, "failed"), (True, "partial_failure")])
+async def test_a_step_that_gets_no_permit_is_a_failed_run_of_its_context(new_factory, context, works, end):
+    """The state follows from the runs: without a record of it, a run of which nothing ran would have completed."""
+    limiter = FairLimiter(1, 1)
+    factory = new_factory(limiter=limiter, admission_timeout=0.02)
+    states = []
+    context.register_cleanup_callback(lambda: states.append(context.status.value))
+    async with factory.user_execution_scope(context) as engine:
+        held = limiter.slot_nowait("somebody-else")
+        waiting = asyncio.create_task(engine.execute_agent("data"))
+        await until(lambda: context.status.value == "throttled")
+        with pytest.raises(LimitTimeout):
+            await waiting
+        # The engine lives and may run more.
+        assert context.status.value == "active"
+        (failed,) = context.run_history
+        assert (failed.agent_type, context.execution_metrics.failed_runs, context.active_runs) == ("data", 1, {})
+        held.release()
+        if works:
+            assert (await engine.execute_agent("data")).success
+    await context.cleanup()
+    assert states == [end]
+    assert nothing_left(factory, limiter)
 
 
 async def test_a_callback_that_awaits_a_task_it_has_cancelled_cancels_nobody_else(context):

@@ -12,6 +12,15 @@ class UnknownAgentError(LookupError):
     """No agent of that name is registered."""
 
 
+def _check_seconds(agent: str, name: str, value: object) -> None:
+    # Also refuses what is not a number (nan), with which every comparison is false.
+    if value is not None and not (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0):
+        raise ValueError(
+            f"{name} of agent {agent!r} must be more than 0 seconds, got {value!r}; "
+            "leave the class attribute out for the default"
+        )
+
+
 class AgentRegistry:
     """Classes of agents by name. Never instances: an instance would be shared by users."""
 
@@ -22,7 +31,8 @@ class AgentRegistry:
     def register(self, agent: type[BaseAgent], name: str | None = None) -> type[BaseAgent]:
         """Add a class, under its own name unless another is given. Usable as a decorator.
 
-        Raises ``TypeError`` for instances, ``ValueError`` for a name that another class has.
+        Raises ``TypeError`` for instances, ``ValueError`` for a name that another class has, and for a
+        ``timeout_seconds`` or ``loop_seconds`` with which no execution could end well.
         """
         if not (isinstance(agent, type) and issubclass(agent, BaseAgent)):
             raise TypeError(
@@ -32,6 +42,8 @@ class AgentRegistry:
         key = name or agent.name
         if not key.strip():
             raise ValueError("an agent needs a name: set the class attribute `name`")
+        _check_seconds(key, "timeout_seconds", agent.timeout_seconds)
+        _check_seconds(key, "loop_seconds", agent.loop_seconds)
         with self._lock:
             if self._classes.get(key, agent) is not agent:
                 raise ValueError(f"another class is registered as agent {key!r}; give one of them another name")

@@ -52,6 +52,8 @@ def _append(history: list[Any], value: Any) -> None:
 class _NoFactory:
     """Stands in for the factory of an engine that was constructed directly: no slot, and no lifetime of its own."""
 
+    admission_timeout: float | None = None
+
     @property
     def limiter(self) -> FairLimiter:
         return default_limiter()
@@ -137,6 +139,7 @@ class UserExecutionEngine(_Engine):
     """
 
     AGENT_EXECUTION_TIMEOUT = 30.0
+    _tells_expiry = False
 
     def __init__(
         self, context: UserExecutionContext, agent_factory: AgentFactory | AgentInstanceFactory, websocket_emitter: Any

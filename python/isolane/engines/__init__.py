@@ -6,6 +6,7 @@ from isolane.engines.errors import (
     EngineDrainingError,
     EngineLimitError,
     ExecutionEngineFactoryError,
+    RunExpiredError,
 )
 from isolane.engines.factory import ExecutionEngineFactory
 
@@ -15,5 +16,6 @@ __all__ = [
     "EngineLimitError",
     "ExecutionEngineFactory",
     "ExecutionEngineFactoryError",
+    "RunExpiredError",
     "UserExecutionEngine",
 ]

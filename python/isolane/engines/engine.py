@@ -35,7 +35,7 @@ from isolane.agents.base import BaseAgent
 from isolane.agents.instances import AgentInstanceFactory
 from isolane.agents.pipeline import check_pipeline
 from isolane.agents.result import ExecutionResult
-from isolane.engines.errors import EngineClosedError
+from isolane.engines.errors import EngineClosedError, RunExpiredError
 from isolane.limits import LimitTimeout
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ class UserExecutionEngine:
         created_at: aware UTC datetime.
         end_reason: why it ended: ``closed``, ``lifetime``, ``idle`` or ``evicted``; ``None`` while it has not.
     """
+
+    _tells_expiry = True
+    """Whether a caller is told by ``RunExpiredError`` that the time is over, or by the bare cancellation."""
 
     def __init__(
         self,
@@ -92,6 +95,10 @@ class UserExecutionEngine:
         self._admitted = False
         self._closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        """The tasks in which something of this engine runs. A caller's task lives on after that."""
+        self._expired_tasks: set[asyncio.Task[Any]] = set()
+        """Those that were cancelled once because the time was over."""
+        self._watches: list[tuple[set[asyncio.Task[Any]], asyncio.Future[None]]] = []
         self._permits: set[Permit] = set()
         self._steps: set[UserExecutionContext] = set()
         """The contexts of the steps that have not ended."""
@@ -119,7 +126,8 @@ class UserExecutionEngine:
         (and a ``user_id``, which must be this engine's) and the request.
 
         Returns an ``ExecutionResult``; what the agent raises is its ``error``. Raises ``LimitTimeout`` or
-        ``LimitRejected`` when no permit is to be had, ``EngineClosedError`` after the engine has ended.
+        ``LimitRejected`` when no permit is to be had, ``EngineClosedError`` after the engine has ended, and
+        ``RunExpiredError``, which is one, when its lifetime is over before the agent has ended.
         """
         named = getattr(agent, "agent_name", None)
         if isinstance(named, str) and not isinstance(agent, type):
@@ -191,18 +199,46 @@ class UserExecutionEngine:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise EngineClosedError("the engine has ended; make one for the next request with create_for_user(context)")
+            raise self._closed_error()
+
+    def _closed_error(self) -> EngineClosedError:
+        if self.end_reason == "lifetime":
+            reason = self._cancelled or "the run took longer than its engine may live"
+            return RunExpiredError(f"{reason}; raise engine_timeout_seconds, or ask for less in one run")
+        return EngineClosedError("the engine has ended; make one for the next request with create_for_user(context)")
 
     async def _execute(
         self, steps: Sequence[tuple[str, type[BaseAgent]]], request: Any, results: dict[str, Any]
     ) -> ExecutionResult:
         self._check_open()
         task = asyncio.current_task()
-        outer = task is not None and task not in self._tasks
-        if task is not None:
-            self._tasks.add(task)
-            if outer and len(self._tasks) == 1:
-                self._factory.set_busy(self, busy=True)
+        if task is None or task in self._tasks:
+            return await self._run_steps(steps, request, results)
+        # What a step starts in a task of its own ends by the cancellation, as the step itself does.
+        tells = self._tells_expiry and self._above() is self.context
+        cancels = task.cancelling()
+        self._tasks.add(task)
+        if len(self._tasks) == 1:
+            self._factory.set_busy(self, busy=True)
+        try:
+            result = await self._run_steps(steps, request, results)
+        except asyncio.CancelledError as error:
+            if tells and task in self._expired_tasks:
+                self._expired_tasks.discard(task)
+                # As asyncio.timeout does: who is cancelled from outside as well is told so.
+                if task.uncancel() <= cancels:
+                    raise self._closed_error() from error
+            raise
+        finally:
+            self._note_end(task, tells=tells)
+        if tells and self._fence is not None and self._fence.is_up:
+            # It ended after all, but too late: nothing of it was recorded.
+            raise self._closed_error()
+        return result
+
+    async def _run_steps(
+        self, steps: Sequence[tuple[str, type[BaseAgent]]], request: Any, results: dict[str, Any]
+    ) -> ExecutionResult:
         started = time.monotonic()
         result: Any = None
         name = ""
@@ -217,11 +253,29 @@ class UserExecutionEngine:
         except Exception:
             self._broken = True
             raise
-        finally:
-            if outer and task is not None:
-                self._tasks.discard(task)
-                if not self._tasks:
-                    self._factory.set_busy(self, busy=False)
+
+    def _note_end(self, task: asyncio.Task[Any], *, tells: bool) -> None:
+        """Nothing of this engine runs in the task any more."""
+        self._tasks.discard(task)
+        if task in self._expired_tasks:
+            # It ended in another way; the caller's own time limits must not count a cancellation that is over.
+            self._expired_tasks.discard(task)
+            if tells:
+                task.uncancel()
+        if not self._tasks:
+            self._factory.set_busy(self, busy=False)
+        for tasks, ended in self._watches:
+            tasks.discard(task)
+            if not tasks and not ended.done():
+                ended.set_result(None)
+
+    def _until_ended(self, tasks: set[asyncio.Task[Any]]) -> asyncio.Future[None]:
+        """Return what is done when nothing of this engine runs in the tasks, whether they live on or not."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        watch = (set(tasks), ended)
+        self._watches.append(watch)
+        ended.add_done_callback(lambda _: self._watches.remove(watch))
+        return ended
 
     def _result(
         self,
@@ -272,6 +326,9 @@ class UserExecutionEngine:
                     admitted=self._admitted,
                 )
             except (LimitRejected, LimitTimeout) as error:
+                # The context may have been closed meanwhile, or fenced off.
+                with contextlib.suppress(RuntimeError, ValueError):
+                    self.context.record_run_failure(self.context.record_run_start(agent_type=name), error)
                 await self._publish_refusal(name, child, error)
                 raise
             # Kept here as well, so that a close by force can return what an agent holds that ignores its cancellation.
@@ -445,9 +502,14 @@ class UserExecutionEngine:
         stopped = not running
         try:
             if running:
+                ended = self._until_ended(running)
+                if self.end_reason == "lifetime":
+                    self._expired_tasks.update(running)
                 self.cancel(reason)
-                _, pending = await asyncio.wait(running, timeout=grace)
-                stopped = not pending
+                # For the executions, and not for the tasks: a caller may go on with something else.
+                await asyncio.wait([ended], timeout=grace)
+                stopped = ended.done()
+                ended.cancel()
         finally:
             if not stopped:
                 self._cut_off(reason)

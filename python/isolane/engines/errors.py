@@ -30,3 +30,15 @@ class EngineDrainingError(ExecutionEngineFactoryError):
 
 class EngineClosedError(RuntimeError):
     """The engine has ended, so it runs nothing more."""
+
+
+class RunExpiredError(EngineClosedError):
+    """The lifetime of the engine was over before its run had ended, and the run was cancelled.
+
+    Attributes:
+        reason: always ``lifetime``.
+        retry_after: whole seconds after which it may be worth making the next run.
+    """
+
+    reason = "lifetime"
+    retry_after = 5

@@ -373,11 +373,16 @@ class ExecutionEngineFactory:
         self._draining = True
         limit = time.monotonic() + drain
         while time.monotonic() < limit:
-            tasks = {task for engine in self._engines.values() for task in engine._tasks}  # noqa: SLF001
-            tasks.discard(asyncio.current_task())
-            if not tasks:
+            running = [
+                engine._until_ended(tasks)  # noqa: SLF001 - the engine's other half
+                for engine in self._engines.values()
+                if engine._tasks and (tasks := engine._still_running())  # noqa: SLF001
+            ]
+            if not running:
                 break
-            await asyncio.wait(tasks, timeout=limit - time.monotonic())
+            await asyncio.wait(running, timeout=limit - time.monotonic())
+            for ended in running:
+                ended.cancel()
         engines = list(self._numbers)
         closing = (self._end(engine, "closed", "the service is shutting down") for engine in engines)
         # One that fails or is cancelled does not keep the others from being closed.

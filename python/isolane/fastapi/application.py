@@ -55,6 +55,7 @@ class Isolane:
         bridge: makes the emitters.
         limiter: hands out the permits.
         registry: the classes of agents.
+        memory: asked before each run, or ``None``.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Isolane:
         self.session_factory = session_factory
         self.resolve_ids = resolve_ids
         self.registry = registry
+        self.memory = memory
         self.limiter = limiter or FairLimiter(settings.permits_total, settings.permits_per_user)
         self.bridge = WebSocketBridgeFactory(
             WebSocketConfig(
@@ -151,7 +153,8 @@ class Isolane:
             logger.warning("the setting %s has no effect in this version", name)
 
     def introspect(self) -> dict[str, Any]:
-        """Return counts for operators."""
+        """Return counts for operators. ``memory`` is there when ``setup`` got a manager that counts."""
+        memory_metrics = getattr(self.memory, "get_memory_metrics", None)
         return {
             "engines": self.factory.get_factory_metrics(),
             "emitters": self.bridge.get_factory_metrics(),
@@ -161,6 +164,7 @@ class Isolane:
             "isolation_violations": isolation_violations(),
             "sockets": len(self.deliveries),
             "forced_closes": self.forced_closes,
+            **({"memory": memory_metrics()} if memory_metrics is not None else {}),
         }
 
     async def health(self, _: Request) -> JSONResponse:

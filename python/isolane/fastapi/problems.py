@@ -23,7 +23,7 @@ from isolane._core import (
 )
 from isolane.agents.pipeline import PipelineOrderError
 from isolane.agents.registry import UnknownAgentError
-from isolane.engines.errors import EngineDrainingError, EngineLimitError
+from isolane.engines.errors import EngineDrainingError, EngineLimitError, RunExpiredError
 from isolane.fastapi.principal import NotAuthenticatedError
 from isolane.limits import LimitTimeout
 
@@ -83,6 +83,12 @@ def _memory(error: MemoryLimitExceededError) -> Problem:
     return Problem(429, "memory_limit", detail, error.retry_after, 4029)
 
 
+def _expired(error: RunExpiredError) -> Problem:
+    # No limit refused it: the work was begun, and its time ran out. Other 503s say that nothing was done.
+    detail = f"The run took too long and was ended; ask for less, or try again in {error.retry_after} s"
+    return Problem(504, "run_expired", detail, error.retry_after, 4029)
+
+
 def _invalid(error: InvalidContextError) -> Problem:
     # Without the advice, which is for whoever runs the service.
     return Problem(400, "invalid_context", str(error).removesuffix(f". {error.fix}"))
@@ -100,6 +106,7 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     ContextIsolationError: _not_found,
     EngineDrainingError: lambda error: Problem(503, "draining", str(error), error.retry_after, 4001),
     EngineLimitError: lambda error: _limit(error, "engine_limit"),
+    RunExpiredError: _expired,
     LimitRejected: lambda error: _limit(error, "queue_full"),
     LimitTimeout: lambda error: _limit(error, "rate_limit"),
     BudgetExceeded: _budget,
