@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from isolane.testing import manual_clock
 
-from tests.adversity import memory_scenarios, pool_scenarios  # noqa: F401 - they add their scenarios to the others
+from tests.adversity import limit_scenarios, memory_scenarios, pool_scenarios  # noqa: F401 - they add their scenarios to the others
 from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS
 from tests.adversity.public_awaitables import compat_awaitables, public_awaitables
 from tests.adversity.scenarios import COVERED, SCENARIOS, Scenario
