@@ -268,8 +268,11 @@ class SlotMachine(RuleBasedStateMachine):
             assert isinstance(task.exception(), EngineDrainingError)
         elif free:
             self.live(name, ctx, task.result())
+        elif self.waits and task.done():
+            # By what slots were held for lately it would wait in vain.
+            assert task.exception().__cause__.reason == "predicted"
+            self.refused += 1
         elif self.waits:
-            assert not task.done()
             self.making.append(Making(name, ctx, task, self.loop.time() + WAIT))
         else:
             error = task.exception()
