@@ -152,7 +152,10 @@ impl State {
                 detail.holds.record(held);
             }
         }
-        let Some(charged) = grant.charged.filter(|_| !mutant!(ChargeNotCorrected)) else {
+        let Some(charged) = grant
+            .charged
+            .filter(|_| !mutant!(ChargeNotCorrected) && !mutant!(UsersTakeNoTurns))
+        else {
             return;
         };
         let before = record.key();
