@@ -460,7 +460,7 @@ async def test_permits_that_a_zombie_took_itself_go_back_too(new_factory, contex
                     return
 
     limiter = FairLimiter(1, 1, resources={"llm": 1})
-    factory = new_factory(engine_timeout_seconds=0.03, limiter=limiter)
+    factory = new_factory(engine_timeout_seconds=0.5, limiter=limiter)
     factory.agent_factory.registry.register(Greedy)
     engine = await factory.create_for_user(context)
     task = asyncio.create_task(engine.execute_agent("greedy"))
