@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState;
 
-use super::log;
+use super::log::LogEntry;
 use crate::mutants::mutant;
 
 /// What an event is the latest of.
@@ -31,7 +31,7 @@ pub(super) type FoldKey = (u32, Slot);
 /// The prefix of a log as a state.
 #[derive(Debug, Default)]
 pub(super) struct Fold {
-    by_number: BTreeMap<u64, log::Entry>,
+    by_number: BTreeMap<u64, LogEntry>,
     latest: HashMap<FoldKey, u64, RandomState>,
     /// How many calls of a tool have begun here and not ended, by the span and the number of the tool's name.
     open_calls: HashMap<(u32, u32), u32, RandomState>,
@@ -41,7 +41,7 @@ pub(super) struct Fold {
 
 impl Fold {
     /// Takes in the oldest entry of the log.
-    pub(super) fn take(&mut self, entry: log::Entry) {
+    pub(super) fn take(&mut self, entry: LogEntry) {
         match entry.key {
             (span, Slot::ToolBegun(_, tool)) => *self.open_calls.entry((span, tool)).or_default() += 1,
             (span, Slot::ToolEnded(tool)) => self.end_call(span, tool, entry.closes),
@@ -121,7 +121,7 @@ impl Fold {
     }
 
     /// The events that stand for the prefix, in log order.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &log::Entry> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &LogEntry> {
         self.by_number.values()
     }
 

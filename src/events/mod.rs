@@ -10,7 +10,7 @@ mod span;
 mod streams;
 
 pub use connection::{Connection, CursorMode, SubscribeMode, Wake};
-pub use event::{Draft, EventError, EventKind, MAX_EVENT_BYTES};
+pub use event::{Class, Delta, Draft, EventError, EventKind, Extra, MAX_EVENT_BYTES, Urgency};
 pub use frame::ClientFrame;
 pub use log::{LogBounds, Outcome, RunLog, StreamView, StreamWriter};
 pub use span::SpanScope;
