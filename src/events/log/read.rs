@@ -1,9 +1,11 @@
 //! What a reader gets.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::{Outcome, RunLog};
 use crate::clock::Micros;
+use crate::events::connection::Wake;
 use crate::events::event::EventError;
 use crate::mutants::mutant;
 use crate::owner::{Crossing, OwnerTag};
@@ -69,11 +71,17 @@ impl RunLog {
         (self.head() > position).then_some(now)
     }
 
-    /// Some socket of the user was written this number.
-    pub(in crate::events) fn note_sent(&self, _number: u64) {}
+    /// Some socket of the user was written this number. Answers who waits for that, to be woken when no lock is held.
+    #[must_use = "who waits is to be woken, when no lock is held"]
+    pub(in crate::events) fn note_sent(&self, _number: u64) -> Vec<Arc<dyn Wake>> {
+        Vec::new()
+    }
 
-    /// Some socket of the user has acknowledged this number.
-    pub(in crate::events) fn note_acked(&self, _number: u64) {}
+    /// Some socket of the user has acknowledged this number, or a higher one.
+    #[must_use = "who waits is to be woken, when no lock is held"]
+    pub(in crate::events) fn note_acked(&self, _number: u64) -> Vec<Arc<dyn Wake>> {
+        Vec::new()
+    }
 
     /// Hands what follows `position` to `write`. `now` is by the monotonic clock.
     pub(in crate::events) fn read<R>(
