@@ -11,6 +11,7 @@ from isolane._core import (
     ExecutionMetrics,
     ExecutionRun,
     ExecutionStatus,
+    FailedEvent,
     FairLimiter,
     ForkedProcessError,
     InvalidContextError,
@@ -62,7 +63,7 @@ from isolane.engines import (
     RunExpiredError,
     UserExecutionEngine,
 )
-from isolane.events import WebSocketBridgeFactory, WebSocketConfig
+from isolane.events import DeliveryTimeout, WebSocketBridgeFactory, WebSocketConfig
 from isolane.limits import (
     AdaptiveSemaphore,
     LimitTimeout,
@@ -95,6 +96,7 @@ __all__ = [
     "ContextIsolationError",
     "ContextPolicy",
     "ContextStateError",
+    "DeliveryTimeout",
     "EngineClosedError",
     "EngineDrainingError",
     "EngineLimitError",
@@ -105,6 +107,7 @@ __all__ = [
     "ExecutionResult",
     "ExecutionRun",
     "ExecutionStatus",
+    "FailedEvent",
     "FairLimiter",
     "ForkedProcessError",
     "InvalidContextError",

@@ -2,6 +2,7 @@
 
 mod connection;
 mod event;
+mod failures;
 mod fold;
 pub mod frame;
 pub mod json;
@@ -11,6 +12,7 @@ mod streams;
 
 pub use connection::{Connection, CursorMode, SubscribeMode, Wake};
 pub use event::{Class, Delta, Draft, EventError, EventKind, Extra, MAX_EVENT_BYTES, Urgency};
+pub use failures::FailedEvent;
 pub use frame::ClientFrame;
 pub use log::{Level, LogBounds, Outcome, RunLog, StreamView, StreamWriter};
 pub use span::SpanScope;
