@@ -16,6 +16,6 @@ pub use client_frame::{Acks, ClientFrame};
 pub use connection::{ACK_EVENTS, Connection, CursorMode, Options, Parking, SubscribeMode, Wake};
 pub use event::{Class, Delta, Draft, EventError, EventKind, Extra, MAX_EVENT_BYTES, Urgency};
 pub use frame::CancelState;
-pub use log::{LogBounds, Outcome, RunLog, StreamView, StreamWriter};
+pub use log::{Level, LogBounds, Outcome, RunLog, StreamView, StreamWriter};
 pub use span::SpanScope;
 pub use streams::{MAX_STREAMS, Streams};

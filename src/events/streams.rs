@@ -181,11 +181,11 @@ impl Streams {
     }
 
     /// Folds a live log of the user that is larger than the one that needs room. Answers whether one could be folded.
-    pub(super) fn fold_larger(&self, needy: &RunLog, bytes: usize) -> bool {
+    pub(super) fn fold_larger(&self, needy: &RunLog, bytes: usize, now: Micros) -> bool {
         self.logs()
             .iter()
             .filter(|log| !std::ptr::eq(&raw const ***log, needy) && !log.is_over())
-            .any(|log| log.try_fold_some(bytes))
+            .any(|log| log.try_fold_some(bytes, now))
     }
 
     /// Attaches a socket to which everything is handed out at once, and which acknowledges nothing.

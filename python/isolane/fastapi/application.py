@@ -85,6 +85,7 @@ class Isolane:
                 max_events_per_user=settings.websocket_max_events_per_user,
                 max_event_bytes=settings.max_event_bytes,
                 retention_seconds=settings.retention_seconds,
+                progress_ttl_seconds=settings.websocket_event_timeout,
                 max_connections=settings.max_connections_per_user,
             )
         )
@@ -239,8 +240,8 @@ def setup(
             numbers of the settings.
         problem_details: answer isolane's exceptions with problem documents.
 
-    Adds one middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end of isolane around
-    the application's own lifespan. Calling it again returns what the first call made.
+    Adds one middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
+    of isolane around the application's own lifespan. Calling it again returns what the first call made.
     """
     held = getattr(app.state, "isolane", None)
     if isinstance(held, Isolane):

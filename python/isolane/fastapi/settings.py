@@ -59,7 +59,7 @@ class IsolaneSettings(BaseSettings):
         "WEBSOCKET_MAX_RECONNECT_ATTEMPTS", 3, ge=0, description="told to the client; 0 is for ever"
     )
     websocket_delivery_retries: int = _named(
-        "WEBSOCKET_DELIVERY_RETRIES", 3, ge=0, description="how often a failed write is tried again"
+        "WEBSOCKET_DELIVERY_RETRIES", 3, ge=0, description="tries again of one write"
     )
     websocket_delivery_timeout: float = _named("WEBSOCKET_DELIVERY_TIMEOUT", 5.0, gt=0, description="write deadline")
     websocket_enable_compression: bool = _named("WEBSOCKET_ENABLE_COMPRESSION", True, description="compress batches")
