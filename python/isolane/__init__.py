@@ -60,6 +60,7 @@ from isolane.engines import (
     EngineLimitError,
     ExecutionEngineFactory,
     ExecutionEngineFactoryError,
+    RunCancelledError,
     RunExpiredError,
     UserExecutionEngine,
 )
@@ -132,6 +133,7 @@ __all__ = [
     "ResourceMetrics",
     "ResourcePoolManager",
     "ResourceTimeoutError",
+    "RunCancelledError",
     "RunClosed",
     "RunExpiredError",
     "RunFenced",
