@@ -142,6 +142,7 @@ impl RunLog {
         let (entries, fold) = {
             let mut inner = self.inner();
             inner.folded = inner.head;
+            inner.producer_ids = None;
             let freed = (std::mem::take(&mut inner.entries), std::mem::take(&mut inner.fold));
             inner.settle();
             freed
