@@ -85,6 +85,7 @@ class Isolane:
                 max_events_per_user=settings.websocket_max_events_per_user,
                 max_event_bytes=settings.max_event_bytes,
                 retention_seconds=settings.retention_seconds,
+                progress_ttl_seconds=settings.websocket_event_timeout,
                 max_connections=settings.max_connections_per_user,
             )
         )
