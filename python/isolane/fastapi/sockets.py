@@ -192,7 +192,7 @@ class Delivery:
                     await send(message)
                 except (OSError, WebSocketDisconnect):
                     raise
-                except Exception as error:  # noqa: BLE001 - whatever a server raises
+                except Exception as error:
                     if self._retries is None:
                         raise
                     if not await self._write_again(send, message, error, self._retries):
