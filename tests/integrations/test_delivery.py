@@ -350,26 +350,29 @@ async def test_frames_hold_several_events_unless_batching_is_off(batching) -> No
                 assert sizes == ([16, 16] if batching else [1] * 32)
 
 
+async def seconds_of_progress(user: str, **settings: Any) -> float:
+    """How long an event of class 3 is on its way."""
+    app = make(**settings)
+
+    @app.post("/note")
+    async def note(connection: Connection) -> None:
+        bridge = app.state.isolane.bridge
+        app.state.emitter = await bridge.create_user_emitter(connection.principal.user_id, "thread-1", "c-1")
+        app.state.emitter.publish("note", priority=3, run_id=f"run-of-{connection.principal.user_id}")
+
+    with serving(app) as port:
+        async with tab(port, user) as one, client(port, user) as http:
+            began = time.monotonic()
+            await http.post("/note")
+            await one.until("ev")
+            return time.monotonic() - began
+
+
 async def test_progress_waits_unless_batching_is_off() -> None:
-    took = {}
-    for batching in (True, False):
-        app = make(websocket_enable_batching=batching)
-        user = f"ann-defers-{batching}".lower()
-
-        @app.post("/note")
-        async def note(connection: Connection) -> None:
-            bridge = app.state.isolane.bridge
-            app.state.emitter = await bridge.create_user_emitter(connection.principal.user_id, "thread-1", "c-1")
-            app.state.emitter.publish("note", priority=3, run_id=f"run-of-{connection.principal.user_id}")
-
-        with serving(app) as port:
-            async with tab(port, user) as one, client(port, user) as http:
-                began = time.monotonic()
-                await http.post("/note")
-                await one.until("ev")
-                took[batching] = time.monotonic() - began
-    assert took[True] >= 0.2
-    assert took[False] < took[True]
+    deferred = await seconds_of_progress("ann-defers")
+    at_once = await seconds_of_progress("ann-defers-not", websocket_enable_batching=False)
+    assert deferred >= 0.2
+    assert at_once < deferred
 
 
 @pytest.mark.parametrize("attempts", [0, 3, 8])
@@ -506,3 +509,14 @@ async def test_a_closed_socket_leaves_nothing() -> None:
         async with tab(port, "ann-leaves"):
             assert lane_usage("ann-leaves")["connections"] == 1
         await settled(lambda: lane_usage("ann-leaves")["connections"] == 0)
+
+
+async def test_a_socket_that_comes_while_the_service_stops_is_told_when_to_come_back() -> None:
+    app = make()
+    with serving(app) as port:
+        app.state.isolane.start_draining()
+        url = f"ws://127.0.0.1:{port}/ws"
+        async with websockets.connect(url, subprotocols=["isolane.v1", "bearer.ann-is-late"]) as socket:
+            one = Tab(socket)
+            assert (await one.frame())["t"] == "bye"
+            assert await one.closed() == 4001

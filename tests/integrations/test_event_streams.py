@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -50,7 +50,7 @@ class Reader:
     def __init__(self, port: int, user: str) -> None:
         self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=auth(user), timeout=10)
 
-    async def __aenter__(self) -> Reader:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -608,7 +608,7 @@ def test_a_snapshot_has_one_position_at_its_end(context):
     emitter = emitter_for_context(context, max_events=4)
     for kind in ("a", "b", "c") * 5:
         emitter.publish(kind)
-    mode, got = records(context.user_id, context.run_id)
+    _, got = records(context.user_id, context.run_id)
     ids = [event_id for *_, event_id in got]
     folded = next(at for at, event_id in enumerate(ids) if event_id is not None)
     assert folded == 2

@@ -296,6 +296,9 @@ class EventSocket:
             await send({"type": "websocket.close", "code": NOT_AUTHENTICATED, "reason": "unauthenticated"})
             return
         if self.isolane.draining:
+            if framed:
+                bye = _core.bye_frame(DRAINING, retry_ms(DRAINING, len(self.isolane.deliveries)))
+                await send({"type": "websocket.send", "text": bye})
             await send({"type": "websocket.close", "code": DRAINING, "reason": "draining"})
             return
         try:
