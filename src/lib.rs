@@ -35,6 +35,7 @@ mod _core {
         connection::{EventCursor, bye_frame},
         context::PyContext,
         deepcopy::_deep_copy,
+        delivery::{LatencyHistogram, close_connection, delivery_figures, event_figures, user_connections},
         emitter::{
             UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream,
             stream_has_ended, user_streams,

@@ -15,7 +15,7 @@ use crate::ids;
 use crate::lanes::LaneHandle;
 use crate::mutants::mutant;
 use crate::owner::Crossing;
-use crate::sync::{AtomicU16, Mutex, MutexGuard};
+use crate::sync::{AtomicU16, AtomicU64, Mutex, MutexGuard};
 
 /// Control frames that may wait to be written. A client that asks for more without reading is asked to come back.
 const MAX_CONTROL: usize = 512;
@@ -37,6 +37,21 @@ pub enum CursorMode {
     Framed,
     /// Each event as one bare JSON message, for clients that know nothing of positions.
     Plain,
+}
+
+/// What is told of a connection as a whole.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionView {
+    /// How it wants its events.
+    pub mode: CursorMode,
+    /// Since when it is attached, by the monotonic clock.
+    pub attached: Micros,
+    /// When something was last read for it.
+    pub last_read: Micros,
+    /// Events that wait to be read for it.
+    pub unread: u64,
+    /// Since when it owes an answer to a ping.
+    pub asked: Option<Micros>,
 }
 
 /// From where a subscription goes on.
@@ -68,6 +83,8 @@ struct Position {
     log: Arc<RunLog>,
     /// The latest number that the client was sent.
     number: u64,
+    /// The latest number when the client came: how old what was published before that is says nothing of the delivery.
+    live_from: u64,
     /// Whether the client was told all: that the stream has ended, or that it is gone.
     end_told: bool,
     /// The answer that opens the position, as long as it was not written: it waits for the end of an earlier incarnation.
@@ -81,6 +98,7 @@ impl Position {
         Self {
             log: log.clone(),
             number,
+            live_from: log.head(),
             end_told: false,
             opening: None,
             behind: false,
@@ -164,6 +182,9 @@ pub struct Connection {
     mode: CursorMode,
     /// Close code, once the connection is to be closed; 0 before.
     closed: AtomicU16,
+    attached: Micros,
+    /// Since when it owes an answer to a ping, by the monotonic clock; 0 when it owes none.
+    asked: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -187,6 +208,8 @@ impl Connection {
             lane,
             mode,
             closed: AtomicU16::new(0),
+            attached: now,
+            asked: AtomicU64::new(0),
             state: Mutex::new(state),
         }
     }
@@ -213,6 +236,26 @@ impl Connection {
     /// When something was last read for it, by the monotonic clock.
     pub fn last_read(&self) -> Micros {
         self.state().last_read
+    }
+
+    /// What is told of it as a whole.
+    pub fn view(&self) -> ConnectionView {
+        let state = self.state();
+        let reading = state.positions.iter().filter(|position| !position.end_told);
+        ConnectionView {
+            mode: self.mode,
+            attached: self.attached,
+            last_read: state.last_read,
+            unread: reading
+                .map(|position| position.log.head().saturating_sub(position.number))
+                .sum(),
+            asked: Some(self.asked.load(Ordering::Relaxed)).filter(|at| *at != 0),
+        }
+    }
+
+    /// The client said something.
+    pub fn heard(&self) {
+        self.asked.store(0, Ordering::Relaxed);
     }
 
     /// The close code, once it is to be closed.
@@ -249,6 +292,10 @@ impl Connection {
 
     /// Puts a ping in front.
     pub fn ping(&self) {
+        let now = self.lane.shared().clock.monotonic();
+        let _ = self
+            .asked
+            .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         let ping = {
             let state = self.state();
             frame::ping(
@@ -361,14 +408,30 @@ impl Connection {
             events: limit,
             bytes: usize::MAX,
         };
-        let result = log.read(self.lane.tag(), position.number, limits, now, |batch| match self.mode {
-            CursorMode::Framed => write_framed(&log, batch, position, out),
-            CursorMode::Plain => write_plain(batch, position, out),
+        let result = log.read(self.lane.tag(), position.number, limits, now, |batch| {
+            self.note_delay(batch, position.live_from);
+            match self.mode {
+                CursorMode::Framed => write_framed(&log, batch, position, out),
+                CursorMode::Plain => write_plain(batch, position, out),
+            }
         });
-        result.unwrap_or_else(|_| {
+        let events = result.unwrap_or_else(|_| {
             position.number = log.head();
             0
-        })
+        });
+        log.note_sent(position.number);
+        events
+    }
+
+    /// Counts how long the oldest of what was published while the client was there has waited.
+    fn note_delay(&self, batch: &Batch<'_>, live_from: u64) {
+        if let Some(oldest) = batch.items.iter().find(|item| item.number > live_from) {
+            let shared = self.lane.shared();
+            shared
+                .events
+                .delay
+                .record(shared.clock.unix().saturating_sub(oldest.unix));
+        }
     }
 
     /// Parks `waker` until there is something to read. Answers `false`, and keeps nothing, when there already is.

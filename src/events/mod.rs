@@ -9,7 +9,7 @@ mod log;
 mod span;
 mod streams;
 
-pub use connection::{Connection, CursorMode, SubscribeMode, Wake};
+pub use connection::{Connection, ConnectionView, CursorMode, SubscribeMode, Wake};
 pub use event::{Class, Delta, Draft, EventError, EventKind, Extra, MAX_EVENT_BYTES, Urgency};
 pub use frame::ClientFrame;
 pub use log::{LogBounds, Outcome, RunLog, StreamView, StreamWriter};

@@ -101,6 +101,7 @@ impl EventCursor {
     /// Handles a frame of a client: answers `sub`, `pong` or `ignored`. Raises `ValueError` for one that is not well-formed.
     fn handle(&self, py: Python<'_>, text: &str) -> PyResult<&'static str> {
         self.stamp.check(py)?;
+        self.inner.heard();
         match ClientFrame::parse(text).map_err(PyValueError::new_err)? {
             ClientFrame::Subscribe {
                 stream,

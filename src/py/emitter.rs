@@ -3,26 +3,30 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::{PyBaseException, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDateTime, PyDict, PyInt, PyString, PyTuple, PyTzInfo};
 
 use super::awaitable::ReadyAwaitable;
 use super::context::PyContext;
+use super::delivery::types_of;
 use super::errors::{InvalidEvent, to_python};
 use super::json::{exception_text, write, write_members_except};
 use super::policy::with_placeholders;
 use super::process::{CLOCK, Stamp, lane_of, registry};
 use super::request::NoteId;
-use crate::clock::{Clock, micros, seconds};
+use crate::clock::{Clock, Moment, micros, seconds};
 use crate::context::{ContextCore, ContextFault, Identity};
-use crate::events::{Draft, EventError, EventKind, Extra, LogBounds, Outcome, SpanScope, StreamWriter, Streams, json};
+use crate::events::{
+    Class, Draft, EventError, EventKind, Extra, LogBounds, Outcome, SpanScope, StreamWriter, Streams, json,
+};
 use crate::ids::{self, RequestId, RunId, ThreadId};
 use crate::lanes::LaneHandle;
-use crate::metrics::Counter;
+use crate::metrics::{Counter, EventTypes};
 
 /// Most characters of an agent's, a tool's or an event type's name.
 const MAX_NAME: usize = 128;
@@ -67,6 +71,9 @@ pub(crate) struct UserWebSocketEmitter {
     closed: AtomicBool,
     published: Counter,
     refused: Counter,
+    types: EventTypes,
+    /// When the latest event was accepted, in microseconds since the Unix epoch; 0 before the first.
+    latest: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -399,6 +406,8 @@ impl UserWebSocketEmitter {
             closed: AtomicBool::new(false),
             published: Counter::default(),
             refused: Counter::default(),
+            types: EventTypes::default(),
+            latest: AtomicU64::new(0),
         }
     }
 
@@ -478,6 +487,7 @@ impl UserWebSocketEmitter {
 
     fn emit(&self, py: Python<'_>, run: Option<&str>, draft: Draft<'_>) -> PyResult<u64> {
         self.stamp.check(py)?;
+        let (kind, now) = (draft.kind, CLOCK.now());
         let published = match &self.target {
             Target::Run {
                 scope,
@@ -495,14 +505,24 @@ impl UserWebSocketEmitter {
                 // Publishing may wake a client, which runs Python code, so the writer's lock is let go before.
                 let log = lock(writer).as_ref().map(|writer| writer.log().clone());
                 log.ok_or(EventError::Closed)
-                    .and_then(|log| log.publish(&self.lane, scope, draft, CLOCK.now()))
+                    .and_then(|log| log.publish(&self.lane, scope, draft, now))
             }
             Target::User { thread, bounds, runs } => {
                 let (writer, scope) = self.run_of_user(py, run, thread, *bounds, runs)?;
-                writer.log().publish(&self.lane, &scope, draft, CLOCK.now())
+                writer.log().publish(&self.lane, &scope, draft, now)
             }
         };
-        published.map_err(|error| to_python(py, error))
+        let number = published.map_err(|error| to_python(py, error))?;
+        self.note(kind, now);
+        Ok(number)
+    }
+
+    /// Counts an event by its type.
+    fn note(&self, kind: EventKind<'_>, now: Moment) {
+        let (place, name) = (kind.place(), kind.name());
+        self.types.count(place, name);
+        self.lane.shared().events.types.count(place, name);
+        self.latest.store(now.unix, Ordering::Relaxed);
     }
 
     fn answer(py: Python<'_>, number: u64) -> ReadyAwaitable {
@@ -723,7 +743,7 @@ impl UserWebSocketEmitter {
         run_id: Option<&str>,
         message: Option<&str>,
     ) -> PyResult<ReadyAwaitable> {
-        self.publish(py, event_type, payload, agent_name, run_id, message)
+        self.publish(py, event_type, payload, agent_name, run_id, message, 2, None)
             .map(|number| Self::answer(py, number))
     }
 
@@ -745,7 +765,9 @@ impl UserWebSocketEmitter {
     }
 
     /// The synchronous form of `send_custom_event`. Returns the event's number.
-    #[pyo3(signature = (event_type, payload = None, *, agent_name = None, run_id = None, message = None))]
+    #[pyo3(signature = (
+        event_type, payload = None, *, agent_name = None, run_id = None, message = None, priority = 2, event_id = None,
+    ))]
     fn publish(
         &self,
         py: Python<'_>,
@@ -754,6 +776,8 @@ impl UserWebSocketEmitter {
         agent_name: Option<&str>,
         run_id: Option<&str>,
         message: Option<&str>,
+        priority: u8,
+        event_id: Option<&str>,
     ) -> PyResult<u64> {
         self.counting(|| {
             let name = name_of(event_type, "event_type")?;
@@ -773,21 +797,39 @@ impl UserWebSocketEmitter {
                 message,
                 payload: &payload.out,
                 timed: false,
-                extra: Extra::default(),
+                extra: Extra {
+                    class: Class::new(priority),
+                    event_id,
+                    ..Extra::default()
+                },
             };
             self.emit(py, run_id, draft)
         })
     }
 
-    /// Counts of this emitter: `events_published`, `events_refused`; and of its stream: `stream_head`.
-    #[pyo3(signature = () -> "dict[str, int]")]
-    fn get_event_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = PyDict::new(py);
-        stats.set_item("events_published", self.published.get())?;
-        stats.set_item("events_refused", self.refused.get())?;
-        let head: u64 = self.writers().iter().map(|(writer, _)| writer.log().head()).sum();
-        stats.set_item("stream_head", head)?;
-        Ok(stats)
+    /// What was published, refused and handed to sockets, by type and with times: a copy.
+    #[pyo3(signature = () -> "isolane.events.EventStats")]
+    fn get_event_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        static STATS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let figures = PyDict::new(py);
+        figures.set_item("events_published", self.published.get())?;
+        figures.set_item("events_refused", self.refused.get())?;
+        let writers = self.writers();
+        let logs = || writers.iter().map(|(writer, _)| writer.log());
+        let (head, sent): (u64, u64) = (logs().map(|log| log.head()).sum(), logs().map(|log| log.sent()).sum());
+        figures.set_item("stream_head", head)?;
+        figures.set_item("events_sent", sent)?;
+        figures.set_item("queue_size", head.saturating_sub(sent))?;
+        figures.set_item("event_type_counts", types_of(py, &self.types)?)?;
+        let latest = Some(self.latest.load(Ordering::Relaxed)).filter(|at| *at != 0);
+        let utc = PyTzInfo::utc(py)?;
+        let at = latest.map(|at| PyDateTime::from_timestamp(py, seconds(at), Some(&utc)));
+        figures.set_item("last_event_time", at.transpose()?)?;
+        let make = STATS.get_or_try_init(py, || {
+            let module = py.import("isolane.events.statistics")?;
+            module.getattr("stats_of_emitter").map(Bound::unbind)
+        })?;
+        make.bind(py).call1((figures,))
     }
 
     /// Closes what the agent left open, with one event each: tool calls, and with `spans=True` the executions themselves.

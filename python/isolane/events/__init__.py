@@ -1,5 +1,23 @@
-"""Events: the factory of emitters."""
+"""Events: the factory of emitters, what it knows of sockets, and how delivery gets on."""
 
 from isolane.events.bridge import WebSocketBridgeFactory, WebSocketConfig
+from isolane.events.event import WebSocketEvent
+from isolane.events.health import HealthMonitor, HealthStatus
+from isolane.events.lag import LoopLag, LoopLagMonitor
+from isolane.events.pool import ConnectionPool, ConnectionStats, UserSocket
+from isolane.events.statistics import EventStats, FactoryStats
 
-__all__ = ["WebSocketBridgeFactory", "WebSocketConfig"]
+__all__ = [
+    "ConnectionPool",
+    "ConnectionStats",
+    "EventStats",
+    "FactoryStats",
+    "HealthMonitor",
+    "HealthStatus",
+    "LoopLag",
+    "LoopLagMonitor",
+    "UserSocket",
+    "WebSocketBridgeFactory",
+    "WebSocketConfig",
+    "WebSocketEvent",
+]

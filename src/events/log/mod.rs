@@ -99,6 +99,8 @@ pub struct RunLog {
     bounds: LogBounds,
     /// The latest number, to be read without the lock: readers that have it need not look.
     head: AtomicU64,
+    /// The latest number that some socket was written.
+    sent: AtomicU64,
     /// When the stream ended, by the monotonic clock, which is never 0; 0 while it has not.
     over: AtomicU64,
     /// Whether the log was dropped.
@@ -132,6 +134,7 @@ impl RunLog {
             epoch: Arc::from(&epoch[16..]),
             bounds,
             head: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             over: AtomicU64::new(0),
             forgotten: AtomicBool::new(false),
             writers: AtomicUsize::new(0),
@@ -291,6 +294,12 @@ impl RunLog {
         inner.settle();
         self.head.store(number, Ordering::SeqCst);
         Ok(number)
+    }
+
+    /// Whether what folding does not make less takes this part of the room: little or nothing more is accepted.
+    pub fn is_full(&self, part: f64) -> bool {
+        let inner = self.inner();
+        inner.ended.is_none() && inner.fixed_bytes() as f64 >= part * self.bounds.bytes as f64
     }
 
     /// Events kept, in the log and in the snapshot.

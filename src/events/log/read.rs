@@ -1,6 +1,7 @@
 //! What a reader gets.
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 
 use super::{Outcome, RunLog};
 use crate::clock::Micros;
@@ -70,7 +71,14 @@ impl RunLog {
     }
 
     /// Some socket of the user was written this number.
-    pub(in crate::events) fn note_sent(&self, _number: u64) {}
+    pub(in crate::events) fn note_sent(&self, number: u64) {
+        self.sent.fetch_max(number, Ordering::Relaxed);
+    }
+
+    /// The latest number that some socket of the user was written.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
 
     /// Some socket of the user has acknowledged this number.
     pub(in crate::events) fn note_acked(&self, _number: u64) {}
