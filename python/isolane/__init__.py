@@ -59,6 +59,7 @@ from isolane.engines import (
     EngineLimitError,
     ExecutionEngineFactory,
     ExecutionEngineFactoryError,
+    RunCancelledError,
     RunExpiredError,
     UserExecutionEngine,
 )
@@ -150,6 +151,7 @@ __all__ = [
     "ResourceMetrics",
     "ResourcePoolManager",
     "ResourceTimeoutError",
+    "RunCancelledError",
     "RunClosed",
     "RunExpiredError",
     "RunFenced",

@@ -16,7 +16,7 @@ pub(super) const DEBUG_DELAY: Micros = SECOND;
 const MILLISECOND: Micros = SECOND / 1_000;
 
 /// How urgently an event is written, and what becomes of it when there is not room or time for all. Never the order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Class {
     /// Written at once, never merged, never left out.

@@ -7,6 +7,7 @@ use super::process::{CLOCK, registry};
 use crate::clock::{Clock, Micros, micros, seconds};
 use crate::events::{Connection, CursorMode, EventKind, LogBounds};
 use crate::metrics::{EventTypes, Histogram, SharedHistogram};
+use crate::mutants::mutant;
 
 /// Durations, of which percentiles are read. At most a quarter more than exact; below 64 µs nothing is told apart.
 #[pyclass(frozen, module = "isolane._core")]
@@ -117,7 +118,11 @@ pub(crate) fn close_connection(user_id: &str, connection_id: &str, code: u16) ->
     let Some(lane) = registry().find(user_id) else {
         return false;
     };
-    let connections = lane.streams().connections();
+    let connections = if mutant!(ForeignSocketClosed) {
+        registry().connections()
+    } else {
+        lane.streams().connections()
+    };
     let mut open = connections.iter().filter(|held| held.close_code().is_none());
     let Some(connection) = open.find(|held| held.id() == connection_id) else {
         return false;

@@ -22,7 +22,7 @@ use super::request::NoteId;
 use crate::clock::{Clock, Moment, micros, seconds};
 use crate::context::{ContextCore, ContextFault, Identity};
 use crate::events::{
-    Class, Draft, EventError, EventKind, Extra, LogBounds, Outcome, SpanScope, StreamWriter, Streams, json,
+    Class, Draft, EventError, EventKind, Extra, Level, LogBounds, Outcome, SpanScope, StreamWriter, Streams, json,
 };
 use crate::ids::{self, RequestId, RunId, ThreadId};
 use crate::lanes::LaneHandle;
@@ -816,7 +816,8 @@ impl UserWebSocketEmitter {
         figures.set_item("events_refused", self.refused.get())?;
         let writers = self.writers();
         let logs = || writers.iter().map(|(writer, _)| writer.log());
-        let (head, sent): (u64, u64) = (logs().map(|log| log.head()).sum(), logs().map(|log| log.sent()).sum());
+        let head: u64 = logs().map(|log| log.head()).sum();
+        let sent: u64 = logs().map(|log| log.reached(Level::Sent)).sum();
         figures.set_item("stream_head", head)?;
         figures.set_item("events_sent", sent)?;
         figures.set_item("queue_size", head.saturating_sub(sent))?;

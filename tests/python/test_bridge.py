@@ -243,6 +243,9 @@ def test_statistics_of_an_emitter_by_type(context):
     cursor = plain(context.user_id)
     cursor.subscribe(context.run_id)
     cursor.read(3)
+    assert emitter.get_event_stats().events_sent == 0, "it is sent when the writer comes back for more"
+    cursor.read(3)
+    assert emitter.get_event_stats().events_sent == 3
     cursor.read(3)
     emitter.publish("progress")
     stats = emitter.get_event_stats()

@@ -121,11 +121,11 @@ def test_a_pool_is_unhealthy_when_no_socket_answers(pool, alice):
 
 
 def test_a_socket_is_closed_by_its_own_user_only(pool, alice, bob):
-    cursor = EventCursor(alice)
+    cursor, foreign = EventCursor(alice), EventCursor(bob)
     (socket,) = pool.active_connections
     assert not close_connection(bob, socket.connection_id, 4008)
     assert not close_connection("nobody-of-tests", socket.connection_id, 4008)
-    assert cursor.close_code is None
+    assert (cursor.close_code, foreign.close_code) == (None, None)
     assert socket.close(4001)
     assert cursor.close_code == 4001
     assert not socket.close()

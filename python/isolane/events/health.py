@@ -13,8 +13,8 @@ from isolane.events.ticker import Ticker
 
 INTERVAL_SECONDS = 5.0
 MAX_LAG_SECONDS = 0.25
-PONG_SECONDS = 10.0
-"""A socket that owes an answer to a ping for longer is silent."""
+PONG_SECONDS = 3.0
+"""A socket that owes an answer to a ping for longer is silent. After 10 s it is closed."""
 MIN_SILENT = 3
 """Fewer silent sockets are tabs that were closed, and say nothing of the server."""
 FULL = 0.9
@@ -32,7 +32,7 @@ class HealthStatus:
         reasons: what is wrong, one sentence each; nobody's data is in it.
         checked_at: when, aware UTC.
         figures: what the reasons were found in: ``sockets``, ``framed``, ``silent`` (framed sockets that owe an answer
-            to a ping for more than 10 s), ``unread`` (events that wait, of the socket with the most), ``streams``
+            to a ping for more than 3 s), ``unread`` (events that wait, of the socket with the most), ``streams``
             (that have not ended), ``full_logs``, ``event_memory`` (part of its bound, 0 to 1) and ``loop_lag``
             (seconds, or ``None`` while it is not measured).
     """
@@ -48,7 +48,7 @@ class HealthMonitor:
 
     ``setup`` starts one with the application, as ``bridge.health``. Unhealthy is:
 
-    - at least half of the framed sockets, and no fewer than three, have not answered a ping for 10 s;
+    - at least half of the framed sockets, and no fewer than three, have not answered a ping for 3 s;
     - a log is full: its snapshot and its books fill it, so the next event of its run is refused;
     - the events of all users take 90 % of the memory they may take;
     - a timer of the loop fired more than 0.25 s late in the last 5 s.

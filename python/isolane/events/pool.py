@@ -18,7 +18,7 @@ class UserSocket:
     Attributes:
         connection_id: its name, as in the welcome.
         user_id: whose it is.
-        framed: whether it speaks ``isolane.v1``; else it is sent bare messages.
+        framed: whether it speaks ``isolane.v1``; else it is sent bare messages or the records of an event stream.
         attached_seconds: for how long it is attached.
         read_seconds: how long ago something was last read for it.
         unread: events that wait to be read for it.
@@ -147,7 +147,7 @@ class ConnectionPool:
                 closed += socket.close(SLOW)
         return closed
 
-    def is_healthy(self, answer_seconds: float = 10.0) -> bool:
+    def is_healthy(self, answer_seconds: float = 3.0) -> bool:
         """Return ``False`` when there are sockets and each of them has owed an answer to a ping for so long."""
         sockets = self._look()
         late = [one for one in sockets if one.asked_seconds is not None and one.asked_seconds >= answer_seconds]

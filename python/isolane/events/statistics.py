@@ -33,8 +33,9 @@ class EventStats:
     Attributes:
         events_published: events of this emitter that were accepted.
         events_refused: events of this emitter that were refused.
-        events_sent: events of the emitter's streams that a socket was handed. Others may publish into the same streams.
-        queue_size: events of its open streams that no socket was handed yet.
+        events_sent: events of the emitter's streams that were written to a socket. Others may publish into the same
+            streams.
+        queue_size: events of its open streams that were written to no socket yet.
         stream_head: the latest number of its stream; the sum over all streams of an emitter of a whole user.
         event_type_counts: accepted events of this emitter by type: the six, the latest 50 other types, and ``other``.
         last_event_time: when the latest event was accepted, aware UTC; ``None`` before the first.

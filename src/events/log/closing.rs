@@ -110,6 +110,7 @@ impl RunLog {
             inner.ended = Some((outcome, monotonic));
             inner.spans.forget_ids();
             inner.names = Names::default();
+            inner.keys = Names::default();
             inner.settle();
             self.over.store(monotonic.max(1), Ordering::SeqCst);
             inner.lane.clone()
@@ -140,18 +141,20 @@ impl RunLog {
         }
         let (entries, fold) = {
             let mut inner = self.inner();
-            inner.entry_bytes = 0;
-            inner.folded = inner.head();
+            inner.folded = inner.head;
             let freed = (std::mem::take(&mut inner.entries), std::mem::take(&mut inner.fold));
             inner.settle();
             freed
         };
         drop((entries, fold));
+        for waiter in self.waits.take_all() {
+            waiter.wake();
+        }
         true
     }
 
     /// Whether the log was dropped.
-    pub(in crate::events) fn is_forgotten(&self) -> bool {
+    pub fn is_forgotten(&self) -> bool {
         self.forgotten.load(Ordering::Acquire)
     }
 }

@@ -48,7 +48,7 @@ impl Envelope {
 
 impl RunLog {
     /// Writes the message that every client gets. The envelope is written here and nowhere else, so that no payload can
-    /// reach it.
+    /// reach it. Answers as well where the payload begins.
     pub(super) fn message(
         &self,
         out: &mut String,
@@ -56,7 +56,7 @@ impl RunLog {
         draft: Draft<'_>,
         number: u64,
         unix: Micros,
-    ) -> Box<str> {
+    ) -> (Box<str>, usize) {
         out.clear();
         out.push_str("{\"type\":");
         json::string(out, draft.kind.name());
@@ -82,6 +82,7 @@ impl RunLog {
             json::string(out, parent);
         }
         out.push_str(",\"payload\":");
+        let payload_at = out.len();
         out.push_str(draft.payload);
         if let Some(took) = placed.took.filter(|_| draft.timed) {
             json::key(out, "execution_time_ms");
@@ -91,7 +92,7 @@ impl RunLog {
         json::number(out, number);
         out.push('}');
         // Exactly as large as it is: the buffer stays with the log.
-        Box::from(out.as_str())
+        (Box::from(out.as_str()), payload_at)
     }
 
     /// The id of an event, quoted: its producer's `own`, else one that is unique, because the epoch is.

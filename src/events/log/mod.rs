@@ -6,25 +6,30 @@
 
 mod bounds;
 mod closing;
+mod entries;
 mod entry;
 mod message;
 mod names;
+mod producer_ids;
 mod read;
 mod room;
 mod view;
+mod waits;
 mod writer;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use self::entry::Entry;
+use self::entries::Entries;
+use self::entry::{Entry, Extras, Part};
 use self::message::{BUFFER, Envelope, KEPT_BUFFER};
 use self::names::Names;
-use super::event::{Draft, EventError, EventKind};
+use self::producer_ids::ProducerIds;
+use self::waits::Waits;
+use super::event::{Class, Delta, Draft, EventError, EventKind};
 use super::fold::{Fold, Slot};
-use super::span::{SpanBook, SpanScope};
+use super::span::{Placed, SpanBook, SpanScope};
 use crate::clock::{Micros, Moment};
 use crate::ids::{self, RunId, ThreadId};
 use crate::lanes::{Charge, LaneHandle};
@@ -33,19 +38,24 @@ use crate::owner::{Crossing, OwnerTag};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 
 pub use self::bounds::LogBounds;
-pub(super) use self::entry::Entry as LogEntry;
+pub(super) use self::entry::{Entry as LogEntry, TextId};
 pub(super) use self::read::{Batch, Item, Limits};
 pub use self::view::{Outcome, StreamView};
+pub use self::waits::Level;
 pub use self::writer::StreamWriter;
 
 struct Inner {
-    entries: VecDeque<Entry>,
-    entry_bytes: usize,
+    entries: Entries,
+    /// The latest number.
+    head: u64,
     fold: Fold,
     /// Everything up to this number is in the fold.
     folded: u64,
     spans: SpanBook,
     names: Names,
+    /// Keys of progress.
+    keys: Names,
+    producer_ids: Option<Box<ProducerIds>>,
     ended: Option<(Outcome, Micros)>,
     charge: Charge,
     user_charge: Charge,
@@ -54,18 +64,20 @@ struct Inner {
 }
 
 impl Inner {
-    fn head(&self) -> u64 {
-        self.folded + self.entries.len() as u64
-    }
-
     /// All that the log holds, in the log, in the snapshot and in its books.
     fn bytes(&self) -> usize {
-        self.entry_bytes + self.fixed_bytes()
+        self.entries.bytes() + self.fixed_bytes()
     }
 
     /// What folding does not make less.
     fn fixed_bytes(&self) -> usize {
-        self.fold.bytes() + self.spans.bytes() + self.names.bytes
+        self.fold.bytes() + self.book_bytes()
+    }
+
+    /// Bytes of the books.
+    fn book_bytes(&self) -> usize {
+        let ids = self.producer_ids.as_ref().map_or(0, |ids| ids.bytes());
+        self.spans.bytes() + self.names.bytes + self.keys.bytes + ids
     }
 
     fn settle(&mut self) {
@@ -73,15 +85,40 @@ impl Inner {
         self.charge.set(size_of::<RunLog>() + bytes);
         self.user_charge.set(bytes);
     }
+}
 
-    fn fold_oldest(&mut self) -> bool {
-        let Some(entry) = self.entries.pop_front() else {
-            return false;
-        };
-        self.entry_bytes -= entry.weight();
-        self.folded = entry.number;
-        self.fold.take(entry);
-        true
+impl Inner {
+    /// What is kept of an event beside its message, if there is anything.
+    fn extras(&self, placed: &Placed, draft: &Draft<'_>, payload_at: usize) -> Option<Box<Extras>> {
+        if draft.extra.event_id.is_none() && draft.extra.delta.is_none() {
+            return None;
+        }
+        let part = draft.extra.delta.map(
+            |Delta {
+                 message,
+                 at: (from, to),
+             }| {
+                let kind = draft.kind.name();
+                // Most parts follow one of the same text.
+                let latest = self.entries.latest_text().map(|part| &part.of).filter(|of| {
+                    of.span == placed.index && *of.kind == *kind && of.request == placed.id && *of.message == *message
+                });
+                let of = latest.cloned().unwrap_or_else(|| {
+                    Arc::new(TextId {
+                        span: placed.index,
+                        kind: kind.into(),
+                        request: placed.id.clone(),
+                        message: message.into(),
+                    })
+                });
+                Part {
+                    of,
+                    at: payload_at + from..payload_at + to,
+                }
+            },
+        );
+        let id = draft.extra.event_id.map(Arc::from);
+        Some(Box::new(Extras { id, part }))
     }
 }
 
@@ -99,14 +136,13 @@ pub struct RunLog {
     bounds: LogBounds,
     /// The latest number, to be read without the lock: readers that have it need not look.
     head: AtomicU64,
-    /// The latest number that some socket was written.
-    sent: AtomicU64,
     /// When the stream ended, by the monotonic clock, which is never 0; 0 while it has not.
     over: AtomicU64,
     /// Whether the log was dropped.
     forgotten: AtomicBool,
     /// Who may still end the stream.
     writers: AtomicUsize,
+    waits: Waits,
     inner: Mutex<Inner>,
 }
 
@@ -134,17 +170,19 @@ impl RunLog {
             epoch: Arc::from(&epoch[16..]),
             bounds,
             head: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
             over: AtomicU64::new(0),
             forgotten: AtomicBool::new(false),
             writers: AtomicUsize::new(0),
+            waits: Waits::default(),
             inner: Mutex::new(Inner {
-                entries: VecDeque::new(),
-                entry_bytes: 0,
+                entries: Entries::default(),
+                head: 0,
                 fold: Fold::default(),
                 folded: 0,
                 spans: SpanBook::default(),
                 names: Names::default(),
+                keys: Names::default(),
+                producer_ids: None,
                 ended: None,
                 charge,
                 user_charge,
@@ -210,12 +248,13 @@ impl RunLog {
             run: self.run.clone(),
             thread: self.thread.clone(),
             epoch: self.epoch.clone(),
-            head: inner.head(),
+            head: inner.head,
             ended: inner.ended,
         }
     }
 
-    /// Appends an event. `lane` is the publisher's. Answers its number.
+    /// Appends an event. `lane` is the publisher's. Answers its number: the one that it has already, if its producer's id is
+    /// known.
     pub fn publish(
         &self,
         lane: &LaneHandle,
@@ -226,7 +265,15 @@ impl RunLog {
         lane.tag().same_owner(&self.owner, Crossing::Publish)?;
         let number = {
             let mut inner = self.inner();
-            if inner.lane.is_none() || inner.ended.is_some() {
+            if inner.lane.is_none() {
+                return Err(EventError::Closed);
+            }
+            // Also after the end: who asks again is answered as before.
+            let known = draft.extra.event_id.zip(inner.producer_ids.as_ref());
+            if let Some(number) = known.and_then(|(id, known)| known.number(id)) {
+                return Ok(number);
+            }
+            if inner.ended.is_some() && !mutant!(EndedStreamTakesEvents) {
                 return Err(EventError::Closed);
             }
             let bytes = draft.payload.len() + draft.message.map_or(0, str::len);
@@ -236,7 +283,7 @@ impl RunLog {
                     limit: self.bounds.event_bytes,
                 });
             }
-            self.make_room(&mut inner, lane, bytes)?;
+            self.make_room(&mut inner, lane, bytes, now.monotonic)?;
             if mutant!(PublishInTwoSteps) {
                 drop(inner);
                 inner = self.inner();
@@ -259,6 +306,7 @@ impl RunLog {
         monotonic: Micros,
     ) -> Result<u64, EventError> {
         let placed = inner.spans.place(scope, draft.kind, draft.agent, monotonic)?;
+        let class = draft.class();
         let mut closes = None;
         let slot = match draft.kind {
             EventKind::Started => Slot::Started,
@@ -270,27 +318,39 @@ impl RunLog {
                 Slot::ToolEnded(tool)
             }
             EventKind::Completed | EventKind::Error => Slot::Terminal,
+            EventKind::Custom(_) if draft.extra.delta.is_some() => Slot::Text,
+            EventKind::Custom(name) if class == Class::Progress => {
+                Slot::Progress(inner.keys.number(draft.extra.key.unwrap_or(name)))
+            }
             EventKind::Custom(name) => Slot::Custom(inner.names.number(name)),
         };
-        let mut number = inner.head() + 1;
+        inner.head += 1;
+        let mut number = inner.head;
         if mutant!(NumberReusedAfterFold) && inner.folded > 0 || mutant!(NumberSkipped) && number.is_multiple_of(5) {
             number = if mutant!(NumberSkipped) { number + 1 } else { number - 1 };
         }
         let mut buffer = BUFFER.take();
-        let text = self.message(&mut buffer, &placed, draft, number, unix);
+        let (text, payload_at) = self.message(&mut buffer, &placed, draft, number, unix);
         if buffer.capacity() <= KEPT_BUFFER {
             BUFFER.set(buffer);
         }
-        let entry = Entry {
+        let extras = inner.extras(&placed, &draft, payload_at);
+        if let Some(id) = extras.as_ref().and_then(|extras| extras.id.clone())
+            && !mutant!(ProducerIdForgotten)
+        {
+            inner.producer_ids.get_or_insert_default().remember(id, number);
+        }
+        inner.entries.push(Entry {
             number,
-            class: draft.class() as u8,
+            class,
+            superseded: false,
             unix,
+            monotonic,
             key: (placed.index, slot),
             closes,
+            extras,
             text,
-        };
-        inner.entry_bytes += entry.weight();
-        inner.entries.push_back(entry);
+        });
         inner.settle();
         self.head.store(number, Ordering::SeqCst);
         Ok(number)

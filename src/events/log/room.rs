@@ -2,7 +2,8 @@
 
 use super::entry::Entry;
 use super::{Inner, RunLog};
-use crate::events::event::EventError;
+use crate::clock::Micros;
+use crate::events::event::{Class, EventError};
 use crate::lanes::LaneHandle;
 use crate::mutants::mutant;
 
@@ -10,8 +11,14 @@ use crate::mutants::mutant;
 const FOLD_AT_ONCE: u64 = 64;
 
 impl RunLog {
-    /// Folds until one more event of `bytes` fits, or says what is full.
-    pub(super) fn make_room(&self, inner: &mut Inner, lane: &LaneHandle, bytes: usize) -> Result<(), EventError> {
+    /// Sheds and folds until one more event of `bytes` fits, or says what is full.
+    pub(super) fn make_room(
+        &self,
+        inner: &mut Inner,
+        lane: &LaneHandle,
+        bytes: usize,
+        now: Micros,
+    ) -> Result<(), EventError> {
         // The envelope of a message, generously.
         let wanted = bytes + size_of::<Entry>() + 512;
         let shared = lane.shared();
@@ -25,30 +32,27 @@ impl RunLog {
             }
         }
         while lane.streams().account().bytes() + wanted > self.bounds.user_bytes && !mutant!(UserBudgetIgnored) {
-            if lane.streams().drop_oldest_ended() || lane.streams().fold_larger(self, inner.user_charge.bytes()) {
+            let larger = inner.user_charge.bytes();
+            if lane.streams().drop_oldest_ended() || lane.streams().fold_larger(self, larger, now) {
                 continue;
             }
-            if !inner.fold_oldest() {
+            if !self.free_one(inner, lane, now) {
                 return Err(EventError::Budget {
                     what: "the user's event memory",
                     scope: "user",
                     limit: self.bounds.user_bytes,
                 });
             }
-            shared.events.folded.increment();
-            self.shrink_fold(inner, lane);
             inner.settle();
         }
-        let mut folded = 0;
+        let mut freed = false;
         while inner.entries.len() >= self.bounds.events || inner.bytes() + wanted > self.bounds.bytes {
-            if !inner.fold_oldest() {
+            if !self.free_one(inner, lane, now) {
                 break;
             }
-            folded += 1;
-            self.shrink_fold(inner, lane);
+            freed = true;
         }
-        if folded > 0 {
-            shared.events.folded.add(folded);
+        if freed {
             // The event may still be refused.
             inner.settle();
         }
@@ -64,7 +68,7 @@ impl RunLog {
 
     /// Folds some of this log, to make room for another of the same user. Answers whether anything could be folded. Does not
     /// wait for a publisher: two that make room for each other must not wait for each other.
-    pub(in crate::events) fn try_fold_some(&self, larger_than: usize) -> bool {
+    pub(in crate::events) fn try_fold_some(&self, larger_than: usize, now: Micros) -> bool {
         let taken = if mutant!(LogsWaitForEachOther) {
             Some(self.inner())
         } else {
@@ -76,22 +80,45 @@ impl RunLog {
         let Some(lane) = inner.lane.clone().filter(|_| inner.user_charge.bytes() > larger_than) else {
             return false;
         };
-        let mut folded = 0;
-        while folded < FOLD_AT_ONCE && inner.fold_oldest() {
-            folded += 1;
+        let mut freed = 0;
+        while freed < FOLD_AT_ONCE && self.free_one(&mut inner, &lane, now) {
+            freed += 1;
         }
-        lane.shared().events.folded.add(folded);
-        self.shrink_fold(&mut inner, &lane);
         inner.settle();
         drop(inner);
-        folded > 0
+        freed > 0
+    }
+
+    /// Drops one event that may be left out, or folds the oldest. Answers whether there was one.
+    fn free_one(&self, inner: &mut Inner, lane: &LaneHandle, now: Micros) -> bool {
+        let events = &lane.shared().events;
+        if let Some(class) = inner.entries.shed(now, self.bounds.progress_ttl) {
+            if class == Class::Debug {
+                events.shed.increment();
+            }
+            return true;
+        }
+        let Some(entry) = inner.entries.pop_oldest() else {
+            return false;
+        };
+        events.folded.increment();
+        if mutant!(OldestDroppedSilently) {
+            return true;
+        }
+        inner.folded = entry.number;
+        if mutant!(FoldDropsAll) {
+            return true;
+        }
+        inner.fold.take(entry);
+        self.shrink_fold(inner, lane);
+        true
     }
 
     fn shrink_fold(&self, inner: &mut Inner, lane: &LaneHandle) {
         let before = inner.fold.forgotten();
         let spans = &inner.spans;
         // The snapshot gets half of what the books leave.
-        let room = self.bounds.bytes.saturating_sub(spans.bytes() + inner.names.bytes) / 2;
+        let room = self.bounds.bytes.saturating_sub(inner.book_bytes()) / 2;
         inner
             .fold
             .shrink(room, self.bounds.events, |index| spans.is_open(index));
