@@ -173,6 +173,19 @@ async def test_the_bounds_of_the_bridge_hold_for_notices(alice):
     await bridge.shutdown()
 
 
+async def test_the_same_notice_is_told_once_and_a_progress_notice_is_the_latest(bridge, alice):
+    cursor = plain(alice)
+    event = WebSocketEvent("notice", alice)
+    assert [await bridge.broadcast_to_user(alice, event) for _ in range(2)] == [True, True]
+    for percent in (10, 90):
+        await bridge.broadcast_to_user(alice, {"type": "percent", "priority": 3, "payload": {"percent": percent}})
+    messages = read(cursor)
+    assert [(one["event_id"] == event.event_id, one["payload"]) for one in messages] == [
+        (True, {}),
+        (False, {"percent": 90}),
+    ]
+
+
 # -- the record of an event --------------------------------------------------------------------------------------------
 
 
@@ -214,12 +227,14 @@ def test_a_record_with_a_wrong_field_is_not_made(fields):
         WebSocketEvent("notice", "user-7", **fields)
 
 
-def test_a_record_is_published_by_an_emitter(context, read_plain):
+async def test_a_record_is_published_by_an_emitter(context, read_plain):
     event = WebSocketEvent("notice", context.user_id, {"at": 1}, agent_type="pricing")
     emitter = context.get_websocket_emitter()
-    assert emitter.publish(**event.as_arguments()) == 1
+    assert [emitter.publish(**event.as_arguments()) for _ in range(2)] == [1, 1], "one event has one number"
+    assert await emitter.send_custom_event(**event.as_arguments()) == 1
     (message,) = read_plain(context.user_id, context.run_id)
     assert (message["type"], message["agent_name"], message["payload"]) == ("notice", "pricing", {"at": 1})
+    assert message["event_id"] == event.event_id
 
 
 # -- statistics --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Events: the factory of emitters, what it knows of sockets, and how delivery gets on."""
 
 from isolane.events.bridge import WebSocketBridgeFactory, WebSocketConfig
+from isolane.events.errors import DeliveryTimeout
 from isolane.events.event import WebSocketEvent
 from isolane.events.health import HealthMonitor, HealthStatus
 from isolane.events.lag import LoopLag, LoopLagMonitor
@@ -10,6 +11,7 @@ from isolane.events.statistics import EventStats, FactoryStats
 __all__ = [
     "ConnectionPool",
     "ConnectionStats",
+    "DeliveryTimeout",
     "EventStats",
     "FactoryStats",
     "HealthMonitor",
