@@ -14,7 +14,9 @@ import pytest
 import websockets
 from fastapi import FastAPI
 from isolane import AgentRegistry, BaseAgent
+from isolane._core import EventCursor, user_streams
 from isolane.fastapi import Engine, IsolaneSettings, setup
+from isolane.testing import manual_clock
 
 from tests.integrations.conftest import who
 from tests.support.server import serving
@@ -32,11 +34,11 @@ class BlockingAgent(BaseAgent):
         return "done"
 
 
-def make_app() -> FastAPI:
+def make_app(**settings: Any) -> FastAPI:
     app = FastAPI()
     registry = AgentRegistry()
     registry.register(BlockingAgent)
-    isolane = setup(app, IsolaneSettings(drain_seconds=0.2), who, registry=registry)
+    isolane = setup(app, IsolaneSettings(drain_seconds=0.2, **settings), who, registry=registry)
 
     @app.post("/block")
     async def block(engine: Engine) -> dict[str, Any]:
@@ -82,6 +84,29 @@ async def test_an_agent_that_blocks_the_applications_loop_is_named_to_the_operat
         assert isolane.bridge.health.is_running
     assert not isolane.lag.is_running
     assert not isolane.bridge.health.is_running
+
+
+async def test_what_measures_stops_with_the_application_and_starts_again():
+    app = make_app(cleanup_interval=0.02)
+    isolane = app.state.isolane
+    for _ in range(2):
+        async with app.router.lifespan_context(app):
+            assert (isolane.lag.is_running, isolane.bridge.health.is_running) == (True, True)
+            assert isolane.bridge.health.status.figures["loop_lag"] is not None
+        assert (isolane.lag.is_running, isolane.bridge.health.is_running) == (False, False)
+
+
+async def test_the_application_ends_streams_of_notices_that_are_idle():
+    app = make_app(cleanup_interval=0.02)
+    user = "cid-of-notices"
+    cursor = EventCursor(user, framed=False)
+    with manual_clock() as clock:
+        async with app.router.lifespan_context(app):
+            assert await app.state.isolane.bridge.broadcast_to_user(user, {"type": "notice"})
+            clock.advance(61)
+            while [stream["outcome"] for stream in user_streams(user)] != ["completed"]:
+                await asyncio.sleep(0.01)
+    assert len(cursor.read()) == 1
 
 
 async def test_a_notice_reaches_every_socket_of_its_user_and_nobody_elses():

@@ -102,6 +102,32 @@ async def test_the_stream_of_notices_ends_when_nothing_is_told(bridge, alice):
     assert [frame["t"] for frame in read(cursor)] == ["sub", "sub", "ev", "end", "ev"]
 
 
+async def test_a_notice_ends_what_is_idle_of_others_and_what_was_used_lately_stays(bridge, new_user, monkeypatch):
+    monkeypatch.setattr(notices, "MAX_USERS", 2)
+    first, second, third = users = [new_user() for _ in range(3)]
+    cursors = [plain(user) for user in users]
+
+    async def tell(user: str) -> None:
+        assert await bridge.broadcast_to_user(user, {"type": "notice"})
+
+    def live() -> list[bool]:
+        return [any(stream["outcome"] is None for stream in user_streams(user)) for user in users]
+
+    with manual_clock() as clock:
+        await tell(first)
+        await tell(second)
+        clock.advance(notices.IDLE_SECONDS - 1)
+        await tell(first)
+        clock.advance(2)
+        await tell(first)
+        assert live() == [True, False, False], "the other one was told nothing for a minute"
+        await tell(second)
+        await tell(first)
+        await tell(third)
+        assert live() == [True, False, True], "the one that was told nothing for longest makes room"
+    assert [len(read(cursor)) for cursor in cursors] == [4, 2, 1]
+
+
 async def test_streams_of_notices_are_bounded_by_threads_and_users(bridge, alice, new_user, monkeypatch):
     monkeypatch.setattr(notices, "MAX_USERS", 3)
     users = [new_user() for _ in range(5)]

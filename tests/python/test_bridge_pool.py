@@ -83,24 +83,27 @@ def test_an_accepted_socket_is_attached_and_beyond_the_bound_replaces_another(al
     assert names(pool.active_connections) == [cursor.connection_id for cursor in cursors[1:]]
 
 
-def test_sockets_that_are_gone_are_closed_and_quiet_ones_are_not(pool, alice, new_context):
+def test_sockets_that_are_gone_are_closed_and_quiet_ones_are_not(alice, new_context):
     emitter = new_context(alice).get_websocket_emitter()
     with manual_clock() as clock:
-        silent, quiet, stuck = EventCursor(alice), EventCursor(alice), EventCursor(alice, framed=False)
+        bridge = WebSocketBridgeFactory(WebSocketConfig(max_connections=4))
+        pool = bridge.connection_pool(alice)
+        silent, quiet, stuck = [pool.create_new_connection(framed=framed) for framed in (True, True, False)]
+        idle = pool.create_new_connection(framed=False)
         for cursor in (silent, quiet):
             cursor.ping()
             cursor.read()
         quiet.handle('{"t":"pong"}')
         stuck.subscribe(emitter.run_id)
         emitter.publish("mine")
+        assert [socket.unread for socket in pool.active_connections] == [0, 0, 1, 0]
         assert pool.stats.unread == 1
         assert pool.stats.unanswered == 1
         clock.advance(59)
         assert pool.cleanup_idle_connections() == 0
-        quiet.read()
         clock.advance(2)
         assert pool.cleanup_idle_connections() == 2
-    assert [cursor.close_code for cursor in (silent, quiet, stuck)] == [4012, None, 4008]
+    assert [cursor.close_code for cursor in (silent, quiet, stuck, idle)] == [4012, None, 4008, None]
 
 
 def test_a_pool_is_unhealthy_when_no_socket_answers(pool, alice):
