@@ -22,6 +22,7 @@ import asyncio
 import collections.abc
 import types
 import typing
+import isolane.events
 import isolane.memory
 """
 

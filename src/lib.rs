@@ -36,6 +36,7 @@ mod _core {
         connection::{EventCursor, bye_frame, cancel_stream, stream_state},
         context::PyContext,
         deepcopy::_deep_copy,
+        delivery::{LatencyHistogram, close_connection, delivery_figures, event_figures, user_connections},
         emitter::{
             FailedEvent, UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream,
             stream_has_ended, user_streams,

@@ -120,6 +120,11 @@ mutants! {
     UserBudgetIgnored: "one user's logs may fill the process",
     RetentionNeverOver: "an ended log is kept for ever",
     BytesNotReturned: "what is freed stays charged",
+    // What is known of the delivery.
+    DelayCountsReplay: "what a client reads again counts as delayed by as long as it was away",
+    EventTypesUnbounded: "every type of event that an application makes up is counted by name for ever",
+    PongNotHeard: "a client that answers owes an answer all the same",
+    ForeignSocketClosed: "a user's name for a socket closes another user's",
     // Memory.
     CacheNeverExpires: "an entry of a cache outlives its time",
     CacheForgetsUse: "an entry that was just read goes first",

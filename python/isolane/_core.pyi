@@ -3,6 +3,7 @@ import asyncio
 import collections.abc
 import types
 import typing
+import isolane.events
 import isolane.memory
 
 """
@@ -37,6 +38,7 @@ __all__ = [
     "InvalidContextError",
     "InvalidEvent",
     "IsolationFinding",
+    "LatencyHistogram",
     "LimitRejected",
     "LoopAccount",
     "LoopBudgetExceeded",
@@ -66,11 +68,14 @@ __all__ = [
     "cancel_stream",
     "charge_memory",
     "clear_caches",
+    "close_connection",
     "default_limiter",
+    "delivery_figures",
     "emitter_for_context",
     "emitter_for_user",
     "end_stream",
     "estimate_size",
+    "event_figures",
     "expire_caches",
     "isolation_violations",
     "lane_stats",
@@ -90,6 +95,7 @@ __all__ = [
     "stream_state",
     "sweep_lanes",
     "to_json",
+    "user_connections",
     "user_streams",
 ]
 
@@ -867,6 +873,21 @@ class IsolationFinding:
     def path(self, /) -> str:
         """
         Where in the context, e.g. `agent_context['rows'][0]`.
+        """
+
+@final
+class LatencyHistogram:
+    """
+    Durations, of which percentiles are read. At most a quarter more than exact; below 64 µs nothing is told apart.
+    """
+    def __new__(cls, /) -> LatencyHistogram: ...
+    def figures(self, /) -> dict[str, typing.Any]:
+        """
+        What was counted: `count`, and in seconds `mean`, `p50`, `p95`, `p99`, `longest`; these are `None` while nothing was.
+        """
+    def record(self, /, duration: SupportsFloat | SupportsIndex) -> None:
+        """
+        Counts a duration in seconds. A negative one counts as nothing.
         """
 
 @disjoint_base
@@ -1696,9 +1717,9 @@ class UserWebSocketEmitter:
         """
         The latest 256 events of the user that were not accepted, by any emitter, the oldest first.
         """
-    def get_event_stats(self, /) -> dict[str, int]:
+    def get_event_stats(self, /) -> isolane.events.EventStats:
         """
-        Counts of this emitter: `events_published`, `events_refused`; and of its stream: `stream_head`.
+        What was published, refused and written to sockets, by type and with times: a copy.
         """
     @property
     def is_closed(self, /) -> bool:
@@ -1903,9 +1924,24 @@ def clear_caches(user_id: str) -> tuple[int, int]:
     Empties all caches of a user. Returns how many entries and bytes went.
     """
 
+def close_connection(user_id: str, connection_id: str, code: SupportsIndex) -> bool:
+    """
+    Says that a socket of a user is to be closed with `code`. Returns whether there was one of that name that was not to be closed
+    already. Another user's socket is not found.
+    """
+
 def default_limiter() -> FairLimiter:
     """
     The limiter of the process, which contexts and engine factories use unless they are given another: 50 permits, 5 per user.
+    """
+
+def delivery_figures(
+    pong_seconds: SupportsFloat | SupportsIndex, full: SupportsFloat | SupportsIndex
+) -> dict[str, typing.Any]:
+    """
+    What a look at the delivery finds: `sockets`, `framed`, `silent` (framed sockets that owe an answer to a ping for longer than
+    `pong_seconds`), `unread` (events that wait, of the socket with the most), `streams` (that have not ended), `full_logs` (that
+    are full to the part `full`) and `event_memory` (the part of their bound that the events of all users take).
     """
 
 def emitter_for_context(
@@ -1952,6 +1988,15 @@ def estimate_size(value: Any) -> int:
     It looks at 1000 objects at most. Of a container with more than 256 parts it looks at 64 and reckons the rest like them. What
     is shared inside counts once; what is shared with others counts in full. What other containers hold, slots, and memory that an
     object does not report do not count.
+    """
+
+def event_figures() -> dict[str, typing.Any]:
+    """
+    Events of all users: `latency`, from being published to being handed to a socket (`count`, and in seconds `mean`, `p50`,
+    `p95`, `p99`, `longest`), and `types`, accepted events by type: the six, the latest 50 other types, and `other`.
+
+    Of what a socket is handed at once the oldest event counts. What was published before the client asked for the stream does
+    not count: its age says when the client came.
     """
 
 def expire_caches(user_id: str | None = None) -> tuple[int, int]:
@@ -2059,6 +2104,13 @@ def sweep_lanes(*, idle_lanes: bool = False) -> int:
 def to_json(value: Any) -> str:
     """
     The JSON of a value, as publishing would write it. For tests and for agents that want to look before they publish.
+    """
+
+def user_connections(user_id: str) -> list[dict[str, typing.Any]]:
+    """
+    The sockets of a user that are not about to be closed, the one attached first in front: `connection_id`, `framed`, `unread`
+    (events that wait for it), and in seconds `attached_seconds`, `read_seconds` (since something was last read for it) and
+    `asked_seconds` (for how long it owes an answer to a ping, or `None`).
     """
 
 def user_streams(user_id: str) -> list[dict[str, typing.Any]]:

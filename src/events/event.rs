@@ -112,6 +112,19 @@ impl EventKind<'_> {
         }
     }
 
+    /// Its place among [`AGENT_EVENTS`](Self::AGENT_EVENTS); none for an application's own.
+    pub fn place(&self) -> Option<usize> {
+        match self {
+            Self::Started => Some(0),
+            Self::Thinking => Some(1),
+            Self::ToolExecuting(_) => Some(2),
+            Self::ToolCompleted(_) => Some(3),
+            Self::Completed => Some(4),
+            Self::Error => Some(5),
+            Self::Custom(_) => None,
+        }
+    }
+
     /// The class, unless its producer chose one.
     pub fn class(&self) -> Class {
         match self {

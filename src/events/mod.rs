@@ -14,7 +14,7 @@ pub mod sse;
 mod streams;
 
 pub use client_frame::{Acks, ClientFrame};
-pub use connection::{ACK_EVENTS, Connection, CursorMode, Options, Parking, SubscribeMode, Wake};
+pub use connection::{ACK_EVENTS, Connection, ConnectionView, CursorMode, Options, Parking, SubscribeMode, Wake};
 pub use event::{Class, Delta, Draft, EventError, EventKind, Extra, MAX_EVENT_BYTES, Urgency};
 pub use failures::FailedEvent;
 pub use frame::CancelState;

@@ -160,7 +160,8 @@ impl Streams {
         }
     }
 
-    fn logs(&self) -> Vec<Arc<RunLog>> {
+    /// The unexpired logs.
+    pub fn logs(&self) -> Vec<Arc<RunLog>> {
         self.inner().logs.values().cloned().collect()
     }
 

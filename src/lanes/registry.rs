@@ -13,7 +13,7 @@ use super::budget::Account;
 use super::lane::{Lane, LaneHandle};
 use crate::cache::Reclaim;
 use crate::clock::{Clock, Micros};
-use crate::events::RunLog;
+use crate::events::{Connection, RunLog};
 use crate::ids::{Checked, RunId, UserId};
 use crate::metrics::EventCounters;
 use crate::mutants::mutant;
@@ -246,6 +246,19 @@ impl Registry {
     /// The caches of all users. Looks at every lane.
     pub fn caches(&self) -> Vec<Arc<dyn Reclaim>> {
         self.lanes.iter().flat_map(|lane| lane.caches().live()).collect()
+    }
+
+    /// The sockets of all users. Looks at every lane.
+    pub fn connections(&self) -> Vec<Arc<Connection>> {
+        self.lanes
+            .iter()
+            .flat_map(|lane| lane.streams().connections())
+            .collect()
+    }
+
+    /// The unexpired logs of all users. Looks at every lane.
+    pub fn logs(&self) -> Vec<Arc<RunLog>> {
+        self.lanes.iter().flat_map(|lane| lane.streams().logs()).collect()
     }
 
     fn max_idle(&self) -> usize {

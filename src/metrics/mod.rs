@@ -1,16 +1,25 @@
 //! What the core counts.
 
 mod histogram;
+mod shared;
+mod types;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use histogram::{BUCKETS, Histogram, bucket_of, end_of};
+pub use shared::SharedHistogram;
+pub use types::{MAX_OWN_TYPES, TypeCounts};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Nothing counted yet.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// Adds one.
     pub fn increment(&self) {
         self.add(1);
@@ -42,4 +51,12 @@ pub struct EventCounters {
     pub shed: Counter,
     /// Dropped from a snapshot because the snapshot itself was full.
     pub forgotten: Counter,
+    /// From being published to being handed to a socket that was there, in microseconds: of each reading of a socket the oldest
+    /// event's.
+    pub delay: SharedHistogram,
+    /// Accepted, by type.
+    pub types: EventTypes,
 }
+
+/// Events by type: the six agent events, and the latest of an application's own.
+pub type EventTypes = TypeCounts<6>;

@@ -149,6 +149,7 @@ impl EventCursor {
     #[pyo3(signature = (text) -> "str | tuple[str, str | None]")]
     fn handle<'py>(&self, py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
         self.stamp.check(py)?;
+        self.inner.heard();
         let frame = ClientFrame::parse(text).map_err(PyValueError::new_err)?;
         let now = CLOCK.monotonic();
         let is_command = matches!(frame, ClientFrame::Subscribe { .. } | ClientFrame::Cancel { .. });

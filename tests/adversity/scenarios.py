@@ -195,6 +195,19 @@ async def a_bridge_makes_and_closes_emitters(world: World) -> None:
     world.bridge.reopen()
 
 
+@uses("WebSocketBridgeFactory.broadcast_to_user")
+async def a_user_is_told_something(world: World) -> None:
+    cursor = EventCursor(world.user)
+    try:
+        assert await world.bridge.broadcast_to_user(world.user, {"type": "notice"})
+        await ticks(1)
+        assert await world.bridge.broadcast_to_user(world.user, {"type": "notice", "thread_id": "thread-7"})
+        assert len(cursor.read()) == 4
+    finally:
+        cursor.detach()
+        await world.bridge.cleanup_user_emitter(world.user)
+
+
 # -- engines -----------------------------------------------------------------------------------------------------------
 
 

@@ -306,7 +306,8 @@ def test_what_is_not_json_able_names_the_path_and_publishes_nothing(emitter):
     ):
         with pytest.raises(InvalidEvent, match=path):
             emitter.publish("mine", payload)
-    assert emitter.get_event_stats() == {"events_published": 0, "events_refused": 3, "stream_head": 0}
+    stats = emitter.get_event_stats()
+    assert (stats["events_published"], stats["events_refused"], stats["stream_head"]) == (0, 3, 0)
 
 
 async def test_a_bad_payload_fails_its_own_event_only(emitter, messages):

@@ -9,9 +9,14 @@ from fastapi import FastAPI
 from isolane import (
     AgentRegistry,
     BaseAgent,
+    EventStats,
     ExecutionEngineFactory,
     ExecutionResult,
+    FactoryStats,
     FairLimiter,
+    HealthStatus,
+    LoopLag,
+    LoopLagMonitor,
     MemoryCharge,
     MemoryOptimizationManager,
     Permit,
@@ -19,8 +24,10 @@ from isolane import (
     TTLCache,
     UserExecutionContext,
     UserExecutionEngine,
+    UserSocket,
     UserWebSocketEmitter,
     WebSocketBridgeFactory,
+    WebSocketEvent,
 )
 from isolane.compat import execution_engine_factory as compat_engines
 from isolane.compat import user_execution_context as compat_contexts
@@ -42,6 +49,19 @@ class Agent(BaseAgent):
         assert_type(await emitter.notify_agent_thinking("hm", {"step_number": 1}), int)
         assert_type(emitter.publish("note", {"a": 1}), int)
         return request["n"]
+
+
+async def bridge(context: UserExecutionContext) -> None:
+    bridge = WebSocketBridgeFactory()
+    event = WebSocketEvent("notice", context.user_id, {"at": 1}, priority=3)
+    assert_type(await bridge.broadcast_to_user(context.user_id, event), bool)
+    assert_type(await bridge.broadcast_to_user(context.user_id, {"type": "notice"}), bool)
+    event.priority = 1  # type: ignore[misc]
+    assert_type(bridge.get_factory_stats(), FactoryStats)
+    assert_type(bridge.health_check(), HealthStatus)
+    assert_type(context.get_websocket_emitter().get_event_stats(), EventStats)
+    assert_type(bridge.connection_pool(context.user_id).get_connection(), UserSocket)
+    assert_type(LoopLagMonitor().latest, list[LoopLag])
 
 
 async def core(context: UserExecutionContext) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from isolane._core import (
@@ -13,8 +15,14 @@ from isolane._core import (
     UserWebSocketEmitter,
     emitter_for_context,
     emitter_for_user,
+    event_figures,
     lane_stats,
 )
+from isolane.events.event import WebSocketEvent
+from isolane.events.health import HealthMonitor, HealthStatus
+from isolane.events.notices import Notices
+from isolane.events.pool import ConnectionPool
+from isolane.events.statistics import FactoryStats, in_milliseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +67,12 @@ class _Held(weakref.ref[UserWebSocketEmitter]):
 
 
 class WebSocketBridgeFactory:
-    """Makes one emitter for a context, or for a user's thread and connection."""
+    """Makes one emitter for a context, or for a user's thread and connection.
+
+    Attributes:
+        config: the bounds for what is made from now on.
+        health: looks at the delivery of events; ``setup`` starts it with the application.
+    """
 
     def __init__(self, config: WebSocketConfig | None = None) -> None:
         self.config = config if config is not None else WebSocketConfig()
@@ -67,6 +80,9 @@ class WebSocketBridgeFactory:
         self._latest: dict[str, _Held] = {}
         # Emitters are made and collected in any thread, and collected while one is made.
         self._lock = threading.RLock()
+        self._pools: weakref.WeakValueDictionary[str, ConnectionPool] = weakref.WeakValueDictionary()
+        self._notices = Notices()
+        self.health = HealthMonitor()
         self._created = 0
         self._cleaned = 0
         self._closed = False
@@ -87,8 +103,7 @@ class WebSocketBridgeFactory:
         connection is needed: events wait in the log for whoever connects. Raises ``InvalidContextError`` for bad ids
         and ``ContextIsolationError`` for a context of another user.
         """
-        if self._closed:
-            raise RuntimeError("the bridge factory was shut down; make a new one")
+        self._check_open()
         bounds = self.config.bounds()
         if isinstance(thread_id, UserExecutionContext):
             if thread_id.user_id != user_id:
@@ -103,6 +118,38 @@ class WebSocketBridgeFactory:
             self._latest[user_id] = held
             self._created += 1
         return emitter
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the bridge factory was shut down; make a new one")
+
+    async def broadcast_to_user(self, user_id: str, event: WebSocketEvent | Mapping[str, Any]) -> bool:
+        """Tell a user something that belongs to no run: every socket of the user gets it, and nobody else's.
+
+        ``event`` is a ``WebSocketEvent`` of the user, or a dictionary with ``type`` and ``payload`` and, if wanted,
+        ``event_id``, ``priority``, ``thread_id`` and ``agent_type``.
+
+        It is published into a stream of its own, one for each thread that was named, else of the thread ``broadcast``:
+        what is told in one thread arrives in the order of the calls. The stream ends when nothing was told for a
+        minute.
+
+        Returns ``False``, and publishes nothing, when the user has neither a socket nor a stream of a run that has not
+        ended: then nobody would come to read it. Raises what ``emitter.publish`` raises, and ``ContextIsolationError``
+        for an event of another user.
+        """
+        self._check_open()
+        return self._notices.publish(WebSocketEvent.of(user_id, event), self.config.bounds())
+
+    def end_idle_notices(self) -> None:
+        """End the streams of ``broadcast_to_user`` into which nothing was told for a minute. ``setup`` does it."""
+        self._notices.end_idle()
+
+    def connection_pool(self, user_id: str) -> ConnectionPool:
+        """Return the sockets of a user as a pool: the same one as long as somebody holds it."""
+        pool = self._pools.get(user_id)
+        if pool is None:
+            pool = self._pools[user_id] = ConnectionPool(user_id, self.config.max_connections)
+        return pool
 
     def _forget(self, held: _Held) -> None:
         with self._lock:
@@ -123,7 +170,11 @@ class WebSocketBridgeFactory:
         return emitter if emitter is not None and not emitter.is_closed else None
 
     async def cleanup_user_emitter(self, user_id: str) -> int:
-        """Clean up all emitters of a user; their streams end and stay readable. Returns how many there were."""
+        """Clean up all emitters of a user; their streams end and stay readable. Returns how many there were.
+
+        The streams of ``broadcast_to_user`` end as well, and are not counted.
+        """
+        self._notices.end(user_id)
         emitters = [emitter for emitter in self._living() if emitter.user_id == user_id]
         for emitter in emitters:
             await emitter.cleanup()
@@ -131,7 +182,7 @@ class WebSocketBridgeFactory:
         return len(emitters)
 
     def get_factory_metrics(self) -> dict[str, Any]:
-        """Return counts of emitters, and of the events of this process."""
+        """Return counts of emitters and of the events of this process, and ``heartbeat_status`` of ``health``."""
         stats = lane_stats()
         return {
             "emitters_created": self._created,
@@ -140,7 +191,34 @@ class WebSocketBridgeFactory:
             "events_published_total": stats["events_published"],
             "events_sent_total": stats["events_sent"],
             "events_failed_total": stats["events_failed"],
+            "heartbeat_status": self.health.heartbeat_status,
         }
+
+    def get_factory_stats(self) -> FactoryStats:
+        """Return what this factory has made, and the events of the process, as a frozen record. Looks at every lane."""
+        stats, events = lane_stats(), event_figures()
+        figures = self.health.check().figures
+        return FactoryStats(
+            emitters_created=self._created,
+            emitters_active=len(self._living()),
+            emitters_cleaned=self._cleaned,
+            sockets=figures["sockets"],
+            streams=figures["streams"],
+            events_published=stats["events_published"],
+            events_sent=stats["events_sent"],
+            events_failed=stats["events_failed"],
+            events_folded=stats["events_folded"],
+            events_shed=stats.get("events_shed", 0),
+            events_forgotten=stats["events_forgotten"],
+            event_type_counts=events["types"],
+            latency_ms=in_milliseconds(events["latency"]),
+            heartbeat_status=self.health.heartbeat_status,
+            taken_at=datetime.now(UTC),
+        )
+
+    def health_check(self) -> HealthStatus:
+        """Look now whether events get through: at the sockets, the logs and, where it is measured, the loop."""
+        return self.health.check()
 
     def reopen(self) -> None:
         """Make emitters again after a shutdown."""
@@ -149,6 +227,8 @@ class WebSocketBridgeFactory:
     async def shutdown(self) -> None:
         """Clean up all emitters and make no more."""
         self._closed = True
+        self.health.stop()
+        self._notices.end()
         for emitter in self._living():
             await emitter.cleanup()
             self._cleaned += 1

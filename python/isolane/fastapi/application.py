@@ -17,6 +17,7 @@ from isolane._core import (
     FairLimiter,
     UserExecutionContext,
     cancel_stream,
+    event_figures,
     isolation_violations,
     lane_stats,
     loop_account,
@@ -28,6 +29,7 @@ from isolane.agents.instances import AgentInstanceFactory
 from isolane.agents.registry import AgentRegistry
 from isolane.engines.factory import ExecutionEngineFactory
 from isolane.events.bridge import WebSocketBridgeFactory, WebSocketConfig
+from isolane.events.lag import LoopLagMonitor
 from isolane.fastapi import problems
 from isolane.fastapi.draining import SignalDrain
 from isolane.fastapi.middleware import IsolaneMiddleware
@@ -58,6 +60,7 @@ class Isolane:
         settings: the settings in force.
         factory: makes the engines.
         bridge: makes the emitters.
+        lag: measures how late the application's loop runs.
         limiter: hands out the permits.
         registry: the classes of agents.
         memory: asked before each run, or ``None``.
@@ -89,6 +92,8 @@ class Isolane:
                 max_connections=settings.max_connections_per_user,
             )
         )
+        self.lag = LoopLagMonitor()
+        self.bridge.health.lag = self.lag
         self.factory = ExecutionEngineFactory(
             self.bridge,
             max_engines_per_user=settings.max_engines_per_user,
@@ -124,12 +129,16 @@ class Isolane:
         self._warn()
         sweeper = asyncio.create_task(self._sweep(), name="isolane sweep")
         signals = self.install_signal_drain() if self.settings.signal_drain else None
+        self.lag.start()
+        self.bridge.health.start()
         try:
             yield
         finally:
             if signals is not None:
                 signals.remove()
             sweeper.cancel()
+            self.bridge.health.stop()
+            self.lag.stop()
             self.start_draining()
             await self.factory.shutdown(self.settings.drain_seconds)
             if self._tasks:
@@ -180,6 +189,7 @@ class Isolane:
         while True:
             await asyncio.sleep(min(SWEEP_SECONDS, self.settings.cleanup_interval))
             sweep_lanes()
+            self.bridge.end_idle_notices()
 
     def _warn(self) -> None:
         workers = worker_count()
@@ -194,7 +204,9 @@ class Isolane:
             "engines": self.factory.get_factory_metrics(),
             "emitters": self.bridge.get_factory_metrics(),
             "limiter": self.limiter.stats(),
-            "loop": loop_account(),
+            "events": event_figures(),
+            "health": self.bridge.health.status,
+            "loop": {**loop_account(), "lag": self.lag.figures()},
             "lanes": lane_stats(),
             "isolation_violations": isolation_violations(),
             "sockets": len(self.deliveries),

@@ -28,7 +28,7 @@ use crate::ids;
 use crate::lanes::LaneHandle;
 use crate::mutants::mutant;
 use crate::owner::Crossing;
-use crate::sync::{AtomicU16, Mutex, MutexGuard};
+use crate::sync::{AtomicU16, AtomicU64, Mutex, MutexGuard};
 
 /// Close code for a client that is to come back and begin from its positions.
 const RESYNC: u16 = 4010;
@@ -67,6 +67,21 @@ impl Default for Options {
     }
 }
 
+/// What is told of a connection as a whole.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionView {
+    /// How it wants its events.
+    pub mode: CursorMode,
+    /// Since when it is attached, by the monotonic clock.
+    pub attached: Micros,
+    /// When something was last read for it.
+    pub last_read: Micros,
+    /// Events that wait to be read for it.
+    pub unread: u64,
+    /// Since when it owes an answer to a ping.
+    pub asked: Option<Micros>,
+}
+
 /// From where a subscription goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubscribeMode {
@@ -100,6 +115,9 @@ pub struct Connection {
     options: Options,
     /// Close code, once the connection is to be closed; 0 before.
     closed: AtomicU16,
+    attached: Micros,
+    /// Since when it owes an answer to a ping, by the monotonic clock; 0 when it owes none.
+    asked: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -120,6 +138,8 @@ impl Connection {
             mode,
             options,
             closed: AtomicU16::new(0),
+            attached: now,
+            asked: AtomicU64::new(0),
             state: Mutex::new(State::new(now)),
         }
     }
@@ -156,6 +176,28 @@ impl Connection {
             state.last_ack
         } else {
             state.last_read
+        }
+    }
+
+    /// What is told of it as a whole.
+    pub fn view(&self) -> ConnectionView {
+        let state = self.state();
+        let reading = state.positions.iter().filter(|position| !position.end_told);
+        ConnectionView {
+            mode: self.mode,
+            attached: self.attached,
+            last_read: state.last_read,
+            unread: reading
+                .map(|position| position.log.head().saturating_sub(position.number))
+                .sum(),
+            asked: Some(self.asked.load(Ordering::Relaxed)).filter(|at| *at != 0),
+        }
+    }
+
+    /// The client said something.
+    pub fn heard(&self) {
+        if !mutant!(PongNotHeard) {
+            self.asked.store(0, Ordering::Relaxed);
         }
     }
 
@@ -202,6 +244,13 @@ impl Connection {
 
     /// Puts a ping in front.
     pub fn ping(&self) {
+        if self.mode != CursorMode::Framed {
+            return;
+        }
+        let now = self.lane.shared().clock.monotonic();
+        let _ = self
+            .asked
+            .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         let ping = {
             let state = self.state();
             frame::ping(

@@ -22,6 +22,8 @@ pub(super) struct Position {
     pub(super) log: Arc<RunLog>,
     /// The latest number that the client was sent.
     pub(super) number: u64,
+    /// The latest number when the client came: how old what was published before that is says nothing of the delivery.
+    pub(super) live_from: u64,
     /// Whether the client was told all: that the stream has ended, or that it is gone.
     pub(super) end_told: bool,
     /// The answer that opens the position, as long as it was not written: it waits for the end of an earlier incarnation.
@@ -42,6 +44,7 @@ impl Position {
         Self {
             log: log.clone(),
             number,
+            live_from: log.head(),
             end_told: false,
             opening: None,
             behind: false,

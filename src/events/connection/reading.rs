@@ -6,7 +6,7 @@ use super::position::{Position, State};
 use super::write::{Output, Written};
 use super::{Connection, Options};
 use crate::clock::Micros;
-use crate::events::log::{Limits, RunLog};
+use crate::events::log::{Batch, Limits, RunLog};
 use crate::events::sse::Record;
 use crate::mutants::mutant;
 
@@ -121,6 +121,19 @@ impl Connection {
         events
     }
 
+    /// Counts how long the oldest of what was published while the client was there has waited.
+    fn note_delay(&self, batch: &Batch<'_>, live_from: u64) {
+        if let Some(oldest) = batch
+            .items
+            .iter()
+            .find(|item| item.number > live_from || mutant!(DelayCountsReplay))
+        {
+            let shared = self.lane().shared();
+            let age = shared.clock.unix().saturating_sub(oldest.unix);
+            shared.events.delay.record(age);
+        }
+    }
+
     /// Reads some of one run. Answers how much was written, and whether there is more.
     fn read_one(&self, position: &mut Position, limits: Limits, now: Micros, out: &mut Output) -> (Written, bool) {
         let log: Arc<RunLog> = position.log.clone();
@@ -136,6 +149,7 @@ impl Connection {
         }
         // A foreign log cannot be among the positions; should one be, nothing of it is written, and it is counted.
         let result = log.read(self.lane().tag(), position.number, limits, now, |batch| {
+            self.note_delay(batch, position.live_from);
             let written = out.batch(&log, batch);
             (written, batch.position(), batch.end.is_some())
         });

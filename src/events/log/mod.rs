@@ -366,6 +366,12 @@ impl RunLog {
         Ok(number)
     }
 
+    /// Whether what folding does not make less takes this part of the room: little or nothing more is accepted.
+    pub fn is_full(&self, part: f64) -> bool {
+        let inner = self.inner();
+        inner.ended.is_none() && inner.fixed_bytes() as f64 >= part * self.bounds.bytes as f64
+    }
+
     /// Events kept, in the log and in the snapshot.
     pub fn kept(&self) -> (usize, usize) {
         let inner = self.inner();

@@ -3,6 +3,7 @@
 mod arguments;
 mod delivery;
 mod failures;
+mod figures;
 mod opening;
 mod payload;
 
@@ -18,6 +19,7 @@ use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
 use self::arguments::{
     COMPLETED, Call, ERROR, Method, STARTED, THINKING, TOOL_COMPLETED, TOOL_EXECUTING, checked_name, name_of,
 };
+use self::figures::Accepted;
 use self::payload::{Built, Payload, error_text, joined};
 use super::awaitable::ReadyAwaitable;
 use super::context::PyContext;
@@ -83,6 +85,7 @@ pub(crate) struct UserWebSocketEmitter {
     closed: AtomicBool,
     published: Counter,
     refused: Counter,
+    accepted: Accepted,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -184,6 +187,7 @@ impl UserWebSocketEmitter {
             closed: AtomicBool::new(false),
             published: Counter::default(),
             refused: Counter::default(),
+            accepted: Accepted::default(),
         }
     }
 
@@ -263,6 +267,7 @@ impl UserWebSocketEmitter {
 
     fn emit(&self, py: Python<'_>, run: Option<&str>, draft: Draft<'_>) -> PyResult<u64> {
         self.stamp.check(py)?;
+        let (kind, now) = (draft.kind, CLOCK.now());
         let published = match &self.target {
             Target::Run {
                 scope,
@@ -280,14 +285,16 @@ impl UserWebSocketEmitter {
                 // Publishing may wake a client, which runs Python code, so the writer's lock is let go before.
                 let log = lock(writer).as_ref().map(|writer| writer.log().clone());
                 log.ok_or(EventError::Closed)
-                    .and_then(|log| log.publish(&self.lane, scope, draft, CLOCK.now()))
+                    .and_then(|log| log.publish(&self.lane, scope, draft, now))
             }
             Target::User { thread, bounds, runs } => {
                 let (writer, scope) = self.run_of_user(py, run, thread, *bounds, runs)?;
-                writer.log().publish(&self.lane, &scope, draft, CLOCK.now())
+                writer.log().publish(&self.lane, &scope, draft, now)
             }
         };
-        published.map_err(|error| to_python(py, error))
+        let number = published.map_err(|error| to_python(py, error))?;
+        self.note_accepted(kind, now.unix);
+        Ok(number)
     }
 
     fn answer(py: Python<'_>, number: u64) -> ReadyAwaitable {
@@ -654,15 +661,10 @@ impl UserWebSocketEmitter {
         failed.into_iter().map(FailedEvent::new).collect()
     }
 
-    /// Counts of this emitter: `events_published`, `events_refused`; and of its stream: `stream_head`.
-    #[pyo3(signature = () -> "dict[str, int]")]
-    fn get_event_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = PyDict::new(py);
-        stats.set_item("events_published", self.published.get())?;
-        stats.set_item("events_refused", self.refused.get())?;
-        let head: u64 = self.writers().iter().map(|(writer, _)| writer.log().head()).sum();
-        stats.set_item("stream_head", head)?;
-        Ok(stats)
+    /// What was published, refused and written to sockets, by type and with times: a copy.
+    #[pyo3(signature = () -> "isolane.events.EventStats")]
+    fn get_event_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.event_stats(py)
     }
 
     /// Closes what the agent left open, with one event each: tool calls, and with `spans=True` the executions themselves.
