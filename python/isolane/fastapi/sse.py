@@ -58,7 +58,13 @@ class EventStream:
     async def records(self) -> list[Record | None]:
         """Return what to send next; ``None`` among it is a sign of life. Nothing once all is told."""
         cursor = self.cursor
-        while not self._is_over and (code := cursor.close_code) is None:
+        while not self._is_over:
+            code = cursor.close_code
+            if code is not None:
+                self._is_over = True
+                # An `EventSource` comes back by itself, whatever the code: when, it can be told.
+                after = retry_ms(code, 1)
+                return [("isolane.bye", json.dumps({"code": code, "retry_ms": after}), None, after)]
             records = cursor.read_records(READ_EVENTS)
             if records:
                 self._is_over = records[-1][0] == "isolane.end"
@@ -68,12 +74,7 @@ class EventStream:
                     await cursor.wait()
             except TimeoutError:
                 return [None]
-        if self._is_over:
-            return []
-        self._is_over = True
-        # An `EventSource` comes back by itself, whatever the code: when, it can be told.
-        after = retry_ms(code, 1)
-        return [("isolane.bye", json.dumps({"code": code, "retry_ms": after}), None, after)]
+        return []
 
     def close(self) -> None:
         """Free the cursor, and nothing else. The stream is not used after that."""
