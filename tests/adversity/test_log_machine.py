@@ -344,17 +344,19 @@ class Position:
         run = self.run
         return self.number, run.head, run.outcome, run.gone, run.replaced, self.end_told, self.opening, self.behind
 
+    def passes_in_silence(self, now: float, *, framed: bool) -> bool:
+        """Whether all that is unread is skipped, which a plain client is not told."""
+        there = not framed and not self.run.gone and self.number >= self.run.folded
+        return there and not self.run.reading(self.number, now)
+
+    def is_finished(self, now: float, *, framed: bool) -> bool:
+        """Whether a look at it, which comes some time, is the last one and is not seen by the client."""
+        read_up = self.number == self.run.head or self.passes_in_silence(now, framed=framed)
+        return (self.run.gone and (read_up or not framed)) or (not framed and read_up and self.run.outcome is not None)
+
     def has_nothing_to_tell(self, now: float, *, framed: bool) -> bool:
         """Whether a look at it, which comes some time, is not seen by the client."""
-        read_up = self.number == self.run.head
-        if (
-            not framed
-            and not self.run.gone
-            and self.number >= self.run.folded
-            and not self.run.reading(self.number, now)
-        ):
-            return True
-        return (self.run.gone and (read_up or not framed)) or (not framed and read_up and self.run.outcome is not None)
+        return self.is_finished(now, framed=framed) or self.passes_in_silence(now, framed=framed)
 
 
 @dataclass(eq=False)
@@ -376,7 +378,7 @@ class Reader:
         found = next((position for position in self.positions if position.run.run == run), None)
         if found is None or (not gone and epoch in {None, found.run.epoch}):
             return found
-        if not found.end_told and not found.has_nothing_to_tell(self.now(), framed=self.framed):
+        if not found.end_told and not found.is_finished(self.now(), framed=self.framed):
             return found
         self.drop(found)
         return self.position(run, epoch, gone=gone)
@@ -668,7 +670,7 @@ class LogMachine(RuleBasedStateMachine):
         for position in work:
             if position not in reader.positions:
                 continue
-            silent = position.has_nothing_to_tell(self.now, framed=reader.framed)
+            silent = position.is_finished(self.now, framed=reader.framed)
             if not reader.framed and not position.run.gone:
                 position.number = position.run.head
             unread = position.run.gone and not silent and position.run.run not in self.told_gone

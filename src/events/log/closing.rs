@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::names::Names;
+use super::waits::Deferral;
 use super::{Inner, Outcome, RunLog};
 use crate::clock::Micros;
 use crate::events::event::{Draft, EventKind, Extra, Urgency};
@@ -148,9 +149,7 @@ impl RunLog {
             freed
         };
         drop((entries, fold));
-        for waiter in self.waits.take_all() {
-            waiter.wake();
-        }
+        Deferral::wake(self.waits.take_all());
         true
     }
 
