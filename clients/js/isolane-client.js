@@ -248,7 +248,7 @@ export class StreamReader {
 
   *#ping({ head = {} }) {
     yield { kind: "send", frame: { t: "pong" } };
-    this.#ackNow = true;
+    this.#ackNow ||= this.#unacked.size > 0;
     for (const [run, stream] of this.#streams) {
       if (!stream.epoch || stream.ended || !(head[run] > stream.number)) continue;
       // Nothing came between two pings though there is more: something was lost on the way.

@@ -298,7 +298,7 @@ class StreamReader:
 
     def _ping(self, frame: Frame) -> Iterator[Effect]:
         yield Send({"t": "pong"})
-        self._ack_now = True
+        self._ack_now = self._ack_now or bool(self._unacked)
         head = frame.get("head", {})
         for run_id, stream in list(self._streams.items()):
             if stream.epoch is None or stream.ended or head.get(run_id, 0) <= stream.number:
