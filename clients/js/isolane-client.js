@@ -10,6 +10,7 @@ const RETRY_MAX_MS = 60_000;
 const WELCOME_MS = 20_000;
 const PONG_MS = 10_000;
 const THAW_MS = 5_000;
+const FAILED_MS = 200;
 // The server takes 64 commands at once, then 32 a second: well below that, nothing is refused.
 const COMMANDS = 48;
 const COMMANDS_PER_SECOND = 24;
@@ -294,6 +295,8 @@ class Link {
       this.#take({ kind: "data", data });
     };
     socket.onclose = ({ code, reason }) => this.#take({ kind: "close", code, reason });
+    // A close follows; not in every node when there is nobody to connect to.
+    socket.onerror = () => setTimeout(() => this.#take({ kind: "close", code: ABNORMAL, reason: "" }), FAILED_MS);
   }
 
   get open() {
@@ -315,7 +318,7 @@ class Link {
     this.socket = null;
     this.#inbox.length = this.#queue.length = 0;
     clearTimeout(this.#timer);
-    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
     socket.close();
   }
 
@@ -346,7 +349,7 @@ class Link {
         if (inflating) item.data = await inflate(item.data);
         inflating = false;
         if (!this.socket) return;
-        if (item.kind === "data") this.#target.receive(this, JSON.parse(item.data));
+        if (item.kind === "data") this.#target.receive(this, parse(item.data));
         else if (item.kind === "open") this.#target.opened(this);
         else this.#target.lost(this, item.code, item.reason);
       }
@@ -356,6 +359,12 @@ class Link {
       this.#busy = false;
     }
   }
+}
+
+function parse(text) {
+  const frame = JSON.parse(text);
+  if (typeof frame !== "object" || frame === null || Array.isArray(frame)) throw new TypeError("it is no object");
+  return frame;
 }
 
 async function inflate(data) {
@@ -518,6 +527,7 @@ export class IsolaneClient {
     this.#triesAllowed = attempts;
     this.#failures = this.#tries = 0;
     this.#silentMs = 2 * pingMs + PONG_MS;
+    this.#watch(this.#silentMs);
     for (const [run, { cid }] of this.#cancels) link.command({ t: "cancel", s: run, cid });
     this.#call("onState", "open", {});
   }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.clients.followers import FOLLOWERS, Follower
 from tests.clients.javascript import JavaScriptReader
 from tests.clients.python_reader import PythonReader
 
@@ -22,3 +23,11 @@ def javascript_reader() -> Iterator[JavaScriptReader]:
     made = JavaScriptReader()
     yield made
     made.close()
+
+
+@pytest.fixture(params=["python", "javascript"])
+async def follower(request) -> AsyncIterator[Follower]:
+    """A client that is started by the test, and stopped after it."""
+    made = FOLLOWERS[request.param]()
+    yield made
+    await made.stop()
