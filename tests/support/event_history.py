@@ -111,7 +111,7 @@ class History:
     """Records of publishers and clients. Recording may be done from any thread."""
 
     def __init__(self, seed: int = 0) -> None:
-        self._draw = random.Random(seed)
+        self.seed = seed
         self._lock = threading.Lock()
         self._uids = 0
         self.nonces: dict[str, str] = {}
@@ -120,9 +120,9 @@ class History:
         self.accounts: dict[tuple[str, str, str], Account] = {}
 
     def nonce(self, user: str) -> str:
-        """Return what marks everything of the user."""
-        with self._lock:
-            return self.nonces.setdefault(user, f"nonce-{self._draw.getrandbits(64):016x}")
+        """Return what marks everything of the user: the same in another process with the same seed."""
+        drawn = random.Random(f"{self.seed}:{user}").getrandbits(64)
+        return self.nonces.setdefault(user, f"nonce-{drawn:016x}")
 
     def uid(self) -> str:
         """Return a new name for an event."""

@@ -76,7 +76,7 @@ class Replay:
         return self.found
 
     def _foreign(self, text: str) -> None:
-        own = self.history.nonces.get(self.log.user)
+        own = self.history.nonce(self.log.user)
         for nonce in NONCE.findall(text):
             if nonce != own:
                 self.flag("foreign", f"{nonce} is not the user's: {text[:160]}")
@@ -124,11 +124,13 @@ class Replay:
         self.connected.follows[name] = follow
         own = self.positions.get(name)
         if mode == "exact":
-            if number is not None and (epoch, number) != (frame["e"], frame["n"]):
+            asked = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**64
+            other = epoch != frame["e"] if isinstance(epoch, str) else frame["n"] != 0
+            if asked and (other or number != frame["n"]):
                 self.flag("sub", f"exact at {frame['e']} {frame['n']}, asked was {epoch} {number}")
             if own is None or own[0] != frame["e"]:
                 # From here on: it has none of the stream yet.
-                if frame["n"] and number is None:
+                if frame["n"] and not asked:
                     self.flag("sub", f"exact at {frame['n']}, and nothing was asked for")
                 self.positions[name] = (frame["e"], frame["n"])
         elif mode == "reset" or own is None or own[0] != frame["e"]:

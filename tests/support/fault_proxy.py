@@ -237,12 +237,12 @@ class FaultProxy:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._listener is not None:
-            self._listener.close()
         self._close(reset=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
 
     # Faults that act on the connections that are open.
 

@@ -42,6 +42,7 @@ class FramedClient:
         acks: whether it sends acks.
         read_pause: seconds between two frames.
         silence: after so long without a frame it takes the connection for dead.
+        asks: whether it subscribes to what the welcome names.
         complete: whether the checker shall ask that it has seen everything.
         query: added to the address.
     """
@@ -56,6 +57,7 @@ class FramedClient:
         acks: bool = True,
         read_pause: float = 0.0,
         silence: float = 5.0,
+        asks: bool = True,
         complete: bool = True,
         query: str = "",
     ) -> None:
@@ -65,6 +67,7 @@ class FramedClient:
         self.acks = acks
         self.read_pause = read_pause
         self.silence = silence
+        self.asks = asks
         self.log = history.client(name, user, complete=complete)
         self.draw = random.Random(name)
         self.socket: ClientConnection | None = None
@@ -224,7 +227,7 @@ class FramedClient:
         return None
 
     async def _answer(self, frame: dict[str, Any], again: str | None) -> None:
-        if frame["t"] == "welcome":
+        if frame["t"] == "welcome" and self.asks:
             listed = [stream["s"] for stream in frame["streams"]]
             unfinished = [name for name in self.positions if name not in listed and name not in self.ended]
             for name in [*listed, *unfinished]:
