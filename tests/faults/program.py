@@ -1,4 +1,4 @@
-"""The site as a process of its own, so that it can be killed: ``python -m tests.faults.program seed``. Prints its port."""
+"""The site as a process of its own, to be killed: ``python -m tests.faults.program seed``. Prints its port."""
 
 from __future__ import annotations
 

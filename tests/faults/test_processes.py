@@ -62,10 +62,10 @@ async def test_a_killed_server_is_not_mistaken_for_the_one_that_comes_after_it()
             ]
             first.kill()
             first.wait(10)
-            with program() as (_, port):
-                proxy.upstream_port = port
+            with program() as (_, next_port):
+                proxy.upstream_port = next_port
                 await asyncio.gather(*following)
-                runs = [await start(port, user, events=20) for user in users]
+                runs = [await start(next_port, user, events=20) for user in users]
                 await asyncio.gather(*(client.follow(ended(run)) for client, run in zip(clients, runs, strict=True)))
                 for client in clients:
                     await client.close()
