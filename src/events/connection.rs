@@ -7,8 +7,9 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use super::event::Urgency;
 use super::frame;
-use super::log::{Batch, RunLog};
+use super::log::{Batch, Limits, RunLog};
 use crate::clock::Micros;
 use crate::ids;
 use crate::lanes::LaneHandle;
@@ -301,7 +302,9 @@ impl Connection {
         let wanted = position.unwrap_or(0);
         let (mode, number) = match epoch {
             None if wanted > 0 => (SubscribeMode::Reset, 0),
-            Some(epoch) if *epoch != **log.epoch() || wanted > log.head() || position.is_none() => {
+            Some(epoch)
+                if (*epoch != **log.epoch() && !mutant!(EpochIgnored)) || wanted > log.head() || position.is_none() =>
+            {
                 (SubscribeMode::Reset, 0)
             }
             _ if log.has_from(wanted) => {
@@ -332,7 +335,7 @@ impl Connection {
                 continue;
             }
             let before = out.len();
-            let events = self.read_one(position, left, &mut out);
+            let events = self.read_one(position, left, now, &mut out);
             left = left.saturating_sub(events.max(out.len() - before));
             sent += events;
         }
@@ -343,7 +346,7 @@ impl Connection {
         out
     }
 
-    fn read_one(&self, position: &mut Position, limit: usize, out: &mut Vec<String>) -> usize {
+    fn read_one(&self, position: &mut Position, limit: usize, now: Micros, out: &mut Vec<String>) -> usize {
         let log = position.log.clone();
         if log.is_forgotten() {
             if position.number < log.head() && self.mode == CursorMode::Framed {
@@ -356,7 +359,11 @@ impl Connection {
             out.push(frame::subscribed(&log, mode, position.number));
         }
         // A foreign log cannot be among the positions; should one be, nothing of it is written, and it is counted.
-        let result = log.read(self.lane.tag(), position.number, limit, |batch| match self.mode {
+        let limits = Limits {
+            events: limit,
+            bytes: usize::MAX,
+        };
+        let result = log.read(self.lane.tag(), position.number, limits, now, |batch| match self.mode {
             CursorMode::Framed => write_framed(&log, batch, position, out),
             CursorMode::Plain => write_plain(batch, position, out),
         });
@@ -417,6 +424,11 @@ impl Connection {
         waker
     }
 
+    /// Wakes who waits, if anybody does and what is new cannot wait.
+    pub(super) fn wake_for(&self, _urgency: Urgency) {
+        self.wake();
+    }
+
     /// Wakes who waits, if anybody does.
     pub fn wake(&self) {
         if let Some(waker) = self.unpark() {
@@ -430,7 +442,7 @@ fn write_framed(log: &RunLog, batch: &Batch<'_>, position: &mut Position, out: &
         out.push(frame::snapshot(log, to, &batch.snapshot));
         position.number = to;
     }
-    let mut rest = &batch.entries[..];
+    let mut rest = &batch.items[..];
     while !rest.is_empty() {
         let mut bytes = 0;
         let fits = rest.iter().take(frame::BATCH_EVENTS).take_while(|entry| {
@@ -442,34 +454,27 @@ fn write_framed(log: &RunLog, batch: &Batch<'_>, position: &mut Position, out: &
         out.push(frame::events(log, now));
         rest = later;
     }
-    if let Some(last) = batch.entries.last() {
-        position.number = last.number;
-    }
+    position.number = batch.position().unwrap_or(position.number);
     if let Some((number, outcome)) = batch.end {
         out.push(frame::end(log, number, outcome));
         position.end_told = true;
     }
-    batch.snapshot.len() + batch.entries.len()
+    batch.snapshot.len() + batch.items.len()
 }
 
 fn write_plain(batch: &Batch<'_>, position: &mut Position, out: &mut Vec<String>) -> usize {
-    if let Some(to) = batch.snapshot_to {
-        position.number = to;
-    }
-    let messages = batch.snapshot.iter().chain(&batch.entries);
-    out.extend(messages.map(|entry| entry.text.to_string()));
-    if let Some(last) = batch.entries.last() {
-        position.number = last.number;
-    }
+    let messages = batch.snapshot.iter().chain(batch.items.iter().map(|item| &item.text));
+    out.extend(messages.map(|message| message.to_string()));
+    position.number = batch.position().unwrap_or(position.number);
     position.end_told = batch.end.is_some();
-    batch.snapshot.len() + batch.entries.len()
+    batch.snapshot.len() + batch.items.len()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::{Moment, ProcessClock};
-    use crate::events::{Draft, EventKind, LogBounds, SpanScope, StreamWriter, Streams};
+    use crate::events::{Draft, EventKind, Extra, LogBounds, SpanScope, StreamWriter, Streams};
     use crate::ids::{RequestId, RunId, ThreadId, UserId};
     use crate::lanes::Registry;
     use crate::owner::violation_counts;
@@ -487,6 +492,7 @@ mod tests {
             message: None,
             payload: "{\"secret\":1",
             timed: false,
+            extra: Extra::default(),
         };
         let scope = SpanScope { request, parent: None };
         writer

@@ -1,9 +1,73 @@
 //! What is published, and why it may be refused.
 
+use crate::clock::{Micros, SECOND};
 use crate::owner::IsolationViolation;
 
 /// An event larger than this is refused, unless configured otherwise.
 pub const MAX_EVENT_BYTES: usize = 64 * 1024;
+
+/// How long a delta waits at most for the ones after it, once something of its stream was written.
+pub(super) const DELTA_DELAY: Micros = 20 * MILLISECOND;
+/// Until when a progress event must be written.
+pub(super) const PROGRESS_DELAY: Micros = 250 * MILLISECOND;
+/// Until when a debug event must be written.
+pub(super) const DEBUG_DELAY: Micros = SECOND;
+
+const MILLISECOND: Micros = SECOND / 1_000;
+
+/// How urgently an event is written, and what becomes of it when there is not room or time for all. Never the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Class {
+    /// Written at once, never merged, never left out.
+    Critical = 1,
+    /// Written at once; deltas of one text may be merged.
+    Content = 2,
+    /// The latest of each key counts.
+    Progress = 3,
+    /// The first to go.
+    Debug = 4,
+}
+
+impl Class {
+    /// The class of a number.
+    pub fn new(number: u8) -> Option<Self> {
+        [Self::Critical, Self::Content, Self::Progress, Self::Debug]
+            .into_iter()
+            .find(|class| *class as u8 == number)
+    }
+}
+
+/// When those who read a stream must be told of something new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// At once.
+    Now,
+    /// It must be written by this time of the monotonic clock: who will look by then need not be told.
+    Soon(Micros),
+}
+
+/// A part of a text that comes in parts.
+#[derive(Debug, Clone, Copy)]
+pub struct Delta<'a> {
+    /// Which text.
+    pub message: &'a str,
+    /// Where the contents of the string `delta` lie in the payload.
+    pub at: (usize, usize),
+}
+
+/// What only an application's own events have.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extra<'a> {
+    /// The class, if not that of the kind.
+    pub class: Option<Class>,
+    /// Of a progress event: what it is the latest of, if not of its type.
+    pub key: Option<&'a str>,
+    /// Of a content event: that it is a part of a text.
+    pub delta: Option<Delta<'a>>,
+    /// The producer's own id: published again, it is not appended again.
+    pub event_id: Option<&'a str>,
+}
 
 /// The six agent events, and whatever else an application sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,11 +112,11 @@ impl EventKind<'_> {
         }
     }
 
-    /// The class: 1 critical, 2 content, 3 progress, 4 debug.
-    pub fn class(&self) -> u8 {
+    /// The class, unless its producer chose one.
+    pub fn class(&self) -> Class {
         match self {
-            Self::Started | Self::Completed | Self::Error | Self::ToolCompleted(_) => 1,
-            Self::Thinking | Self::ToolExecuting(_) | Self::Custom(_) => 2,
+            Self::Started | Self::Completed | Self::Error | Self::ToolCompleted(_) => Class::Critical,
+            Self::Thinking | Self::ToolExecuting(_) | Self::Custom(_) => Class::Content,
         }
     }
 
@@ -75,6 +139,25 @@ pub struct Draft<'a> {
     pub payload: &'a str,
     /// Whether the payload lacks `execution_time_ms` and wants it from the log.
     pub timed: bool,
+    /// What only an application's own events have.
+    pub extra: Extra<'a>,
+}
+
+impl Draft<'_> {
+    /// Its class.
+    pub fn class(&self) -> Class {
+        self.extra.class.unwrap_or(self.kind.class())
+    }
+
+    /// How soon readers must know of it, when it is published at `now`.
+    pub(super) fn urgency(&self, now: Micros) -> Urgency {
+        match self.class() {
+            Class::Content if self.extra.delta.is_some() => Urgency::Soon(now.saturating_add(DELTA_DELAY)),
+            Class::Critical | Class::Content => Urgency::Now,
+            Class::Progress => Urgency::Soon(now.saturating_add(PROGRESS_DELAY)),
+            Class::Debug => Urgency::Soon(now.saturating_add(DEBUG_DELAY)),
+        }
+    }
 }
 
 /// Why an event was not accepted. Nothing of it is in the text: errors are logged.

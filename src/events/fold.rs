@@ -1,11 +1,13 @@
-//! What is left of the oldest events when a log is full: the latest of each span and key, in log order.
+//! What is left of the oldest events when a log is full: the latest of each span and key, in log order, and texts as a whole.
 
+use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::log;
+use super::log::{LogEntry, TextId};
 use crate::mutants::mutant;
 
 /// What an event is the latest of.
@@ -23,16 +25,48 @@ pub(super) enum Slot {
     Terminal,
     /// An application's own event, by the number of its type.
     Custom(u32),
+    /// Progress, by the number of its key.
+    Progress(u32),
+    /// A part of a text: it is kept with the text's other parts.
+    Text,
 }
 
 /// The span (0 for none) and the slot.
 pub(super) type FoldKey = (u32, Slot);
 
+/// What stands at a place of the snapshot.
+#[derive(Debug)]
+enum Kept {
+    Event(LogEntry),
+    Text(Box<Text>),
+}
+
+/// The parts of a text in one.
+#[derive(Debug)]
+struct Text {
+    id: Arc<TextId>,
+    /// The contents of all parts.
+    contents: String,
+    /// The latest part, of which all but the contents is.
+    latest: LogEntry,
+}
+
+impl Text {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.contents.capacity() + self.latest.weight()
+    }
+}
+
 /// The prefix of a log as a state.
 #[derive(Debug, Default)]
 pub(super) struct Fold {
-    by_number: BTreeMap<u64, log::Entry>,
+    /// By the number of the event, or of the first part of the text.
+    by_number: BTreeMap<u64, Kept>,
     latest: HashMap<FoldKey, u64, RandomState>,
+    /// Where each text stands.
+    texts: HashMap<Arc<TextId>, u64, RandomState>,
+    /// Where each text stands, by the number of its latest part.
+    text_use: BTreeMap<u64, u64>,
     /// How many calls of a tool have begun here and not ended, by the span and the number of the tool's name.
     open_calls: HashMap<(u32, u32), u32, RandomState>,
     bytes: usize,
@@ -41,8 +75,9 @@ pub(super) struct Fold {
 
 impl Fold {
     /// Takes in the oldest entry of the log.
-    pub(super) fn take(&mut self, entry: log::Entry) {
+    pub(super) fn take(&mut self, entry: LogEntry) {
         match entry.key {
+            (_, Slot::Text) => return self.take_part(entry),
             (span, Slot::ToolBegun(_, tool)) => *self.open_calls.entry((span, tool)).or_default() += 1,
             (span, Slot::ToolEnded(tool)) => self.end_call(span, tool, entry.closes),
             _ => {}
@@ -55,7 +90,40 @@ impl Fold {
             self.drop_number(earlier);
         }
         self.bytes += entry.weight();
-        self.by_number.insert(entry.number, entry);
+        self.by_number.insert(entry.number, Kept::Event(entry));
+    }
+
+    /// Adds a part to its text, which stands where its first part was.
+    fn take_part(&mut self, entry: LogEntry) {
+        let Some(id) = entry.part().map(|part| part.of.clone()) else {
+            return;
+        };
+        let place = self.texts.get(&id).copied();
+        if let Some(place) = place
+            && let Some(Kept::Text(text)) = self.by_number.get_mut(&place)
+        {
+            let before = text.weight();
+            if mutant!(FoldKeepsLastPart) {
+                text.contents.clear();
+            }
+            text.contents.push_str(entry.contents());
+            self.text_use.remove(&text.latest.number);
+            self.text_use.insert(entry.number, place);
+            text.latest = entry;
+            self.bytes = self.bytes - before + text.weight();
+            return;
+        }
+        let place = entry.number;
+        self.texts.insert(id.clone(), place);
+        self.text_use.insert(place, place);
+        let contents = entry.contents().to_owned();
+        let text = Text {
+            id,
+            contents,
+            latest: entry,
+        };
+        self.bytes += text.weight();
+        self.by_number.insert(place, Kept::Text(Box::new(text)));
     }
 
     /// A call of the tool has ended: how it began goes, unless the end needs it.
@@ -89,24 +157,40 @@ impl Fold {
     }
 
     fn drop_number(&mut self, number: u64) {
-        if let Some(entry) = self.by_number.remove(&number) {
-            self.bytes -= entry.weight();
+        match self.by_number.remove(&number) {
+            Some(Kept::Event(entry)) => self.bytes -= entry.weight(),
+            Some(Kept::Text(text)) => {
+                self.bytes -= text.weight();
+                self.text_use.remove(&text.latest.number);
+                self.texts.remove(&text.id);
+            }
+            None => {}
         }
     }
 
-    /// Makes room by dropping the oldest events that no open span needs, then the oldest thoughts and messages of open ones.
-    /// What remains at the worst is how each open span and its open tools began.
+    /// Makes room by dropping the oldest events that no open span needs, then the oldest thoughts, texts and messages of open
+    /// ones. A text is as old as its latest part. What remains at the worst is how each open span and its open tools began.
     pub(super) fn shrink(&mut self, max_bytes: usize, max_events: usize, is_open: impl Fn(u32) -> bool) {
         for keep_open_spans in [true, false] {
             while self.bytes > max_bytes || self.by_number.len() > max_events {
-                let victim = self.by_number.values().find(|entry| {
+                let may_go = |(span, slot): FoldKey| {
                     if keep_open_spans {
-                        !is_open(entry.key.0) || mutant!(FoldForgetsOpenSpans)
+                        !is_open(span) || mutant!(FoldForgetsOpenSpans)
                     } else {
-                        matches!(entry.key.1, Slot::Thinking | Slot::Custom(_))
+                        matches!(slot, Slot::Thinking | Slot::Custom(_) | Slot::Progress(_) | Slot::Text)
                     }
+                };
+                let event = self.by_number.iter().find_map(|(number, kept)| match kept {
+                    Kept::Event(entry) => may_go(entry.key).then_some((*number, *number, entry.key)),
+                    Kept::Text(_) => None,
                 });
-                let Some((number, key)) = victim.map(|entry| (entry.number, entry.key)) else {
+                let text = self.text_use.iter().find_map(|(used, place)| {
+                    let Some(Kept::Text(text)) = self.by_number.get(place) else {
+                        return None;
+                    };
+                    may_go(text.latest.key).then_some((*used, *place, text.latest.key))
+                });
+                let Some((_, number, key)) = event.into_iter().chain(text).min_by_key(|(used, ..)| *used) else {
                     break;
                 };
                 if self.forget(key).is_none()
@@ -120,9 +204,12 @@ impl Fold {
         }
     }
 
-    /// The events that stand for the prefix, in log order.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &log::Entry> {
-        self.by_number.values()
+    /// The messages that stand for the prefix, in log order.
+    pub(super) fn messages(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        self.by_number.values().map(|kept| match kept {
+            Kept::Event(entry) => Cow::Borrowed(&*entry.text),
+            Kept::Text(text) => Cow::Owned(text.latest.with_contents(&[&text.contents])),
+        })
     }
 
     pub(super) fn len(&self) -> usize {

@@ -2,12 +2,14 @@
 //!
 //! Only `ev` and `snap` move a client's position; control frames carry no number of their own.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::connection::SubscribeMode;
 use super::json;
-use super::log::{Entry, Outcome, RunLog, StreamView};
+use super::log::{Item, Outcome, RunLog, StreamView};
 use crate::ids::MAX_ID_CHARS;
 
 /// The WebSocket subprotocol.
@@ -81,7 +83,7 @@ pub(super) fn gone(stream: &str) -> String {
 }
 
 /// Events in log order.
-pub(super) fn events(log: &RunLog, entries: &[&Entry]) -> String {
+pub(super) fn events(log: &RunLog, entries: &[Item<'_>]) -> String {
     let mut out = open_for("ev", log);
     json::key(&mut out, "b");
     out.push('[');
@@ -91,11 +93,11 @@ pub(super) fn events(log: &RunLog, entries: &[&Entry]) -> String {
         }
         out.push('{');
         json::number_member(&mut out, "n", entry.number);
-        json::number_member(&mut out, "f", entry.number);
+        json::number_member(&mut out, "f", entry.first);
         json::number_member(&mut out, "p", u64::from(entry.class));
         json::number_member(&mut out, "ts", entry.unix / 1_000);
         json::key(&mut out, "id");
-        log.write_event_id(&mut out, entry.number);
+        log.write_event_id(&mut out, entry.number, entry.id);
         json::key(&mut out, "ev");
         out.push_str(&entry.text);
         out.push('}');
@@ -105,16 +107,16 @@ pub(super) fn events(log: &RunLog, entries: &[&Entry]) -> String {
 }
 
 /// The snapshot that stands for everything up to `number`.
-pub(super) fn snapshot(log: &RunLog, number: u64, entries: &[&Entry]) -> String {
+pub(super) fn snapshot(log: &RunLog, number: u64, messages: &[Cow<'_, str>]) -> String {
     let mut out = open_for("snap", log);
     json::number_member(&mut out, "n", number);
     json::key(&mut out, "b");
     out.push('[');
-    for (at, entry) in entries.iter().enumerate() {
+    for (at, message) in messages.iter().enumerate() {
         if at > 0 {
             out.push(',');
         }
-        out.push_str(&entry.text);
+        out.push_str(message);
     }
     out.push(']');
     close(out)

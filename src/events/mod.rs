@@ -10,8 +10,8 @@ mod span;
 mod streams;
 
 pub use connection::{Connection, CursorMode, SubscribeMode, Wake};
-pub use event::{Draft, EventError, EventKind, MAX_EVENT_BYTES};
+pub use event::{Class, Delta, Draft, EventError, EventKind, Extra, MAX_EVENT_BYTES, Urgency};
 pub use frame::ClientFrame;
-pub use log::{LogBounds, Outcome, RunLog, StreamView, StreamWriter};
+pub use log::{Level, LogBounds, Outcome, RunLog, StreamView, StreamWriter};
 pub use span::SpanScope;
 pub use streams::{MAX_STREAMS, Streams};

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use foldhash::fast::RandomState;
 
 use super::connection::{Connection, CursorMode};
-use super::event::EventError;
+use super::event::{EventError, Urgency};
 use super::log::{LogBounds, RunLog, StreamView, StreamWriter};
 use crate::clock::Micros;
 use crate::ids::{RunId, ThreadId};
@@ -121,7 +121,7 @@ impl Streams {
             if let Some(replaced) = replaced.filter(|replaced| Arc::strong_count(replaced) == 1) {
                 replaced.forget();
             }
-            streams.wake();
+            streams.wake(Urgency::Now);
             return Ok(writer);
         }
     }
@@ -181,11 +181,11 @@ impl Streams {
     }
 
     /// Folds a live log of the user that is larger than the one that needs room. Answers whether one could be folded.
-    pub(super) fn fold_larger(&self, needy: &RunLog, bytes: usize) -> bool {
+    pub(super) fn fold_larger(&self, needy: &RunLog, bytes: usize, now: Micros) -> bool {
         self.logs()
             .iter()
             .filter(|log| !std::ptr::eq(&raw const ***log, needy) && !log.is_over())
-            .any(|log| log.try_fold_some(bytes))
+            .any(|log| log.try_fold_some(bytes, now))
     }
 
     /// Attaches a socket. One connection more than `max` replaces the one that was read from longest ago.
@@ -241,12 +241,12 @@ impl Streams {
     }
 
     /// Wakes the connections that wait for something to read.
-    pub fn wake(&self) {
+    pub fn wake(&self, urgency: Urgency) {
         if self.parked.load(Ordering::SeqCst) == 0 {
             return;
         }
         for connection in self.connections() {
-            connection.wake();
+            connection.wake_for(urgency);
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct EventCounters {
     pub failed: Counter,
     /// Folded into a snapshot.
     pub folded: Counter,
+    /// Debug events removed from full logs.
+    pub shed: Counter,
     /// Dropped from a snapshot because the snapshot itself was full.
     pub forgotten: Counter,
 }

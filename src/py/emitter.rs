@@ -19,7 +19,7 @@ use super::process::{CLOCK, Stamp, lane_of, registry};
 use super::request::NoteId;
 use crate::clock::{Clock, micros, seconds};
 use crate::context::{ContextCore, ContextFault, Identity};
-use crate::events::{Draft, EventError, EventKind, LogBounds, Outcome, SpanScope, StreamWriter, Streams, json};
+use crate::events::{Draft, EventError, EventKind, Extra, LogBounds, Outcome, SpanScope, StreamWriter, Streams, json};
 use crate::ids::{self, RequestId, RunId, ThreadId};
 use crate::lanes::LaneHandle;
 use crate::metrics::Counter;
@@ -383,6 +383,7 @@ impl UserWebSocketEmitter {
                 message: event.message.as_deref(),
                 payload: &event.payload.out,
                 timed: method.timed,
+                extra: Extra::default(),
             };
             self.emit(py, run.as_deref(), draft)
                 .map(|number| Self::answer(py, number))
@@ -772,6 +773,7 @@ impl UserWebSocketEmitter {
                 message,
                 payload: &payload.out,
                 timed: false,
+                extra: Extra::default(),
             };
             self.emit(py, run_id, draft)
         })

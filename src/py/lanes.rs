@@ -7,7 +7,7 @@ use super::process::{CLOCK, registry};
 use crate::clock::{Clock, micros, seconds};
 
 /// Counts of the process: `lanes`, `idle`, `evicted`, `bytes`, `events_published`, `events_sent`, `events_failed`,
-/// `events_folded`, `events_forgotten`.
+/// `events_folded`, `events_shed`, `events_forgotten`.
 #[pyfunction]
 #[pyo3(signature = () -> "dict[str, int]")]
 pub(crate) fn lane_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
@@ -23,6 +23,7 @@ pub(crate) fn lane_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     dict.set_item("events_sent", events.sent.get())?;
     dict.set_item("events_failed", events.failed.get())?;
     dict.set_item("events_folded", events.folded.get())?;
+    dict.set_item("events_shed", events.shed.get())?;
     dict.set_item("events_forgotten", events.forgotten.get())?;
     Ok(dict)
 }

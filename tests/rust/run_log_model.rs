@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use isolane::clock::{Moment, ProcessClock};
-use isolane::events::{CursorMode, Draft, EventKind, LogBounds, Outcome, SpanScope, StreamWriter, Streams};
+use isolane::events::{CursorMode, Draft, EventKind, Extra, LogBounds, Outcome, SpanScope, StreamWriter, Streams};
 use isolane::ids::{RequestId, RunId, ThreadId, UserId};
 use isolane::lanes::{LaneHandle, Registry};
 use proptest::prelude::*;
@@ -145,6 +145,7 @@ impl Agents {
             message: None,
             payload: "{\"x\":1",
             timed: false,
+            extra: Extra::default(),
         };
         // What breaks the order of a span is refused and changes nothing, which the numbers show.
         if let Ok(number) = self.writer.log().publish(&self.lane, &scope, draft, MOMENT) {
@@ -242,6 +243,7 @@ fn a_log_is_its_owners_alone() {
         message: None,
         payload: "{",
         timed: false,
+        extra: Extra::default(),
     };
     assert!(writer.log().publish(&bob, &scope, draft, MOMENT).is_err());
     assert!(writer.log().publish(&ann, &scope, draft, MOMENT).is_ok());

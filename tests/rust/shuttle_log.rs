@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use isolane::clock::{Moment, ProcessClock};
 use isolane::events::{
-    Connection, CursorMode, Draft, EventError, EventKind, LogBounds, Outcome, RunLog, SpanScope, StreamWriter, Streams,
-    Wake,
+    Connection, CursorMode, Draft, EventError, EventKind, Extra, LogBounds, Outcome, RunLog, SpanScope, StreamWriter,
+    Streams, Wake,
 };
 use isolane::ids::{RequestId, RunId, ThreadId, UserId};
 use isolane::lanes::{LaneHandle, Registry};
@@ -63,6 +63,7 @@ fn publish(log: &RunLog, lane: &LaneHandle, payload: &str) -> Result<u64, EventE
         message: None,
         payload,
         timed: false,
+        extra: Extra::default(),
     };
     log.publish(lane, &scope, draft, Moment { unix: 0, monotonic: 1 })
 }

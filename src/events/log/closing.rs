@@ -1,0 +1,160 @@
+//! How a log comes to its end: what is left open is closed, the stream ends, the log is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::names::Names;
+use super::{Inner, Outcome, RunLog};
+use crate::clock::Micros;
+use crate::events::event::{Draft, EventKind, Extra, Urgency};
+use crate::events::json;
+use crate::events::span::{SpanBook, SpanScope};
+use crate::mutants::mutant;
+
+impl RunLog {
+    /// Closes what an agent left open, on cancel, failure and shutdown: each open tool gets its `tool_completed`, and each
+    /// open span of `scope` (of all, without one) its `agent_error`. With `only_tools` the spans stay open.
+    pub fn repair(&self, scope: Option<&SpanScope>, only_tools: bool, reason: &str, unix: Micros, monotonic: Micros) {
+        let mut lane = None;
+        {
+            let mut inner = self.inner();
+            if inner.ended.is_some() {
+                return;
+            }
+            let left: Vec<_> = inner
+                .spans
+                .open()
+                .iter()
+                .rev()
+                .filter_map(|span| {
+                    let own = SpanBook::scope_of(span)?;
+                    let wanted = scope.is_none_or(|scope| scope.request == own.request);
+                    wanted.then(|| (own, span.agent.clone(), span.tools.clone()))
+                })
+                .collect();
+            for (own, agent, tools) in left {
+                for tool in tools {
+                    let mut payload = "{".to_owned();
+                    json::text_member(&mut payload, "tool_name", &tool.name);
+                    json::text_member(&mut payload, "status", "unfinished");
+                    json::text_member(&mut payload, "error", reason);
+                    let kind = EventKind::ToolCompleted(&tool.name);
+                    self.append_repair(&mut inner, &own, kind, &agent, &payload, reason, unix, monotonic);
+                }
+                if !only_tools {
+                    let mut payload = "{".to_owned();
+                    json::text_member(&mut payload, "status", "error");
+                    json::text_member(&mut payload, "error_message", reason);
+                    json::key(&mut payload, "retriable");
+                    payload.push_str("true");
+                    self.append_repair(
+                        &mut inner,
+                        &own,
+                        EventKind::Error,
+                        &agent,
+                        &payload,
+                        reason,
+                        unix,
+                        monotonic,
+                    );
+                }
+                lane.clone_from(&inner.lane);
+            }
+        }
+        if let Some(lane) = lane {
+            lane.streams().wake(Urgency::Now);
+        }
+    }
+
+    fn append_repair(
+        &self,
+        inner: &mut Inner,
+        scope: &SpanScope,
+        kind: EventKind<'_>,
+        agent: &str,
+        payload: &str,
+        reason: &str,
+        unix: Micros,
+        monotonic: Micros,
+    ) {
+        let draft = Draft {
+            kind,
+            agent: Some(agent),
+            message: Some(reason),
+            payload,
+            timed: true,
+            extra: Extra::default(),
+        };
+        // A repair is owed, so it may exceed the bounds by what it is: a few hundred bytes for each open tool and span.
+        // It is well-formed because it was read from the book a moment ago, under the same lock.
+        let _ = self.append(inner, scope, draft, unix, monotonic);
+    }
+
+    /// Ends the stream: what is open is repaired, and the log stays readable for its retention. Ending twice is nothing.
+    /// Without an outcome it follows from the spans.
+    pub fn end(self: &Arc<Self>, outcome: Option<Outcome>, reason: &str, unix: Micros, monotonic: Micros) {
+        if !mutant!(OpenSpansLeftOpen) {
+            self.repair(None, false, reason, unix, monotonic);
+        }
+        let goes_on = mutant!(EndInTwoSteps) && !self.is_over();
+        let lane = {
+            let mut inner = self.inner();
+            if inner.ended.is_some() && !goes_on {
+                return;
+            }
+            let outcome = outcome.unwrap_or(match inner.spans.ended() {
+                (_, 0) => Outcome::Completed,
+                (0, _) => Outcome::Failed,
+                _ => Outcome::Partial,
+            });
+            inner.ended = Some((outcome, monotonic));
+            inner.spans.forget_ids();
+            inner.names = Names::default();
+            inner.keys = Names::default();
+            inner.settle();
+            self.over.store(monotonic.max(1), Ordering::SeqCst);
+            inner.lane.clone()
+        };
+        if let Some(lane) = lane {
+            lane.shared()
+                .expire_at(monotonic.max(1).saturating_add(self.bounds.retention), self);
+            if !mutant!(EndWakesNobody) {
+                lane.streams().wake(Urgency::Now);
+            }
+        }
+    }
+
+    /// Drops the log: its lane no longer knows it, and its bytes are free when the last reader lets go. Answers `false` when
+    /// it was dropped before, or somebody else is about to.
+    pub fn forget(&self) -> bool {
+        let lane = {
+            let mut inner = self.inner();
+            let Some(lane) = inner.lane.take() else { return false };
+            // Under the lock: who comes second finds the mark.
+            self.forgotten.store(true, Ordering::Release);
+            lane
+        };
+        lane.streams().remove(self, lane.shared());
+        if let Some(ended) = self.ended_at() {
+            lane.shared()
+                .forget_expiry(ended.saturating_add(self.bounds.retention), self.serial);
+        }
+        let (entries, fold) = {
+            let mut inner = self.inner();
+            inner.folded = inner.head;
+            let freed = (std::mem::take(&mut inner.entries), std::mem::take(&mut inner.fold));
+            inner.settle();
+            freed
+        };
+        drop((entries, fold));
+        for waiter in self.waits.take_all() {
+            waiter.wake();
+        }
+        true
+    }
+
+    /// Whether the log was dropped.
+    pub fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Acquire)
+    }
+}
