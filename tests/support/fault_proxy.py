@@ -25,6 +25,8 @@ from typing import Any, Self
 
 from tests.support.frame_scanner import FrameScanner
 
+Carry = Callable[[socket.socket, socket.socket], Coroutine[Any, Any, None]]
+
 CHUNK = 64 * 1024
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with a time of 0: closing sends a reset instead of an end."""
@@ -64,9 +66,9 @@ class Link:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.sock_connect(self.server, ("127.0.0.1", self.proxy.upstream_port))
             self.tasks = [
-                asyncio.create_task(self._guard(self._up(self.client, self.server)), name=f"proxy {self.number} up"),
+                asyncio.create_task(self._guard(self._up, self.client, self.server), name=f"proxy {self.number} up"),
                 asyncio.create_task(
-                    self._guard(self._down(self.server, self.client)), name=f"proxy {self.number} down"
+                    self._guard(self._down, self.server, self.client), name=f"proxy {self.number} down"
                 ),
             ]
             await asyncio.gather(*self.tasks)
@@ -76,10 +78,10 @@ class Link:
         finally:
             self.close(reset=False)
 
-    async def _guard(self, carrying: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, carry: Carry, source: socket.socket, sink: socket.socket) -> None:
         """Make a reset on one side a reset on the other; of a half-open connection neither hears of the other."""
         try:
-            await carrying
+            await carry(source, sink)
         except OSError:
             if not self.swallowing:
                 self.close(reset=True)
@@ -233,16 +235,18 @@ class FaultProxy:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self._listener.setblocking(False)
         self.port = self._listener.getsockname()[1]
-        self._keep(self._accept(self._listener))
+        # No task: one that is cancelled between two steps would lose the connection that it has just been given.
+        self._loop.add_reader(self._listener, self._accept, self._listener)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if self._listener is not None and self._loop is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
         self._close(reset=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._listener is not None:
-            self._listener.close()
 
     # Faults that act on the connections that are open.
 
@@ -339,30 +343,29 @@ class FaultProxy:
         self.cuts += len(links)
         return len(links)
 
-    def _keep(self, work: Any) -> None:
-        task = asyncio.create_task(work)
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            # Gone already.
+            return
+        client.setblocking(False)
+        if self._refusing:
+            self.refused += 1
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            client.close()
+            return
+        self.accepted += 1
+        link = Link(self, self.accepted, client)
+        if self._paused:
+            link.flowing.clear()
+        if self._lives is not None:
+            link.bytes_left = link.draw.randint(*self._lives)
+        if self._frames is not None:
+            link.frames_left, link.inside = self._frames
+            link.scanner = FrameScanner()
+            self._frames = None
+        self.links.add(link)
+        task = asyncio.create_task(link.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            client, _ = await loop.sock_accept(listener)
-            client.setblocking(False)
-            if self._refusing:
-                self.refused += 1
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                client.close()
-                continue
-            self.accepted += 1
-            link = Link(self, self.accepted, client)
-            if self._paused:
-                link.flowing.clear()
-            if self._lives is not None:
-                link.bytes_left = link.draw.randint(*self._lives)
-            if self._frames is not None:
-                link.frames_left, link.inside = self._frames
-                link.scanner = FrameScanner()
-                self._frames = None
-            self.links.add(link)
-            self._keep(link.run())
