@@ -32,7 +32,7 @@ mod _core {
     use crate::py::{
         adaptive::AdaptiveController,
         cache::TtlCache,
-        connection::{EventCursor, bye_frame},
+        connection::{EventCursor, bye_frame, cancel_stream, stream_state},
         context::PyContext,
         deepcopy::_deep_copy,
         emitter::{

@@ -59,6 +59,7 @@ from isolane.engines import (
     EngineLimitError,
     ExecutionEngineFactory,
     ExecutionEngineFactoryError,
+    RunCancelledError,
     RunExpiredError,
     UserExecutionEngine,
 )
@@ -129,6 +130,7 @@ __all__ = [
     "ResourceMetrics",
     "ResourcePoolManager",
     "ResourceTimeoutError",
+    "RunCancelledError",
     "RunClosed",
     "RunExpiredError",
     "RunFenced",
