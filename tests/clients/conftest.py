@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -31,3 +32,9 @@ async def follower(request) -> AsyncIterator[Follower]:
     made = FOLLOWERS[request.param]()
     yield made
     await made.stop()
+
+
+@pytest.fixture
+def user() -> str:
+    """A user of one's own: what earlier tests have published stays readable for a while."""
+    return f"user-{uuid.uuid4().hex[:12]}"

@@ -47,6 +47,8 @@ class Follower:
 
 
 class PythonFollower(Follower):
+    _reading: asyncio.Task[None] | None = None
+
     async def start(self, url: str, *, tokens: list[str] | None = None, **options: Any) -> None:
         if tokens is not None:
             options["token"] = lambda: tokens.pop(0)
@@ -91,6 +93,8 @@ class PythonFollower(Follower):
             self.told(["cancelled", run, f"error: {error}"])
 
     async def stop(self) -> None:
+        if self._reading is None:
+            return
         self._reading.cancel()
         await asyncio.wait({self._reading})
         if not self._reading.cancelled():
@@ -100,6 +104,8 @@ class PythonFollower(Follower):
 
 
 class JavaScriptFollower(Follower):
+    _process: asyncio.subprocess.Process | None = None
+
     async def start(self, url: str, **options: Any) -> None:
         command = [*node(), str(PROGRAM), json.dumps({"url": url, **options})]
         self._process = await asyncio.create_subprocess_exec(
@@ -108,15 +114,19 @@ class JavaScriptFollower(Follower):
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
+        assert self._process is not None
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             self.told(json.loads(line))
 
     def ask(self, name: str, run: str = "r") -> None:
+        assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"name": name, "run": run}).encode() + b"\n")
 
     async def stop(self) -> None:
+        if self._process is None:
+            return
         assert self._process.stdin is not None
         self._process.stdin.close()
         async with asyncio.timeout(PATIENCE):

@@ -2,15 +2,16 @@
 
 import { Api, Refusal } from "./api.js";
 import { EventList } from "./event-list.js";
+import { IsolaneClient } from "./isolane-client.js";
 import { LegacyClient } from "./legacy.js";
 import { LogPicker } from "./log-picker.js";
 import { Progress } from "./progress.js";
-import { IsolaneClient } from "./protocol.js";
 import { Questions } from "./questions.js";
 import { ReportView } from "./report-view.js";
 import { RunTree } from "./run-tree.js";
 
 const LEGACY_POLL_MS = 250;
+const NOT_SIGNED_IN = 4501;
 
 export class Pane extends EventTarget {
   #element;
@@ -24,6 +25,7 @@ export class Pane extends EventTarget {
   #legacyMode = false;
   #maxUploadBytes = 0;
   #run = null;
+  #seenRuns = new Set();
   #running = false;
   #starting = false;
   #held = [];
@@ -76,6 +78,7 @@ export class Pane extends EventTarget {
     try {
       const started = await this.#api.startRun(this.#questions.order());
       this.#run = started.run_id;
+      this.#seenRuns.add(started.run_id);
       if (started.mode === "legacy") this.#followLegacyRun(started.run_id);
     } catch (error) {
       this.#setRunning(false);
@@ -101,6 +104,7 @@ export class Pane extends EventTarget {
       });
     });
     this.#find(".sign-out").addEventListener("click", () => this.#leave());
+    this.#find(".cancel").addEventListener("click", () => this.#cancel());
     new LogPicker(this.#find(".drop"), {
       onFile: (file) => this.#upload(file),
       onSample: (name) => this.#attempt(async () => this.#upload(await this.#api.sample(name))),
@@ -118,15 +122,16 @@ export class Pane extends EventTarget {
     this.#find(".sign-out").hidden = false;
     this.#problem("");
     // The latest run is what a reload shows again; its events come from the log by themselves.
-    let latest;
-    await this.#attempt(async () => ([latest] = await this.#api.runs()));
+    let runs = [];
+    await this.#attempt(async () => (runs = await this.#api.runs()));
     if (this.#user !== user) return;
-    this.#run = latest?.mode === "isolated" ? latest.run_id : null;
-    this.#client = new IsolaneClient("/ws", token, {
-      onState: (state, detail) => this.#showConnection(state, detail),
-      onSignedOut: () => this.#signedOut(),
-      onEvent: (run, message) => this.#whenStarted(() => run === this.#run && this.#show(message, false)),
-      onReplace: (run, messages) => this.#whenStarted(() => run === this.#run && this.#replace(messages)),
+    this.#seenRuns = new Set(runs.map((run) => run.run_id));
+    this.#run = runs[0]?.mode === "isolated" ? runs[0].run_id : null;
+    this.#client = new IsolaneClient("/ws", {
+      token,
+      onState: (state, detail) => this.#clientState(state, detail),
+      onEvent: (run, message) => this.#whenStarted(() => this.#shows(run) && this.#show(message, false)),
+      onReplace: (run, messages) => this.#whenStarted(() => this.#shows(run) && this.#replace(messages)),
       onEnd: (run, outcome) => this.#whenStarted(() => run === this.#run && this.#ended(outcome)),
     });
     this.#token = token;
@@ -181,6 +186,32 @@ export class Pane extends EventTarget {
     else apply();
   }
 
+  /** Whether a run is the one that is shown. One that another window has started is, once the own one is over. */
+  #shows(run) {
+    const isNew = !this.#seenRuns.has(run);
+    this.#seenRuns.add(run);
+    if (isNew && !this.#running) {
+      this.#clearRun();
+      this.#run = run;
+    }
+    return run === this.#run;
+  }
+
+  async #cancel() {
+    const button = this.#find(".cancel");
+    const run = this.#run;
+    if (!run) return;
+    button.disabled = true;
+    try {
+      const state = await this.#client.cancel(run);
+      if (state === "gone" && this.#run === run) this.#problem("The server no longer knows this run.");
+    } catch (error) {
+      if (this.#run === run) this.#problem(`The run could not be cancelled: ${error.message}.`);
+    } finally {
+      button.disabled = false;
+    }
+  }
+
   #show(message, foreign) {
     this.#find(".tree-box").hidden = this.#find(".events-box").hidden = false;
     this.#tree.apply(message, foreign);
@@ -220,6 +251,8 @@ export class Pane extends EventTarget {
       await this.#attempt(() => this.#reportView.show(this.#run));
     } else if (outcome === "lost") {
       this.#problem("The server no longer knows this run: it was restarted. Run the log again.");
+    } else if (outcome === "cancelled") {
+      this.#problem("The run was cancelled.");
     } else if (this.#find(".problem").hidden) {
       this.#problem(`The run ended without a report: ${outcome}.`);
     }
@@ -260,9 +293,15 @@ export class Pane extends EventTarget {
   #setRunning(running) {
     this.#running = running;
     this.#find(".run").disabled = running;
+    this.#find(".cancel").hidden = this.#legacyMode;
     if (running) this.#progress.start();
     else this.#progress.stop();
     this.#changed();
+  }
+
+  #clientState(state, { code, reason, delayMs }) {
+    this.#showConnection(state, state === "waiting" ? `again in ${Math.ceil(delayMs / 1000)} s` : reason);
+    if (state === "closed" && code === NOT_SIGNED_IN) this.#signedOut();
   }
 
   #showConnection(state, detail) {
