@@ -27,7 +27,7 @@ export class Pane extends EventTarget {
   #run = null;
   #seenRuns = new Set();
   #running = false;
-  #starting = false;
+  #holding = 0;
   #held = [];
   #foreignCount = 0;
   #foreignUsers = new Set();
@@ -74,7 +74,7 @@ export class Pane extends EventTarget {
     if (!this.#questions.report()) return;
     this.#clearRun();
     this.#setRunning(true);
-    this.#starting = true;
+    this.#holding += 1;
     try {
       const started = await this.#api.startRun(this.#questions.order());
       this.#run = started.run_id;
@@ -84,8 +84,7 @@ export class Pane extends EventTarget {
       this.#setRunning(false);
       this.#fail(error);
     } finally {
-      this.#starting = false;
-      for (const apply of this.#held.splice(0)) apply();
+      this.#release();
     }
   }
 
@@ -130,9 +129,9 @@ export class Pane extends EventTarget {
     this.#client = new IsolaneClient("/ws", {
       token,
       onState: (state, detail) => this.#clientState(state, detail),
-      onEvent: (run, message) => this.#whenStarted(() => this.#shows(run) && this.#show(message, false)),
-      onReplace: (run, messages) => this.#whenStarted(() => this.#shows(run) && this.#replace(messages)),
-      onEnd: (run, outcome) => this.#whenStarted(() => run === this.#run && this.#ended(outcome)),
+      onEvent: (run, message) => this.#whenKnown(run, () => run === this.#run && this.#show(message, false)),
+      onReplace: (run, messages) => this.#whenKnown(run, () => run === this.#run && this.#replace(messages)),
+      onEnd: (run, outcome) => this.#whenKnown(run, () => run === this.#run && this.#ended(outcome)),
     });
     this.#token = token;
     this.#connectLegacy();
@@ -182,19 +181,36 @@ export class Pane extends EventTarget {
 
   /** Which run is the own one is known when the server has answered; what comes before waits for it. */
   #whenStarted(apply) {
-    if (this.#starting) this.#held.push(apply);
+    if (this.#holding > 0) this.#held.push(apply);
     else apply();
   }
 
-  /** Whether a run is the one that is shown. One that another window has started is, once the own one is over. */
-  #shows(run) {
-    const isNew = !this.#seenRuns.has(run);
+  #whenKnown(run, apply) {
+    if (!this.#seenRuns.has(run) && this.#holding === 0) this.#lookUp(run);
+    this.#whenStarted(apply);
+  }
+
+  /** A run that this pane has not started: another window of the user has, perhaps. Then it is shown here as well. */
+  async #lookUp(run) {
+    const api = this.#api;
     this.#seenRuns.add(run);
-    if (isNew && !this.#running) {
-      this.#clearRun();
-      this.#run = run;
+    this.#holding += 1;
+    try {
+      const [latest] = await api.runs();
+      if (latest?.run_id === run && !this.#running && this.#api === api) {
+        this.#clearRun();
+        this.#run = run;
+      }
+    } catch (error) {
+      this.#fail(error);
+    } finally {
+      this.#release();
     }
-    return run === this.#run;
+  }
+
+  #release() {
+    this.#holding -= 1;
+    if (this.#holding === 0) for (const apply of this.#held.splice(0)) apply();
   }
 
   async #cancel() {
