@@ -35,7 +35,10 @@ def _found() -> tuple[str, ...] | None:
     if (driver := find_spec("playwright")) and driver.origin:
         candidates.append((str(Path(driver.origin).parent / "driver" / "node"),))
     for command in candidates:
-        if shutil.which(command[0]) and not subprocess.run([*command, "-e", _PROBE], capture_output=True, check=False).returncode:
+        if (
+            shutil.which(command[0])
+            and not subprocess.run([*command, "-e", _PROBE], capture_output=True, check=False).returncode
+        ):
             return command
     return None
 

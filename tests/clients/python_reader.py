@@ -9,7 +9,7 @@ from isolane.client import Ended, Event, Position, Replaced, Skipped
 from isolane.client.reader import Broken, Bye, Cancelled, Send, StreamReader, Welcomed
 
 
-def told(effect: Any) -> list[Any]:
+def told(effect: Any) -> list[Any]:  # noqa: PLR0911 - a table
     match effect:
         case Send(frame):
             return ["send", frame]

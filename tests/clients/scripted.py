@@ -19,9 +19,7 @@ PATIENCE = 60.0
 def ev(*numbers: int, run: str = "r", epoch: str = "A", critical: bool = False, **more: Any) -> Frame:
     """A frame of events."""
     p = 1 if critical else 2
-    entries = [
-        {"n": n, "f": n, "p": p, "ts": n, "id": f"evt_{epoch}_{n}", "ev": {"seq": n, **more}} for n in numbers
-    ]
+    entries = [{"n": n, "f": n, "p": p, "ts": n, "id": f"evt_{epoch}_{n}", "ev": {"seq": n, **more}} for n in numbers]
     return {"v": 1, "t": "ev", "s": run, "e": epoch, "b": entries}
 
 
@@ -98,7 +96,13 @@ class ScriptedServer:
     async def running(self, port: int = 0) -> AsyncIterator[str]:
         """Serve; gives the address."""
         server = await serve(
-            self._serve, "127.0.0.1", port, subprotocols=["isolane.v1"], compression=None, ping_interval=None, close_timeout=1
+            self._serve,
+            "127.0.0.1",
+            port,
+            subprotocols=["isolane.v1"],
+            compression=None,
+            ping_interval=None,
+            close_timeout=1,
         )
         async with server:
             yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"

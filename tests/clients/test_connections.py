@@ -161,7 +161,14 @@ async def test_no_compression_is_asked_for_where_none_is_wanted(follower) -> Non
 
 @pytest.mark.parametrize(
     "rubbish",
-    [b"\xff\xff\xff", deflated(ev(1))[:-4], "{", "[]", '{"t":"ev","s":"r","e":"A","b":7}', deflated({"t": "x" * 17 * 2**20})],
+    [
+        b"\xff\xff\xff",
+        deflated(ev(1))[:-4],
+        "{",
+        "[]",
+        '{"t":"ev","s":"r","e":"A","b":7}',
+        deflated({"t": "x" * 17 * 2**20}),
+    ],
     ids=["no deflate", "cut off", "no JSON", "no object", "no list", "too large"],
 )
 async def test_a_frame_that_cannot_be_read_costs_the_connection_and_nothing_else(follower, rubbish) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from isolane.client.reader import StreamReader
+
 from tests.clients.channel import ModelLog, View
 from tests.clients.python_reader import PythonReader, take
 
