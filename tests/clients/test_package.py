@@ -75,8 +75,8 @@ def test_the_types_name_what_the_module_has() -> None:
     """Exports, members of classes, options: in both the same."""
     program = f"""
       const module = await import({json.dumps((PACKAGE / "isolane-client.js").as_uri())});
-      const members = ({prototype}) =>
-        Object.getOwnPropertyNames(prototype).filter((name) => name !== "constructor").sort();
+      const members = (type) =>
+        Object.getOwnPropertyNames(type.prototype).filter((name) => name !== "constructor").sort();
       console.log(JSON.stringify(Object.fromEntries(Object.entries(module).map(
         ([name, value]) => [name, value.prototype && /^class/.test(value) ? members(value) : null]))));
     """

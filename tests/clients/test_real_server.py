@@ -8,7 +8,7 @@ import pytest
 from isolane.client import Ended, Event, Replaced, Skipped, StateChanged, connect
 
 from tests.clients.followers import FOLLOWERS, Follower
-from tests.faults.site import Site
+from tests.faults.site import Site, settled
 from tests.support.event_history import History
 from tests.support.fault_proxy import FaultProxy
 
@@ -197,6 +197,27 @@ async def test_a_consumer_that_does_not_read_holds_the_server_back(proxied, user
                     break
         assert (covered, outcome) == (902, "completed")
         await reading.aclose()
+
+
+async def test_left_at_any_moment_it_leaves_no_socket(proxied, user) -> None:
+    """Cancelled while it opens, reads, acks and closes."""
+    site, proxy = proxied
+    run = site.run(user)
+    site.story(run, EVENTS)
+
+    async def follow() -> None:
+        async with connect(address(proxy), token=user) as client:
+            async for _ in client.events():
+                await asyncio.sleep(0)
+
+    for step in range(25):
+        task = asyncio.create_task(follow())
+        await asyncio.sleep(0.002 * step)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+    await settled(lambda: site.sockets() == 0)
+    assert len(asyncio.all_tasks()) == 1
 
 
 async def test_who_is_not_signed_in_is_told_so_for_good(follower, proxied) -> None:

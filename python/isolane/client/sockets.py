@@ -44,7 +44,7 @@ class Socket(Protocol):
         """Close the socket."""
 
 
-class WebSocket:
+class _WebSocket:
     """A socket of the ``websockets`` library."""
 
     def __init__(self, connection: Any) -> None:
@@ -81,7 +81,7 @@ def _closed(error: Any) -> SocketClosedError:
     return SocketClosedError(received.code, received.reason)
 
 
-async def open_websocket(url: str, headers: Mapping[str, str], options: Mapping[str, Any]) -> WebSocket:
+async def open_websocket(url: str, headers: Mapping[str, str], options: Mapping[str, Any]) -> Socket:
     """Open a socket. Raises `SocketClosedError` when that is not possible."""
     from websockets.asyncio.client import connect  # noqa: PLC0415 - the extra may be absent
     from websockets.exceptions import InvalidHandshake, InvalidStatus  # noqa: PLC0415 - the same
@@ -107,4 +107,4 @@ async def open_websocket(url: str, headers: Mapping[str, str], options: Mapping[
     if connection.subprotocol != SUBPROTOCOL:
         await connection.close()
         raise SocketClosedError(PROTOCOL_ERROR, f"the server does not speak {SUBPROTOCOL}")
-    return WebSocket(connection)
+    return _WebSocket(connection)
