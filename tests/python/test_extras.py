@@ -51,7 +51,13 @@ def test_the_command_line_names_the_extra_instead_of_a_traceback():
 
 @pytest.mark.parametrize(
     "module",
-    ["isolane", "isolane.compat.user_execution_context", "isolane.compat.execution_engine_factory", "isolane.client", "isolane.testing"],
+    [
+        "isolane",
+        "isolane.compat.user_execution_context",
+        "isolane.compat.execution_engine_factory",
+        "isolane.client",
+        "isolane.testing",
+    ],
 )
 def test_the_rest_needs_no_extra(module):
     done = without(" ".join(EXTRA), f"import {module}")
