@@ -11,6 +11,7 @@ from isolane._core import (
     ExecutionMetrics,
     ExecutionRun,
     ExecutionStatus,
+    FailedEvent,
     FairLimiter,
     ForkedProcessError,
     InvalidContextError,
@@ -63,7 +64,7 @@ from isolane.engines import (
     RunExpiredError,
     UserExecutionEngine,
 )
-from isolane.events import WebSocketBridgeFactory, WebSocketConfig
+from isolane.events import DeliveryTimeout, WebSocketBridgeFactory, WebSocketConfig
 from isolane.limits import (
     AdaptiveSemaphore,
     LimitTimeout,
@@ -96,6 +97,7 @@ __all__ = [
     "ContextIsolationError",
     "ContextPolicy",
     "ContextStateError",
+    "DeliveryTimeout",
     "EngineClosedError",
     "EngineDrainingError",
     "EngineLimitError",
@@ -106,6 +108,7 @@ __all__ = [
     "ExecutionResult",
     "ExecutionRun",
     "ExecutionStatus",
+    "FailedEvent",
     "FairLimiter",
     "ForkedProcessError",
     "InvalidContextError",

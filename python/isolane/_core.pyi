@@ -30,6 +30,7 @@ __all__ = [
     "ExecutionMetrics",
     "ExecutionRun",
     "ExecutionStatus",
+    "FailedEvent",
     "FairLimiter",
     "Fence",
     "ForkedProcessError",
@@ -584,6 +585,34 @@ class ExecutionStatus:
     def value(self, /) -> str:
         """
         The name in lower case, e.g. `partial_failure`.
+        """
+
+@final
+class FailedEvent:
+    """
+    An event that was not accepted. Its payload is not kept. Fields: `time` (seconds since the epoch), `event_id` (the one that
+    its producer chose, else an empty text), `event_type`, and `reason`.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def event_id(self, /) -> str:
+        """
+        The id that its producer chose, else an empty text.
+        """
+    @property
+    def event_type(self, /) -> str:
+        """
+        Its type; an empty text when that was no text.
+        """
+    @property
+    def reason(self, /) -> str:
+        """
+        The name of the exception that was raised, and its text.
+        """
+    @property
+    def time(self, /) -> float:
+        """
+        When, in seconds since the epoch.
         """
 
 @final
@@ -1662,6 +1691,11 @@ class UserWebSocketEmitter:
         """
         The socket that it was made for, if one was named. Events go to all of the user's.
         """
+    @property
+    def failed_events(self, /) -> list[FailedEvent]:
+        """
+        The latest 256 events of the user that were not accepted, by any emitter, the oldest first.
+        """
     def get_event_stats(self, /) -> dict[str, int]:
         """
         Counts of this emitter: `events_published`, `events_refused`; and of its stream: `stream_head`.
@@ -1697,6 +1731,10 @@ class UserWebSocketEmitter:
         agent_name: str | None = None,
         run_id: str | None = None,
         message: str | None = None,
+        priority: SupportsIndex = 2,
+        key: str | None = None,
+        message_id: str | None = None,
+        event_id: str | None = None,
     ) -> collections.abc.Awaitable[int]:
         """
         The same as `send_custom_event`.
@@ -1718,6 +1756,10 @@ class UserWebSocketEmitter:
         agent_name: str | None = None,
         run_id: str | None = None,
         message: str | None = None,
+        priority: SupportsIndex = 2,
+        key: str | None = None,
+        message_id: str | None = None,
+        event_id: str | None = None,
     ) -> int:
         """
         The synchronous form of `send_custom_event`. Returns the event's number.
@@ -1736,14 +1778,38 @@ class UserWebSocketEmitter:
         agent_name: str | None = None,
         run_id: str | None = None,
         message: str | None = None,
+        priority: SupportsIndex = 2,
+        key: str | None = None,
+        message_id: str | None = None,
+        event_id: str | None = None,
     ) -> collections.abc.Awaitable[int]:
         """
         An application's own event. `event_type` is any name but the six.
+
+        `priority` is the class, from 1 to 4: 1 is never merged or left out, 2 is content, of 3 the latest of each `key`
+        counts (by default of each type), 4 goes first. It never changes the order. With `message_id` the event is a part of
+        a text, and its payload has the part in `delta`: a client that is behind gets several parts as one. `event_id` is an
+        id of your own: published again, the event is not appended again, and the number that it has is returned.
         """
     @property
     def user_id(self, /) -> str:
         """
         The user whose events it publishes.
+        """
+    def wait(
+        self,
+        /,
+        n: SupportsIndex,
+        level: str = "sent",
+        timeout: SupportsFloat | SupportsIndex | None = None,
+        run_id: str | None = None,
+    ) -> collections.abc.Awaitable[None]:
+        """
+        Waits until event `n` was written to some socket of the user (`sent`: the server took it), or some client of the user
+        has acknowledged it or a later one (`acked`; clients of `isolane.v1` do). The event stays in the log either way.
+
+        Raises `DeliveryTimeout`, a `TimeoutError`, after `timeout` seconds; `InvalidEvent` for a number that was not
+        published, `RunClosed` when the log is gone, and `BudgetExceeded` when 1000 wait for events of the run.
         """
 
 def _advance_clock(by_seconds: SupportsFloat | SupportsIndex) -> None:
@@ -1805,6 +1871,7 @@ def bind_event_bounds(
     max_user_bytes: SupportsIndex = ...,
     max_event_bytes: SupportsIndex = 65536,
     retention: SupportsFloat | SupportsIndex = 300.0,
+    progress_ttl: SupportsFloat | SupportsIndex = 30.0,
 ) -> None:
     """
     Sets the bounds of a context's event stream, for when it is opened. Used by the factories.
@@ -1849,6 +1916,7 @@ def emitter_for_context(
     max_user_bytes: SupportsIndex = ...,
     max_event_bytes: SupportsIndex = 65536,
     retention: SupportsFloat | SupportsIndex = 300.0,
+    progress_ttl: SupportsFloat | SupportsIndex = 30.0,
 ) -> UserWebSocketEmitter:
     """
     Makes the emitter of a context's run, and opens its stream. Used by the factories.
@@ -1864,6 +1932,7 @@ def emitter_for_user(
     max_user_bytes: SupportsIndex = ...,
     max_event_bytes: SupportsIndex = 65536,
     retention: SupportsFloat | SupportsIndex = 300.0,
+    progress_ttl: SupportsFloat | SupportsIndex = 30.0,
 ) -> UserWebSocketEmitter:
     """
     Makes an emitter that serves all runs of a user. Used by the factory.

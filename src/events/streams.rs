@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 
 use super::connection::{Connection, CursorMode, Options};
 use super::event::{EventError, Urgency};
+use super::failures::{FailedEvent, Failures};
 use super::log::{LogBounds, RunLog, StreamView, StreamWriter};
 use crate::clock::Micros;
 use crate::ids::{RunId, ThreadId};
@@ -35,6 +36,7 @@ pub struct Streams {
     inner: Mutex<Inner>,
     /// How many connections wait for something to read: publishers look here first.
     parked: AtomicIsize,
+    failures: Failures,
     account: Arc<Account>,
 }
 
@@ -62,12 +64,23 @@ impl Streams {
         Self {
             inner: Mutex::default(),
             parked: AtomicIsize::new(0),
+            failures: Failures::default(),
             account: Arc::new(Account::under(all)),
         }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An event of the user was not accepted.
+    pub fn note_failed(&self, failed: FailedEvent) {
+        self.failures.add(failed);
+    }
+
+    /// The latest events of the user that were not accepted, the oldest first.
+    pub fn failed(&self) -> Vec<FailedEvent> {
+        self.failures.list()
     }
 
     /// Bytes of all logs of the user.

@@ -125,6 +125,57 @@ KILLERS: dict[str, tuple[str, ...]] = {
         f"{P}event_log.py::test_after_any_fold_a_late_client_sees_open_what_is_open",
         "run_log_model::every_reader_has_an_unbroken_history",
     ),
+    "FoldDropsAll": (
+        f"{P}event_classes.py::test_a_fold_keeps_the_whole_text_where_it_began",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "FoldKeepsLastPart": (
+        f"{P}event_classes.py::test_a_fold_keeps_the_whole_text_where_it_began",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "OldestDroppedSilently": (
+        "run_log_model::every_reader_has_an_unbroken_history",
+        f"{P}event_classes.py::test_a_full_log_sheds_debug_then_old_progress_then_folds",
+    ),
+    "CriticalShed": (
+        f"{P}event_classes.py::test_what_is_critical_survives_a_flood_of_debug",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "CriticalSkipped": (
+        f"{P}event_classes.py::test_what_is_critical_survives_a_flood_of_debug",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "ConflationKeepsFirst": (
+        f"{P}event_classes.py::test_of_progress_the_latest_of_a_key_is_read",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "ReadByUrgency": (
+        f"{P}event_classes.py::test_of_progress_the_latest_of_a_key_is_read",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "TrailingSkipNotTold": (
+        f"{P}event_classes.py::test_a_reader_that_is_far_behind_is_sent_no_debug_and_told_so",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "TextsMixed": (
+        f"{P}event_classes.py::test_parts_of_two_executions_are_not_joined",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "TextJoinsAcrossEvents": (
+        f"{P}event_classes.py::test_parts_of_other_texts_and_with_other_events_between_are_not_joined",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "TextJoinedBackwards": (
+        f"{P}event_classes.py::test_adjacent_parts_of_a_text_are_read_as_one",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "EndedStreamTakesEvents": (f"{P}event_classes.py::test_an_event_that_is_published_again_is_not_appended_again",),
+    "ProducerIdForgotten": (
+        f"{P}event_classes.py::test_an_event_that_is_published_again_is_not_appended_again",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "DeliveryWakesNobody": (f"{P}event_classes.py::test_a_wait_ends_when_a_client_has_acknowledged_the_event",),
+    "EpochIgnored": (f"{P}cursors.py::test_resuming_answers_honestly",),
     "NumberReusedAfterFold": (
         "shuttle_log::a_client_that_attaches_while_events_fold_has_an_unbroken_history",
         f"{P}event_log.py::test_a_full_log_folds_into_the_latest_of_each_span_and_key",
