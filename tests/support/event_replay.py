@@ -113,6 +113,8 @@ class Replay:
 
     def _subscribed(self, frame: dict[str, Any]) -> None:
         name, mode = frame["s"], frame["mode"]
+        # Whoever starts over acknowledges again from there.
+        self.acked.pop(name, None)
         waiting = self.connected.asked[name]
         epoch, number = waiting.pop(0) if waiting else (None, None)
         if mode == "gone":
