@@ -25,6 +25,7 @@ mod _core {
 
     use crate::py::awaitable::{ReadyAwaitable, ReadyNone, answer_without_exception};
     use crate::py::connection::CursorAwaitable;
+    use crate::py::emitter::DeliveryAwaitable;
     use crate::py::limits::PermitAwaitable;
     use crate::py::trampoline::step_without_exception;
 
@@ -32,11 +33,11 @@ mod _core {
     use crate::py::{
         adaptive::AdaptiveController,
         cache::TtlCache,
-        connection::{EventCursor, bye_frame},
+        connection::{EventCursor, bye_frame, cancel_stream, stream_state},
         context::PyContext,
         deepcopy::_deep_copy,
         emitter::{
-            UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream,
+            FailedEvent, UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream,
             stream_has_ended, user_streams,
         },
         engines::{PyEngineBook, PyFence},
@@ -85,6 +86,7 @@ mod _core {
         answer_without_exception::<ReadyNone>(py);
         answer_without_exception::<PyPermit>(py);
         answer_without_exception::<CursorAwaitable>(py);
+        answer_without_exception::<DeliveryAwaitable>(py);
         answer_without_exception::<PermitAwaitable>(py);
         step_without_exception(py);
         // Child processes of a fork must not use what belongs to their parent.

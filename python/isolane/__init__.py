@@ -11,6 +11,7 @@ from isolane._core import (
     ExecutionMetrics,
     ExecutionRun,
     ExecutionStatus,
+    FailedEvent,
     FairLimiter,
     ForkedProcessError,
     InvalidContextError,
@@ -59,10 +60,11 @@ from isolane.engines import (
     EngineLimitError,
     ExecutionEngineFactory,
     ExecutionEngineFactoryError,
+    RunCancelledError,
     RunExpiredError,
     UserExecutionEngine,
 )
-from isolane.events import WebSocketBridgeFactory, WebSocketConfig
+from isolane.events import DeliveryTimeout, WebSocketBridgeFactory, WebSocketConfig
 from isolane.limits import (
     AdaptiveSemaphore,
     LimitTimeout,
@@ -95,6 +97,7 @@ __all__ = [
     "ContextIsolationError",
     "ContextPolicy",
     "ContextStateError",
+    "DeliveryTimeout",
     "EngineClosedError",
     "EngineDrainingError",
     "EngineLimitError",
@@ -105,6 +108,7 @@ __all__ = [
     "ExecutionResult",
     "ExecutionRun",
     "ExecutionStatus",
+    "FailedEvent",
     "FairLimiter",
     "ForkedProcessError",
     "InvalidContextError",
@@ -129,6 +133,7 @@ __all__ = [
     "ResourceMetrics",
     "ResourcePoolManager",
     "ResourceTimeoutError",
+    "RunCancelledError",
     "RunClosed",
     "RunExpiredError",
     "RunFenced",

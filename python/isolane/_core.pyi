@@ -30,6 +30,7 @@ __all__ = [
     "ExecutionMetrics",
     "ExecutionRun",
     "ExecutionStatus",
+    "FailedEvent",
     "FairLimiter",
     "Fence",
     "ForkedProcessError",
@@ -62,6 +63,7 @@ __all__ = [
     "bind_context_cache",
     "bind_event_bounds",
     "bye_frame",
+    "cancel_stream",
     "charge_memory",
     "clear_caches",
     "default_limiter",
@@ -85,6 +87,7 @@ __all__ = [
     "shed_caches",
     "show_throttled",
     "stream_has_ended",
+    "stream_state",
     "sweep_lanes",
     "to_json",
     "user_streams",
@@ -313,12 +316,36 @@ class EventCursor:
     """
     One socket of a user: a cursor that sees all of the user's runs. Frees itself when it is collected; freeing it ends no run.
     """
-    def __new__(cls, /, user_id: str, *, framed: bool = True, max_connections: SupportsIndex = 3) -> EventCursor:
+    def __new__(
+        cls,
+        /,
+        user_id: str,
+        *,
+        framed: bool = True,
+        max_connections: SupportsIndex = 3,
+        acks: bool = False,
+        defers: bool = False,
+        batching: bool = True,
+        compresses: bool = False,
+        records: bool = False,
+    ) -> EventCursor:
         """
-        Attaches a socket to the user's lane. `framed=True` for `isolane.v1`, `False` for bare messages. One more than
-        `max_connections` replaces the socket that read longest ago, which gets close code 4504.
+        Attaches a socket to the user's lane. `framed=True` for `isolane.v1`, `False` for bare messages; `records=True` for the
+        events of one run, for `read_records`. One more than `max_connections` replaces the socket that has acknowledged
+        nothing for longest, or was read from longest ago, which gets close code 4504.
+
+        With `acks` more than 256 KiB or 512 un-acked events make it pause. With `defers` what is not urgent waits for what
+        comes after it. Without `batching` a frame holds one event. With `compresses` large frames of `read_asgi` are bytes.
         """
     def __repr__(self, /) -> str: ...
+    def ack_overdue(self, /) -> float | None:
+        """
+        Seconds since an ack became due that has not come, or `None`.
+        """
+    def answer_cancel(self, /, run_id: str, cid: str | None, state: str) -> None:
+        """
+        Queues the answer to a wish to cancel a run: `accepted`, `ended` or `gone`.
+        """
     def close(self, /, code: SupportsIndex) -> None:
         """
         Says that the socket is to be closed with `code`. The first code counts.
@@ -337,9 +364,11 @@ class EventCursor:
         """
         Frees the cursor. Nothing else: runs go on.
         """
-    def handle(self, /, text: str) -> str:
+    def handle(self, /, text: str) -> str | tuple[str, str | None]:
         """
-        Handles a frame of a client: answers `sub`, `pong` or `ignored`. Raises `ValueError` for one that is not well-formed.
+        Handles a frame of a client: answers `sub`, `ack`, `pong` or `ignored`, and `refused` when it gave too many commands,
+        which closes the connection. A wish to cancel a run is returned, as the run and what the client calls the wish, to be
+        answered by `answer_cancel`. Raises `ValueError` for a frame that is not well-formed.
         """
     def ping(self, /) -> None:
         """
@@ -351,12 +380,21 @@ class EventCursor:
         """
     def read_asgi(self, /, limit: SupportsIndex = 64) -> list[dict[str, typing.Any]]:
         """
-        The same as ASGI messages.
+        The same as ASGI messages. Large frames of a socket that compresses are bytes.
+        """
+    def read_records(self, /, limit: SupportsIndex = 64) -> list[tuple[str, str, str | None]]:
+        """
+        The records of an event stream to send: type, data and, where the client may resume, id. For a cursor of records.
         """
     def subscribe(self, /, run_id: str, epoch: str | None = None, position: SupportsIndex | None = None) -> str:
         """
         Reads a stream from after `position` of `epoch`; without them from its beginning. Returns the mode: `exact`, `snapshot`,
         `reset`, or `gone` for streams that are unknown or another user's.
+        """
+    def subscribe_after(self, /, run_id: str, last_event_id: str) -> str | None:
+        """
+        Reads a stream from after the record with the id `last_event_id`. Returns the mode as `subscribe` does, or `None` when
+        the client was told the end: then nothing is read.
         """
     @property
     def user_id(self, /) -> str:
@@ -367,9 +405,9 @@ class EventCursor:
         """
         Waits until there is something to read or the socket is to be closed.
         """
-    def welcome(self, /, ping_ms: SupportsIndex) -> None:
+    def welcome(self, /, ping_ms: SupportsIndex, *, reconnect_attempts: SupportsIndex = 3) -> None:
         """
-        Queues the welcome of `isolane.v1`.
+        Queues the welcome of `isolane.v1`. `reconnect_attempts` is how often in a row the client is to try again, 0 for ever.
         """
 
 @disjoint_base
@@ -547,6 +585,34 @@ class ExecutionStatus:
     def value(self, /) -> str:
         """
         The name in lower case, e.g. `partial_failure`.
+        """
+
+@final
+class FailedEvent:
+    """
+    An event that was not accepted. Its payload is not kept. Fields: `time` (seconds since the epoch), `event_id` (the one that
+    its producer chose, else an empty text), `event_type`, and `reason`.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def event_id(self, /) -> str:
+        """
+        The id that its producer chose, else an empty text.
+        """
+    @property
+    def event_type(self, /) -> str:
+        """
+        Its type; an empty text when that was no text.
+        """
+    @property
+    def reason(self, /) -> str:
+        """
+        The name of the exception that was raised, and its text.
+        """
+    @property
+    def time(self, /) -> float:
+        """
+        When, in seconds since the epoch.
         """
 
 @final
@@ -1625,6 +1691,11 @@ class UserWebSocketEmitter:
         """
         The socket that it was made for, if one was named. Events go to all of the user's.
         """
+    @property
+    def failed_events(self, /) -> list[FailedEvent]:
+        """
+        The latest 256 events of the user that were not accepted, by any emitter, the oldest first.
+        """
     def get_event_stats(self, /) -> dict[str, int]:
         """
         Counts of this emitter: `events_published`, `events_refused`; and of its stream: `stream_head`.
@@ -1660,6 +1731,10 @@ class UserWebSocketEmitter:
         agent_name: str | None = None,
         run_id: str | None = None,
         message: str | None = None,
+        priority: SupportsIndex = 2,
+        key: str | None = None,
+        message_id: str | None = None,
+        event_id: str | None = None,
     ) -> collections.abc.Awaitable[int]:
         """
         The same as `send_custom_event`.
@@ -1681,6 +1756,10 @@ class UserWebSocketEmitter:
         agent_name: str | None = None,
         run_id: str | None = None,
         message: str | None = None,
+        priority: SupportsIndex = 2,
+        key: str | None = None,
+        message_id: str | None = None,
+        event_id: str | None = None,
     ) -> int:
         """
         The synchronous form of `send_custom_event`. Returns the event's number.
@@ -1699,14 +1778,38 @@ class UserWebSocketEmitter:
         agent_name: str | None = None,
         run_id: str | None = None,
         message: str | None = None,
+        priority: SupportsIndex = 2,
+        key: str | None = None,
+        message_id: str | None = None,
+        event_id: str | None = None,
     ) -> collections.abc.Awaitable[int]:
         """
         An application's own event. `event_type` is any name but the six.
+
+        `priority` is the class, from 1 to 4: 1 is never merged or left out, 2 is content, of 3 the latest of each `key`
+        counts (by default of each type), 4 goes first. It never changes the order. With `message_id` the event is a part of
+        a text, and its payload has the part in `delta`: a client that is behind gets several parts as one. `event_id` is an
+        id of your own: published again, the event is not appended again, and the number that it has is returned.
         """
     @property
     def user_id(self, /) -> str:
         """
         The user whose events it publishes.
+        """
+    def wait(
+        self,
+        /,
+        n: SupportsIndex,
+        level: str = "sent",
+        timeout: SupportsFloat | SupportsIndex | None = None,
+        run_id: str | None = None,
+    ) -> collections.abc.Awaitable[None]:
+        """
+        Waits until event `n` was written to some socket of the user (`sent`: the server took it), or some client of the user
+        has acknowledged it or a later one (`acked`; clients of `isolane.v1` do). The event stays in the log either way.
+
+        Raises `DeliveryTimeout`, a `TimeoutError`, after `timeout` seconds; `InvalidEvent` for a number that was not
+        published, `RunClosed` when the log is gone, and `BudgetExceeded` when 1000 wait for events of the run.
         """
 
 def _advance_clock(by_seconds: SupportsFloat | SupportsIndex) -> None:
@@ -1768,6 +1871,7 @@ def bind_event_bounds(
     max_user_bytes: SupportsIndex = ...,
     max_event_bytes: SupportsIndex = 65536,
     retention: SupportsFloat | SupportsIndex = 300.0,
+    progress_ttl: SupportsFloat | SupportsIndex = 30.0,
 ) -> None:
     """
     Sets the bounds of a context's event stream, for when it is opened. Used by the factories.
@@ -1776,6 +1880,12 @@ def bind_event_bounds(
 def bye_frame(code: SupportsIndex, retry_ms: SupportsIndex) -> str:
     """
     The frame with which the server says that it is about to close.
+    """
+
+def cancel_stream(user_id: str, run_id: str, reason: str) -> None:
+    """
+    Ends the stream of a run as cancelled, for one that no engine runs. What is open in it is closed, and whoever publishes
+    gets `RunClosed`. Does nothing to a stream that has ended, is unknown or another user's.
     """
 
 def charge_memory(
@@ -1806,6 +1916,7 @@ def emitter_for_context(
     max_user_bytes: SupportsIndex = ...,
     max_event_bytes: SupportsIndex = 65536,
     retention: SupportsFloat | SupportsIndex = 300.0,
+    progress_ttl: SupportsFloat | SupportsIndex = 30.0,
 ) -> UserWebSocketEmitter:
     """
     Makes the emitter of a context's run, and opens its stream. Used by the factories.
@@ -1821,6 +1932,7 @@ def emitter_for_user(
     max_user_bytes: SupportsIndex = ...,
     max_event_bytes: SupportsIndex = 65536,
     retention: SupportsFloat | SupportsIndex = 300.0,
+    progress_ttl: SupportsFloat | SupportsIndex = 30.0,
 ) -> UserWebSocketEmitter:
     """
     Makes an emitter that serves all runs of a user. Used by the factory.
@@ -1855,7 +1967,7 @@ def isolation_violations() -> dict[str, int]:
 def lane_stats() -> dict[str, int]:
     """
     Counts of the process: `lanes`, `idle`, `evicted`, `bytes`, `events_published`, `events_sent`, `events_failed`,
-    `events_folded`, `events_forgotten`.
+    `events_folded`, `events_shed`, `events_forgotten`.
     """
 
 def lane_usage(user_id: str) -> dict[str, int] | None:
@@ -1931,6 +2043,11 @@ def show_throttled(context: UserExecutionContext, waits: bool) -> None:
 def stream_has_ended(ctx: UserExecutionContext) -> bool:
     """
     Whether the event stream of a context's run was opened and has ended.
+    """
+
+def stream_state(user_id: str, run_id: str) -> str:
+    """
+    Where a run of the user is: `running`, `ended`, or `gone` when there is none, or it is another user's.
     """
 
 def sweep_lanes(*, idle_lanes: bool = False) -> int:

@@ -27,8 +27,6 @@ def show_config() -> int:
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, origin in rows:
         print(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
-    for name in settings.without_effect():
-        print(f"warning: {name} has no effect in this version", file=sys.stderr)
     return 0
 
 

@@ -1,16 +1,12 @@
-//! The frames of `isolane.v1`.
+//! The frames of `isolane.v1` that the server sends.
 //!
-//! Only `ev` and `snap` move a client's position; control frames carry no number of their own.
+//! Only `ev`, `skip` and `snap` move a client's position; control frames carry no number of their own.
 
 use std::borrow::Cow;
-
-use serde::Deserialize;
-use serde_json::Value;
 
 use super::connection::SubscribeMode;
 use super::json;
 use super::log::{Item, Outcome, RunLog, StreamView};
-use crate::ids::MAX_ID_CHARS;
 
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "isolane.v1";
@@ -18,6 +14,8 @@ pub const SUBPROTOCOL: &str = "isolane.v1";
 pub const BATCH_EVENTS: usize = 16;
 /// A frame is closed when it is this long, in bytes.
 pub const BATCH_BYTES: usize = 64 * 1024;
+/// How frames are compressed: what a client asks for, and what the welcome confirms.
+pub const COMPRESSION: &str = "deflate-raw";
 
 fn open(kind: &str) -> String {
     let mut out = String::with_capacity(128);
@@ -38,13 +36,30 @@ fn close(mut out: String) -> String {
     out
 }
 
+/// What a welcome says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Welcome<'a> {
+    /// The connection's name.
+    pub(super) connection: &'a str,
+    /// The user's streams.
+    pub(super) streams: &'a [StreamView],
+    /// A client that is silent for so long is asked whether it is there.
+    pub(super) ping_ms: u64,
+    /// How often in a row the client is to try again; 0 for ever.
+    pub(super) reconnect_attempts: u64,
+    /// After so many events of a run at the latest it acknowledges.
+    pub(super) ack_events: u32,
+    /// Whether large frames come compressed.
+    pub(super) compresses: bool,
+}
+
 /// The first frame of a connection.
-pub fn welcome(connection: &str, streams: &[StreamView], ping_ms: u64) -> String {
+pub(super) fn welcome(welcome: &Welcome<'_>) -> String {
     let mut out = open("welcome");
-    json::text_member(&mut out, "conn", connection);
+    json::text_member(&mut out, "conn", welcome.connection);
     json::key(&mut out, "streams");
     out.push('[');
-    for (at, stream) in streams.iter().enumerate() {
+    for (at, stream) in welcome.streams.iter().enumerate() {
         if at > 0 {
             out.push(',');
         }
@@ -61,7 +76,18 @@ pub fn welcome(connection: &str, streams: &[StreamView], ping_ms: u64) -> String
         out.push('}');
     }
     out.push(']');
-    json::number_member(&mut out, "ping_ms", ping_ms);
+    json::number_member(&mut out, "ping_ms", welcome.ping_ms);
+    json::key(&mut out, "reconnect");
+    out.push('{');
+    json::number_member(&mut out, "attempts", welcome.reconnect_attempts);
+    out.push('}');
+    json::key(&mut out, "ack");
+    out.push('{');
+    json::number_member(&mut out, "events", u64::from(welcome.ack_events));
+    out.push('}');
+    if welcome.compresses {
+        json::text_member(&mut out, "z", COMPRESSION);
+    }
     close(out)
 }
 
@@ -94,6 +120,9 @@ pub(super) fn events(log: &RunLog, entries: &[Item<'_>]) -> String {
         out.push('{');
         json::number_member(&mut out, "n", entry.number);
         json::number_member(&mut out, "f", entry.first);
+        if entry.skipped > 0 {
+            json::number_member(&mut out, "k", entry.skipped);
+        }
         json::number_member(&mut out, "p", u64::from(entry.class));
         json::number_member(&mut out, "ts", entry.unix / 1_000);
         json::key(&mut out, "id");
@@ -119,6 +148,15 @@ pub(super) fn snapshot(log: &RunLog, number: u64, messages: &[Cow<'_, str>]) -> 
         out.push_str(message);
     }
     out.push(']');
+    close(out)
+}
+
+/// Numbers of which nothing is delivered.
+pub(super) fn skip(log: &RunLog, first: u64, last: u64, skipped: u64) -> String {
+    let mut out = open_for("skip", log);
+    json::number_member(&mut out, "f", first);
+    json::number_member(&mut out, "n", last);
+    json::number_member(&mut out, "k", skipped);
     close(out)
 }
 
@@ -150,54 +188,35 @@ pub fn bye(code: u16, retry_ms: u64) -> String {
     close(out)
 }
 
-#[derive(Deserialize)]
-struct RawFrame {
-    t: String,
-    s: Option<Value>,
-    e: Option<Value>,
-    n: Option<Value>,
+/// What became of a client's wish to cancel a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelState {
+    /// It is being cancelled.
+    Accepted,
+    /// It has ended already.
+    Ended,
+    /// There is no such run for this client.
+    Gone,
 }
 
-/// Other frames than `sub` may have anything under the same names.
-fn string(value: Option<Value>) -> Option<String> {
-    match value {
-        Some(Value::String(text)) => Some(text),
-        _ => None,
-    }
-}
-
-/// What a client says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClientFrame {
-    /// It wants a stream, from a position of an epoch if it has one. A position that is no number is none.
-    Subscribe {
-        /// The stream.
-        stream: String,
-        /// The incarnation that the position belongs to.
-        epoch: Option<String>,
-        /// The latest number that the client has.
-        position: Option<u64>,
-    },
-    /// It is still there.
-    Pong,
-    /// A frame of a later version, to be ignored.
-    Unknown,
-}
-
-impl ClientFrame {
-    /// Reads a frame. The error says what is wrong with it, and nothing of what is in it.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let raw: RawFrame = serde_json::from_str(text).map_err(|_| "a frame must be a JSON object with a string t")?;
-        match raw.t.as_str() {
-            "sub" => Ok(Self::Subscribe {
-                stream: string(raw.s)
-                    .filter(|stream| stream.chars().count() <= MAX_ID_CHARS)
-                    .ok_or("a sub frame names its stream in s")?,
-                epoch: string(raw.e),
-                position: raw.n.and_then(|n| n.as_u64()),
-            }),
-            "pong" => Ok(Self::Pong),
-            _ => Ok(Self::Unknown),
+impl CancelState {
+    /// The word on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Ended => "ended",
+            Self::Gone => "gone",
         }
     }
+}
+
+/// The answer to a client that asked to cancel a run.
+pub(super) fn cancelled(run: &str, command: Option<&str>, state: CancelState) -> String {
+    let mut out = open("cancel");
+    json::text_member(&mut out, "s", run);
+    if let Some(command) = command {
+        json::text_member(&mut out, "cid", command);
+    }
+    json::text_member(&mut out, "state", state.name());
+    close(out)
 }

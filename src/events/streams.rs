@@ -7,8 +7,9 @@ use std::sync::{Arc, PoisonError, Weak};
 
 use foldhash::fast::RandomState;
 
-use super::connection::{Connection, CursorMode};
+use super::connection::{Connection, CursorMode, Options};
 use super::event::{EventError, Urgency};
+use super::failures::{FailedEvent, Failures};
 use super::log::{LogBounds, RunLog, StreamView, StreamWriter};
 use crate::clock::Micros;
 use crate::ids::{RunId, ThreadId};
@@ -35,6 +36,7 @@ pub struct Streams {
     inner: Mutex<Inner>,
     /// How many connections wait for something to read: publishers look here first.
     parked: AtomicIsize,
+    failures: Failures,
     account: Arc<Account>,
 }
 
@@ -62,12 +64,23 @@ impl Streams {
         Self {
             inner: Mutex::default(),
             parked: AtomicIsize::new(0),
+            failures: Failures::default(),
             account: Arc::new(Account::under(all)),
         }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An event of the user was not accepted.
+    pub fn note_failed(&self, failed: FailedEvent) {
+        self.failures.add(failed);
+    }
+
+    /// The latest events of the user that were not accepted, the oldest first.
+    pub fn failed(&self) -> Vec<FailedEvent> {
+        self.failures.list()
     }
 
     /// Bytes of all logs of the user.
@@ -188,29 +201,40 @@ impl Streams {
             .any(|log| log.try_fold_some(bytes, now))
     }
 
-    /// Attaches a socket. One connection more than `max` replaces the one that was read from longest ago.
+    /// Attaches a socket to which everything is handed out at once, and which acknowledges nothing.
     pub fn attach(lane: &LaneHandle, mode: CursorMode, max: usize, now: Micros) -> Arc<Connection> {
+        Self::attach_with(lane, mode, Options::default(), max, now)
+    }
+
+    /// Attaches a socket. One connection more than `max` replaces the one of which there was no sign for longest.
+    pub fn attach_with(
+        lane: &LaneHandle,
+        mode: CursorMode,
+        options: Options,
+        max: usize,
+        now: Micros,
+    ) -> Arc<Connection> {
         // A client must not see what has expired, whoever has swept last.
         lane.shared().sweep_logs();
-        let connection = Arc::new(Connection::new(lane.clone(), mode, now));
+        let connection = Arc::new(Connection::new(lane.clone(), mode, options, now));
         let mut replaced = Vec::new();
         // Read before the lock is taken: the order is connection first.
-        let mut readers: Vec<_> = {
+        let mut others: Vec<_> = {
             let connections = lane.streams().inner().connections.clone();
             connections
                 .into_iter()
-                .map(|connection| (connection.last_read(), connection))
+                .map(|connection| (connection.last_sign(), connection))
                 .collect()
         };
-        readers.sort_by_key(|(read, _)| *read);
+        others.sort_by_key(|(sign, _)| *sign);
         {
             let mut inner = lane.streams().inner();
-            for (_, reader) in readers {
+            for (_, other) in others {
                 if inner.connections.len() < max.max(1) {
                     break;
                 }
-                inner.connections.retain(|held| !Arc::ptr_eq(held, &reader));
-                replaced.push(reader);
+                inner.connections.retain(|held| !Arc::ptr_eq(held, &other));
+                replaced.push(other);
             }
             inner.connections.push(connection.clone());
         }

@@ -173,6 +173,26 @@ impl LoopFuture {
         false
     }
 
+    /// Completes the future in so many seconds, unless it is completed before. Called on its loop. Answers the timer.
+    pub(crate) fn complete_after(&self, py: Python<'_>, seconds: f64) -> PyResult<Py<PyAny>> {
+        let arguments = (seconds, wake_function(py)?, self.future.bind(py));
+        let timer = self
+            .event_loop
+            .bind(py)
+            .call_method1(intern!(py, "call_later"), arguments)?;
+        Ok(timer.unbind())
+    }
+
+    /// Cancels a timer of the loop. One of a loop that does not run in this thread is left to ring: nobody hears it.
+    pub(crate) fn cancel_timer(&self, py: Python<'_>, timer: &Py<PyAny>) {
+        let event_loop = self.event_loop.bind(py);
+        if is_running(event_loop)
+            && let Err(error) = timer.bind(py).call_method0(intern!(py, "cancel"))
+        {
+            error.write_unraisable(py, Some(event_loop));
+        }
+    }
+
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
         visit.call(&self.future)

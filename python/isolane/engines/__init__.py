@@ -6,6 +6,7 @@ from isolane.engines.errors import (
     EngineDrainingError,
     EngineLimitError,
     ExecutionEngineFactoryError,
+    RunCancelledError,
     RunExpiredError,
 )
 from isolane.engines.factory import ExecutionEngineFactory
@@ -16,6 +17,7 @@ __all__ = [
     "EngineLimitError",
     "ExecutionEngineFactory",
     "ExecutionEngineFactoryError",
+    "RunCancelledError",
     "RunExpiredError",
     "UserExecutionEngine",
 ]

@@ -35,7 +35,7 @@ from isolane.agents.base import BaseAgent
 from isolane.agents.instances import AgentInstanceFactory
 from isolane.agents.pipeline import check_pipeline
 from isolane.agents.result import ExecutionResult
-from isolane.engines.errors import EngineClosedError, RunExpiredError
+from isolane.engines.errors import EngineClosedError, RunCancelledError, RunExpiredError
 from isolane.limits import LimitTimeout
 
 if TYPE_CHECKING:
@@ -60,11 +60,12 @@ class UserExecutionEngine:
         agent_factory: makes the instances.
         websocket_emitter: the emitter of the context.
         created_at: aware UTC datetime.
-        end_reason: why it ended: ``closed``, ``lifetime``, ``idle`` or ``evicted``; ``None`` while it has not.
+        end_reason: why it ended: ``closed``, ``cancelled``, ``lifetime``, ``idle`` or ``evicted``; ``None`` while it
+            has not.
     """
 
     _tells_expiry = True
-    """Whether a caller is told by ``RunExpiredError`` that the time is over, or by the bare cancellation."""
+    """Whether a caller is told why by ``RunExpiredError`` or ``RunCancelledError``, or by the bare cancellation."""
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class UserExecutionEngine:
         self._tasks: set[asyncio.Task[Any]] = set()
         """The tasks in which something of this engine runs. A caller's task lives on after that."""
         self._expired_tasks: set[asyncio.Task[Any]] = set()
-        """Those that were cancelled once because the time was over."""
+        """Those that were cancelled once because the time was over, or the user wanted it."""
         self._watches: list[tuple[set[asyncio.Task[Any]], asyncio.Future[None]]] = []
         self._permits: set[Permit] = set()
         self._steps: set[UserExecutionContext] = set()
@@ -205,6 +206,8 @@ class UserExecutionEngine:
         if self.end_reason == "lifetime":
             reason = self._cancelled or "the run took longer than its engine may live"
             return RunExpiredError(f"{reason}; raise engine_timeout_seconds, or ask for less in one run")
+        if self.end_reason == "cancelled":
+            return RunCancelledError(f"{self._cancelled or 'the run was cancelled'}; begin another one")
         return EngineClosedError("the engine has ended; make one for the next request with create_for_user(context)")
 
     async def _execute(
@@ -503,7 +506,7 @@ class UserExecutionEngine:
         try:
             if running:
                 ended = self._until_ended(running)
-                if self.end_reason == "lifetime":
+                if self.end_reason in {"lifetime", "cancelled"}:
                     self._expired_tasks.update(running)
                 self.cancel(reason)
                 # For the executions, and not for the tasks: a caller may go on with something else.

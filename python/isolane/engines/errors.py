@@ -42,3 +42,7 @@ class RunExpiredError(EngineClosedError):
 
     reason = "lifetime"
     retry_after = 5
+
+
+class RunCancelledError(EngineClosedError):
+    """The run was cancelled by its user before it had ended."""

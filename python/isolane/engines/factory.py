@@ -301,6 +301,8 @@ class ExecutionEngineFactory:
         if number is None:
             return
         engine.end_reason = "lifetime" if how == "expired" else how
+        if how == "cancelled":
+            how = "closed"
         # The slot first: whatever the rest does, the user may start the next run.
         if how != "expired":
             self._book.close(number, how)
@@ -361,6 +363,23 @@ class ExecutionEngineFactory:
         task = asyncio.ensure_future(self._end(engine, "closed", "the run was cancelled"))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def cancel_run(self, user_id: str, run_id: str, reason: str = "the run was cancelled") -> bool:
+        """Cancel a run of the user: its agents are cancelled, and its stream ends as ``cancelled``.
+
+        Agents that have not stopped after ``grace`` seconds are left behind by force. Whoever waits for the run gets
+        ``RunCancelledError``. Returns whether an engine ran it; calling it again does nothing more.
+        """
+        engines = [
+            engine
+            for engine in self._engines.values()
+            if (engine.context.user_id, engine.context.run_id) == (user_id, run_id)
+        ]
+        for engine in engines:
+            # Also one that runs nothing at the moment: its stream ends as cancelled.
+            engine._cancelled = engine._cancelled or reason  # noqa: SLF001 - the engine's other half
+        await asyncio.gather(*(self._end(engine, "cancelled", reason) for engine in engines))
+        return bool(engines)
 
     async def cleanup_user_context(self, user_id: str) -> bool:
         """End all engines of a user. Returns whether there were any."""

@@ -26,6 +26,7 @@ class WebSocketConfig:
         max_user_bytes: bytes of all logs of a user.
         max_event_bytes: bytes of one event's payload.
         retention_seconds: how long an ended log stays readable.
+        progress_ttl_seconds: how long a progress event is worth sending.
         max_connections: sockets of one user; one more replaces the one that read longest ago.
     """
 
@@ -34,6 +35,7 @@ class WebSocketConfig:
     max_user_bytes: int = 4 << 20
     max_event_bytes: int = 64 << 10
     retention_seconds: float = 300.0
+    progress_ttl_seconds: float = 30.0
     max_connections: int = 3
 
     def bounds(self) -> dict[str, Any]:
@@ -44,6 +46,7 @@ class WebSocketConfig:
             "max_user_bytes": self.max_user_bytes,
             "max_event_bytes": self.max_event_bytes,
             "retention": self.retention_seconds,
+            "progress_ttl": self.progress_ttl_seconds,
         }
 
 

@@ -16,10 +16,12 @@ from starlette.responses import JSONResponse
 from isolane._core import (
     FairLimiter,
     UserExecutionContext,
+    cancel_stream,
     isolation_violations,
     lane_stats,
     loop_account,
     set_default_limiter,
+    stream_state,
     sweep_lanes,
 )
 from isolane.agents.instances import AgentInstanceFactory
@@ -27,15 +29,18 @@ from isolane.agents.registry import AgentRegistry
 from isolane.engines.factory import ExecutionEngineFactory
 from isolane.events.bridge import WebSocketBridgeFactory, WebSocketConfig
 from isolane.fastapi import problems
+from isolane.fastapi.draining import SignalDrain
 from isolane.fastapi.middleware import IsolaneMiddleware
 from isolane.fastapi.principal import Principal
 from isolane.fastapi.settings import IsolaneSettings
 from isolane.fastapi.sockets import DRAINING, EventSocket
+from isolane.fastapi.sse import add_event_streams
 from isolane.fastapi.workers import MANY_WORKERS, worker_count
 from isolane.memory.limits import MemoryGate
 
 if TYPE_CHECKING:
     from isolane.fastapi.sockets import Delivery
+    from isolane.fastapi.sse import EventStream
 
 logger = logging.getLogger("isolane.fastapi")
 
@@ -80,6 +85,7 @@ class Isolane:
                 max_events_per_user=settings.websocket_max_events_per_user,
                 max_event_bytes=settings.max_event_bytes,
                 retention_seconds=settings.retention_seconds,
+                progress_ttl_seconds=settings.websocket_event_timeout,
                 max_connections=settings.max_connections_per_user,
             )
         )
@@ -92,7 +98,7 @@ class Isolane:
             limiter=self.limiter,
             memory=memory,
         )
-        self.deliveries: set[Delivery] = set()
+        self.deliveries: set[Delivery | EventStream] = set()
         self.draining = False
         self.forced_closes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -105,7 +111,7 @@ class Isolane:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            logger.error("closing a request failed", exc_info=task.exception())
+            logger.error("%s failed", task.get_name(), exc_info=task.exception())
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -117,9 +123,12 @@ class Isolane:
         set_default_limiter(self.limiter)
         self._warn()
         sweeper = asyncio.create_task(self._sweep(), name="isolane sweep")
+        signals = self.install_signal_drain() if self.settings.signal_drain else None
         try:
             yield
         finally:
+            if signals is not None:
+                signals.remove()
             sweeper.cancel()
             self.start_draining()
             await self.factory.shutdown(self.settings.drain_seconds)
@@ -131,12 +140,40 @@ class Isolane:
         """Take no more runs, answer not ready, and send the sockets away with 4001.
 
         The end of the application does this by itself, but a server may have closed the sockets by then (uvicorn closes
-        them with 1012 first). Call it from a hook that runs before the server stops, to let clients leave in order.
+        them with 1012 first). ``install_signal_drain`` calls it before that. Call it yourself from a hook that runs
+        before another server stops, to let clients leave in order.
         """
         self.draining = True
         self.factory.refuse()
         for delivery in list(self.deliveries):
             delivery.cursor.close(DRAINING)
+
+    def install_signal_drain(self) -> SignalDrain | None:
+        """Let clients leave before uvicorn stops: on SIGTERM and SIGINT drain first, then do what uvicorn does.
+
+        Done at the start of the application unless the setting ``signal_drain`` is off. Returns what takes it back, or
+        ``None`` where there is nothing to do: with another server, or outside the main thread.
+        """
+        signals = SignalDrain(self)
+        return signals if signals.install() else None
+
+    def cancel_run(self, user_id: str, run_id: str, reason: str = "the user cancelled the run") -> str:
+        """Begin to cancel a run of the user: its agents are cancelled, and its stream ends as ``cancelled``.
+
+        Agents that go on all the same are left behind by force, as at the end of an engine's lifetime. Returns
+        ``accepted``, ``ended`` for a run that has ended already, or ``gone`` for one that is unknown or another
+        user's. Calling it again does nothing more.
+        """
+        state = stream_state(user_id, run_id)
+        if state != "running":
+            return state
+        self.keep(asyncio.create_task(self._cancel(user_id, run_id, reason), name="isolane cancel"))
+        return "accepted"
+
+    async def _cancel(self, user_id: str, run_id: str, reason: str) -> None:
+        if not await self.factory.cancel_run(user_id, run_id, reason):
+            # No engine runs it: whoever publishes into it is told that it has ended.
+            cancel_stream(user_id, run_id, reason)
 
     async def _sweep(self) -> None:
         """Drop the logs whose retention is over, also when nothing else happens."""
@@ -149,8 +186,6 @@ class Isolane:
         if workers > 1:
             logger.warning(MANY_WORKERS.format(count=workers))
             warnings.warn(MANY_WORKERS.format(count=workers), RuntimeWarning, stacklevel=2)
-        for name in self.settings.without_effect():
-            logger.warning("the setting %s has no effect in this version", name)
 
     def introspect(self) -> dict[str, Any]:
         """Return counts for operators. ``memory`` is there when ``setup`` got a manager that counts."""
@@ -205,8 +240,8 @@ def setup(
             numbers of the settings.
         problem_details: answer isolane's exceptions with problem documents.
 
-    Adds one middleware, the WebSocket route, the health and readiness routes, and the start and end of isolane around
-    the application's own lifespan. Calling it again returns what the first call made.
+    Adds one middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
+    of isolane around the application's own lifespan. Calling it again returns what the first call made.
     """
     held = getattr(app.state, "isolane", None)
     if isinstance(held, Isolane):
@@ -233,6 +268,7 @@ def setup(
     app.add_route(f"{prefix}/health", isolane.health, methods=["GET"], include_in_schema=False)
     app.add_route(f"{prefix}/ready", isolane.ready, methods=["GET"], include_in_schema=False)
     app.router.add_websocket_route(isolane.settings.websocket_path, EventSocket(isolane), name="isolane_events")  # type: ignore[arg-type]
+    add_event_streams(app, isolane.settings.sse_path)
     original = app.router.lifespan_context
 
     @contextlib.asynccontextmanager

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
@@ -14,6 +15,9 @@ from isolane._core import UserExecutionContext, UserWebSocketEmitter, lane_usage
 from isolane.engines.engine import UserExecutionEngine
 from isolane.fastapi.principal import Principal
 from isolane.fastapi.scope import RequestScope
+
+if TYPE_CHECKING:
+    from isolane.fastapi.sockets import Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +74,30 @@ class UserConnection:
         usage: Mapping[str, int] = lane_usage(self.principal.user_id) or {}
         return usage.get("connections", 0)
 
+    def cancel_run(self, run_id: str) -> str:
+        """Begin to cancel a run of the user, whichever connection started it.
+
+        Returns ``accepted``, ``ended`` for a run that has ended already, or ``gone`` for one that is unknown or another
+        user's. Calling it again does nothing more.
+        """
+        return self._scope.isolane.cancel_run(self.principal.user_id, run_id)
+
     @contextlib.asynccontextmanager
-    async def delivering(self, websocket: WebSocket, *, framed: bool = False) -> AsyncIterator[None]:
+    async def delivering(self, websocket: WebSocket, *, framed: bool = False) -> AsyncIterator[Delivery]:
         """Send the user's events on an accepted socket of the application's own, for the length of a block.
 
         Plain messages by default. The application goes on to receive and may send messages of its own between them.
+        With ``framed=True`` it hands what the client sends to ``take`` of what the block gets, so that acks, pongs and
+        commands arrive; what ``take`` returns ``False`` for is the application's own.
         """
         from isolane.fastapi.sockets import Delivery  # noqa: PLC0415 - the route module imports this one
 
         isolane = self._scope.isolane
-        delivery = Delivery(isolane.settings, self.principal, framed=framed)
+        delivery = Delivery(isolane.settings, self.principal, framed=framed, isolane=isolane)
         isolane.deliveries.add(delivery)
         writer = asyncio.create_task(delivery.write(websocket.send), name="isolane socket writer")
         try:
-            yield
+            yield delivery
         finally:
             isolane.deliveries.discard(delivery)
             delivery.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -42,6 +42,8 @@ class IsolaneSettings(BaseSettings):
     permits_total: int = _own("PERMITS_TOTAL", 50, ge=1, description="agents of all users that execute at once")
     drain_seconds: float = _own("DRAIN_SECONDS", 25.0, ge=0, description="how long a shutdown waits for runs")
     websocket_path: str = _own("WEBSOCKET_PATH", "/ws", pattern="^/", description="route of the event stream")
+    sse_path: str = _own("SSE_PATH", "/events", pattern="^/", description="prefix of the runs' event streams")
+    signal_drain: bool = _own("SIGNAL_DRAIN", True, description="sockets leave before uvicorn handles SIGTERM")
     probe_prefix: str = _own("PROBE_PREFIX", "/_isolane", pattern="^/", description="prefix of health and readiness")
     max_connections_per_user: int = _own("MAX_CONNECTIONS_PER_USER", 3, ge=1, description="sockets of one user")
     retention_seconds: float = _own("RETENTION_SECONDS", 300.0, ge=0, description="how long an ended log is readable")
@@ -56,21 +58,12 @@ class IsolaneSettings(BaseSettings):
     websocket_max_reconnect_attempts: int = _named(
         "WEBSOCKET_MAX_RECONNECT_ATTEMPTS", 3, ge=0, description="told to the client; 0 is for ever"
     )
-    websocket_delivery_retries: int = _named("WEBSOCKET_DELIVERY_RETRIES", 3, ge=0, description="tries of one write")
+    websocket_delivery_retries: int = _named(
+        "WEBSOCKET_DELIVERY_RETRIES", 3, ge=0, description="tries again of one write"
+    )
     websocket_delivery_timeout: float = _named("WEBSOCKET_DELIVERY_TIMEOUT", 5.0, gt=0, description="write deadline")
     websocket_enable_compression: bool = _named("WEBSOCKET_ENABLE_COMPRESSION", True, description="compress batches")
     websocket_enable_batching: bool = _named("WEBSOCKET_ENABLE_BATCHING", True, description="several events a frame")
-
-    NOT_IN_EFFECT: ClassVar[frozenset[str]] = frozenset(
-        {
-            "websocket_event_timeout",
-            "websocket_max_reconnect_attempts",
-            "websocket_delivery_retries",
-            "websocket_enable_compression",
-            "websocket_enable_batching",
-        }
-    )
-    """Accepted, so that an existing environment starts, but without effect in this version."""
 
     @classmethod
     def _variables(cls, name: str) -> list[str]:
@@ -111,11 +104,6 @@ class IsolaneSettings(BaseSettings):
         if annotation is bool:
             return text.strip().lower() in {"1", "true", "yes", "on", "t", "y"}
         return annotation(text) if callable(annotation) else text
-
-    def without_effect(self) -> list[str]:
-        """Return the settings that were changed and have no effect in this version."""
-        defaults = type(self).model_fields
-        return sorted(name for name in self.NOT_IN_EFFECT if getattr(self, name) != defaults[name].default)
 
 
 OTHER_VARIABLES = frozenset({"ISOLANE_VECTORS", "ISOLANE_SCREENSHOTS", "ISOLANE_REQUIRE_ALL"})

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from isolane import _core
 from isolane._core import SUBPROTOCOL, EventCursor, InvalidContextError
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("isolane.fastapi")
 
 PONG_SECONDS = 10.0
+ACK_SECONDS = 15.0
+"""How long an ack may be due before the socket is closed for resume."""
 RECENT_SECONDS = 60.0
 """A plain client is sent the logs of runs that ended at most this long ago, unless it asks for more."""
 MAX_INBOUND_CHARACTERS = 64 * 1024
@@ -38,23 +42,67 @@ READ_EVENTS = 64
 BATCHES = 16
 """Batches after which other tasks get a turn even when each was small."""
 
+RETRY_SECONDS = 0.05
+"""Pause before a failed write is tried again; it doubles."""
+
+COMPRESSION = "deflate-raw"
+"""What a client asks for with the query parameter ``compress``."""
+
 FINAL_CODES = 4500
 """Codes from here on are final: the client is not to come back."""
 PROTOCOL_ERROR = 4500
 NOT_AUTHENTICATED = 4501
+TOO_MANY_COMMANDS = 4029
 NO_PONG = 4012
 SLOW = 4008
 DRAINING = 4001
 
+FIRST_RETRY_MS = 500
+LAST_RETRY_MS = 10_000
+
+
+def retry_ms(code: int, sockets: int) -> int:
+    """Return when a client is to come back: not all of them at once."""
+    spread = max(1000, 5 * sockets)
+    # Who gave too many commands waits until as many are allowed again.
+    first = 2000 if code == TOO_MANY_COMMANDS else FIRST_RETRY_MS
+    return min(LAST_RETRY_MS, first + round(random.random() * spread))  # noqa: S311 - spreads, and hides nothing
+
 
 class Delivery:
-    """Writes a user's events to one socket."""
+    """Writes a user's events to one socket, and takes what its client says.
 
-    def __init__(self, settings: IsolaneSettings, principal: Principal, *, framed: bool) -> None:
-        self.cursor = EventCursor(principal.user_id, framed=framed, max_connections=settings.max_connections_per_user)
+    Args:
+        settings: its deadlines, and what is agreed with the client.
+        principal: the user.
+        framed: frames of ``isolane.v1``, or bare messages.
+        compresses: the client has asked for compressed frames.
+        isolane: cancels the runs that the client wants to end, and knows how many sockets there are.
+    """
+
+    def __init__(
+        self,
+        settings: IsolaneSettings,
+        principal: Principal,
+        *,
+        framed: bool,
+        compresses: bool = False,
+        isolane: Isolane | None = None,
+    ) -> None:
+        self.cursor = EventCursor(
+            principal.user_id,
+            framed=framed,
+            max_connections=settings.max_connections_per_user,
+            acks=framed,
+            defers=settings.websocket_enable_batching,
+            batching=settings.websocket_enable_batching,
+            compresses=compresses and settings.websocket_enable_compression,
+        )
         self.framed = framed
+        self._isolane = isolane
         self._idle_seconds = settings.websocket_heartbeat_interval / 2
         self._write_seconds = settings.websocket_delivery_timeout
+        self._retries = settings.websocket_delivery_retries
         self.last_heard = time.monotonic()
         self._asked_at: float | None = None
         self._writer: asyncio.Task[Any] | None = None
@@ -62,12 +110,52 @@ class Delivery:
         self._stuck = False
         self._timer: asyncio.TimerHandle | None = None
         if framed:
-            self.cursor.welcome(round(self._idle_seconds * 1000))
+            self.cursor.welcome(
+                round(self._idle_seconds * 1000), reconnect_attempts=settings.websocket_max_reconnect_attempts
+            )
+
+    # -- the client ------------------------------------------------------------------------------------------------
 
     def heard(self) -> None:
         """The client said something."""
         self.last_heard = time.monotonic()
         self._asked_at = None
+
+    def take(self, text: str) -> bool:
+        """Take a text that the client sent. Returns whether it was a frame of ``isolane.v1`` that isolane knows.
+
+        For an application that reads its own socket: what is no such frame is the application's.
+        """
+        self.heard()
+        try:
+            return self._handle(text) != "ignored"
+        except ValueError:
+            return False
+
+    def take_or_close(self, text: str | None) -> bool:
+        """Take what the client sent, and close the socket for what breaks the protocol. Returns whether to read on."""
+        self.heard()
+        if not self.framed:
+            return True
+        if text is None or len(text) > MAX_INBOUND_CHARACTERS:
+            self.cursor.close(PROTOCOL_ERROR)
+            return False
+        try:
+            return self._handle(text) != "refused"
+        except ValueError:
+            self.cursor.close(PROTOCOL_ERROR)
+            return False
+
+    def _handle(self, text: str) -> str:
+        said = self.cursor.handle(text)
+        if isinstance(said, str):
+            return said
+        run_id, cid = said
+        state = self._isolane.cancel_run(self.cursor.user_id, run_id) if self._isolane is not None else "gone"
+        self.cursor.answer_cancel(run_id, cid, state)
+        return "cancel"
+
+    # -- writing ---------------------------------------------------------------------------------------------------
 
     async def write(self, send: Send) -> None:
         """Write until the cursor is closed or the socket is gone. A client that stops reading is closed for resume."""
@@ -94,11 +182,17 @@ class Delivery:
         await self._goodbye(send, code)
 
     async def _write_batch(self, send: Send, messages: list[dict[str, Any]]) -> bool:
-        """Write the messages. Returns whether the client took them in time."""
-        self._writing_since = time.monotonic()
+        """Write the messages. Returns whether the client took each of them in time."""
         try:
             for message in messages:
-                await send(message)
+                self._writing_since = time.monotonic()
+                try:
+                    await send(message)
+                except (OSError, WebSocketDisconnect):
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever a server raises
+                    if not await self._write_again(send, message, error):
+                        return False
         except asyncio.CancelledError:
             # As `asyncio.timeout` does it: a cancellation from elsewhere goes on.
             if self._stuck and self._writer is not None and self._writer.uncancel() == 0:
@@ -107,6 +201,23 @@ class Delivery:
         finally:
             self._writing_since = None
         return True
+
+    async def _write_again(self, send: Send, message: dict[str, Any], error: Exception) -> bool:
+        """Try a write again that failed, and not because the client is gone. Returns whether it succeeded."""
+        for attempt in range(self._retries):
+            self._writing_since = None
+            await asyncio.sleep(RETRY_SECONDS * 2**attempt)
+            self._writing_since = time.monotonic()
+            try:
+                await send(message)
+            except (OSError, WebSocketDisconnect):
+                raise
+            except Exception as again:  # noqa: BLE001 - whatever a server raises
+                error = again
+            else:
+                return True
+        logger.warning("a socket took no message in %d tries: %s", self._retries + 1, type(error).__name__)
+        return False
 
     def _watch(self) -> None:
         """Look after the socket: one timer for all of its deadlines, instead of one for each write and each wait."""
@@ -122,6 +233,7 @@ class Delivery:
         if self.framed:
             # The server's own protocol pings find dead sockets of plain clients; those answer nothing else.
             looks.append(self._look_for_pong(now))
+            looks.append(self._look_for_ack(now))
         self._timer = asyncio.get_running_loop().call_later(max(0.001, min(looks) - now), self._watch)
 
     def _look_for_pong(self, now: float) -> float:
@@ -136,12 +248,24 @@ class Delivery:
             return now + self._write_seconds
         return self._asked_at + PONG_SECONDS
 
+    def _look_for_ack(self, now: float) -> float:
+        """Give a client up that reads and does not acknowledge. Returns when to look again."""
+        overdue = self.cursor.ack_overdue()
+        if overdue is None:
+            return now + self._write_seconds
+        if overdue >= ACK_SECONDS:
+            self.cursor.close(SLOW)
+            return now + self._write_seconds
+        return now + ACK_SECONDS - overdue
+
     async def _goodbye(self, send: Send, code: int) -> None:
+        sockets = len(self._isolane.deliveries) if self._isolane is not None else 1
         # The client may be gone already.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1.0):
                 if self.framed and code < FINAL_CODES:
-                    await send({"type": "websocket.send", "text": _core.bye_frame(code, 1000)})
+                    bye = _core.bye_frame(code, retry_ms(code, sockets))
+                    await send({"type": "websocket.send", "text": bye})
                 await send({"type": "websocket.close", "code": code})
 
     def close(self) -> None:
@@ -171,7 +295,10 @@ class EventSocket:
             await send({"type": "websocket.close", "code": DRAINING, "reason": "draining"})
             return
         try:
-            delivery = Delivery(self.isolane.settings, principal, framed=framed)
+            compresses = conn.query_params.get("compress") == COMPRESSION
+            delivery = Delivery(
+                self.isolane.settings, principal, framed=framed, compresses=compresses, isolane=self.isolane
+            )
         except InvalidContextError:
             await send({"type": "websocket.close", "code": NOT_AUTHENTICATED, "reason": "invalid user"})
             return
@@ -210,17 +337,7 @@ async def _read(delivery: Delivery, receive: Receive) -> None:
         message = await receive()
         if message["type"] == "websocket.disconnect":
             return
-        delivery.heard()
-        text = message.get("text")
-        if not delivery.framed:
-            continue
-        if text is None or len(text) > MAX_INBOUND_CHARACTERS:
-            delivery.cursor.close(PROTOCOL_ERROR)
-            return
-        try:
-            delivery.cursor.handle(text)
-        except ValueError:
-            delivery.cursor.close(PROTOCOL_ERROR)
+        if not delivery.take_or_close(message.get("text")):
             return
 
 

@@ -1,34 +1,50 @@
 //! `UserWebSocketEmitter`: the six agent events, in both signatures of the seeds, and an application's own.
 
+mod arguments;
+mod delivery;
+mod failures;
+mod opening;
+mod payload;
+
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pyo3::exceptions::{PyBaseException, PyTypeError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
 
+use self::arguments::{
+    COMPLETED, Call, ERROR, Method, STARTED, THINKING, TOOL_COMPLETED, TOOL_EXECUTING, checked_name, name_of,
+};
+use self::payload::{Built, Payload, error_text, joined};
 use super::awaitable::ReadyAwaitable;
 use super::context::PyContext;
 use super::errors::{InvalidEvent, to_python};
-use super::json::{exception_text, write, write_members_except};
 use super::policy::with_placeholders;
-use super::process::{CLOCK, Stamp, lane_of, registry};
+use super::process::{CLOCK, Stamp};
 use super::request::NoteId;
-use crate::clock::{Clock, micros, seconds};
+use crate::clock::Clock;
 use crate::context::{ContextCore, ContextFault, Identity};
-use crate::events::{Draft, EventError, EventKind, Extra, LogBounds, Outcome, SpanScope, StreamWriter, Streams, json};
+use crate::events::{
+    self, Class, Delta, Draft, EventError, EventKind, Extra, Level, LogBounds, Outcome, RunLog, SpanScope,
+    StreamWriter, Streams,
+};
 use crate::ids::{self, RequestId, RunId, ThreadId};
 use crate::lanes::LaneHandle;
 use crate::metrics::Counter;
 
-/// Most characters of an agent's, a tool's or an event type's name.
-const MAX_NAME: usize = 128;
+pub(crate) use self::delivery::DeliveryAwaitable;
+pub(crate) use self::failures::FailedEvent;
+pub(crate) use self::opening::{
+    bind_event_bounds, emitter_for_context, emitter_for_user, end_stream, stream_has_ended, user_streams,
+};
 
-/// Most characters of an error's text.
-const MAX_ERROR_TEXT: usize = 4_000;
+/// Most characters of the reason why an event failed.
+const MAX_REASON: usize = 200;
+/// Most characters of an id that a producer chooses.
+const MAX_EVENT_ID: usize = 128;
 /// Runs that an emitter of a user has open before those without an open execution are ended.
 const MAX_OPEN_RUNS: usize = 64;
 
@@ -73,182 +89,43 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One of the six, with its names in both signatures.
-struct Method {
-    name: &'static str,
-    /// Positional order of the first seed: agent, run, then these.
-    first: &'static [&'static str],
-    /// Positional order of the second seed.
-    second: &'static [&'static str],
-    forms: &'static str,
-    /// What is published, for the name of a tool where there is one.
-    kind: for<'a> fn(&'a str) -> EventKind<'a>,
-    /// Whether the payload gets the time that the call or the execution took.
-    timed: bool,
-}
-
-const STARTED: Method = Method {
-    name: "notify_agent_started",
-    first: &["agent_name", "run_id"],
-    second: &["agent_type", "metadata"],
-    forms: "notify_agent_started(agent_name, run_id) or notify_agent_started(agent_type, metadata=None)",
-    kind: |_| EventKind::Started,
-    timed: false,
-};
-const THINKING: Method = Method {
-    name: "notify_agent_thinking",
-    first: &["agent_name", "run_id", "thinking"],
-    second: &["content", "metadata"],
-    forms: "notify_agent_thinking(agent_name, run_id, thinking) or notify_agent_thinking(content, metadata=None)",
-    kind: |_| EventKind::Thinking,
-    timed: false,
-};
-const TOOL_EXECUTING: Method = Method {
-    name: "notify_tool_executing",
-    first: &["agent_name", "run_id", "tool_name", "tool_input"],
-    second: &["tool_name", "params"],
-    forms: "notify_tool_executing(agent_name, run_id, tool_name, tool_input) or notify_tool_executing(tool_name, params)",
-    kind: |tool| EventKind::ToolExecuting(tool),
-    timed: false,
-};
-const TOOL_COMPLETED: Method = Method {
-    name: "notify_tool_completed",
-    first: &["agent_name", "run_id", "tool_name", "tool_output"],
-    second: &["tool_name", "result"],
-    forms: "notify_tool_completed(agent_name, run_id, tool_name, tool_output) or notify_tool_completed(tool_name, result=…)",
-    kind: |tool| EventKind::ToolCompleted(tool),
-    timed: true,
-};
-const COMPLETED: Method = Method {
-    name: "notify_agent_completed",
-    first: &["agent_name", "run_id", "result"],
-    second: &["result", "metadata"],
-    forms: "notify_agent_completed(agent_name, run_id, result) or notify_agent_completed(result=…, metadata=None)",
-    kind: |_| EventKind::Completed,
-    timed: true,
-};
-const ERROR: Method = Method {
-    name: "notify_agent_error",
-    first: &["agent_name", "run_id", "error"],
-    second: &["error", "metadata"],
-    forms: "notify_agent_error(agent_name, run_id, error) or notify_agent_error(error=…, metadata=None)",
-    kind: |_| EventKind::Error,
-    timed: true,
-};
-
-/// Keywords that only the first seed has.
-const FIRST_ONLY: [&str; 4] = ["run_id", "thinking", "tool_input", "tool_output"];
-
-/// More arguments than any of the six has names for.
-const MAX_ARGUMENTS: usize = 8;
-
-/// The arguments of one call, whichever signature was meant.
-#[derive(Default)]
-struct Call<'py> {
-    values: [Option<(&'static str, Bound<'py, PyAny>)>; MAX_ARGUMENTS],
-}
-
-impl Method {
-    fn wrong(&self, why: &str) -> PyErr {
-        PyTypeError::new_err(format!("{}: {why}; call {}", self.name, self.forms))
-    }
-
-    /// Decides which signature was meant: by keywords first, then by the shape of the arguments.
-    fn order(
-        &self,
-        args: &Bound<'_, PyTuple>,
-        kwargs: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<&'static [&'static str]> {
-        let kwargs = kwargs.filter(|kwargs| !kwargs.is_empty());
-        if let Some(kwargs) = kwargs {
-            for (name, _) in kwargs.iter() {
-                if FIRST_ONLY.contains(&&*name.cast::<PyString>()?.to_string_lossy()) {
-                    return Ok(self.first);
-                }
-            }
-        }
-        if kwargs.is_some() && args.len() <= self.second.len() {
-            return Ok(self.second);
-        }
-        let text = |at: usize| {
-            let value = args.get_borrowed_item(at);
-            value.is_ok_and(|value| value.is_instance_of::<PyString>())
-        };
-        match args.len() {
-            // Two strings are the first seed's where it takes two.
-            2 if text(0) && text(1) && self.first.len() == 2 => Ok(self.first),
-            2 if text(0) && text(1) => Err(self.wrong("two strings fit both signatures")),
-            0..=2 => Ok(self.second),
-            many if many <= self.first.len() => Ok(self.first),
-            many => Err(self.wrong(&format!("it takes at most {} arguments, got {many}", self.first.len()))),
+/// What an application's own event has beside its payload.
+fn extra<'a>(
+    py: Python<'_>,
+    priority: i64,
+    key: Option<&'a str>,
+    message_id: Option<&'a str>,
+    event_id: Option<&'a str>,
+) -> PyResult<Extra<'a>> {
+    let invalid = |why: &str| InvalidEvent::raise(py, why.to_owned());
+    let class = u8::try_from(priority).ok().and_then(Class::new);
+    let class =
+        class.ok_or_else(|| invalid("priority must be 1 (critical), 2 (content), 3 (progress) or 4 (debug)"))?;
+    if let Some(key) = key {
+        checked_name(py, key, "key")?;
+        if class != Class::Progress {
+            return Err(invalid(
+                "a key says what an event of priority 3 is the latest of; pass priority=3, or no key",
+            ));
         }
     }
-
-    fn bind<'py>(&self, args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Call<'py>> {
-        let mut call = Call::default();
-        for (name, value) in self.order(args, kwargs)?.iter().zip(args.iter()) {
-            call.put(name, value);
-        }
-        for (name, value) in kwargs.into_iter().flatten() {
-            let name = name.cast::<PyString>()?.to_string_lossy();
-            let also = ["agent_name", "agent_type", "metadata"];
-            let known = self
-                .first
-                .iter()
-                .chain(self.second)
-                .chain(&also)
-                .find(|known| **known == name);
-            let Some(known) = known else {
-                return Err(self.wrong(&format!("unexpected keyword argument '{}'", ids::cut(&name, 60))));
-            };
-            if !call.put(known, value) {
-                return Err(self.wrong(&format!("got two values for '{known}'")));
-            }
-        }
-        Ok(call)
-    }
-}
-
-impl<'py> Call<'py> {
-    /// Answers `false` when the name has a value already.
-    fn put(&mut self, name: &'static str, value: Bound<'py, PyAny>) -> bool {
-        for place in &mut self.values {
-            match place {
-                Some((taken, _)) if *taken == name => return false,
-                Some(_) => {}
-                None => {
-                    *place = Some((name, value));
-                    return true;
-                }
-            }
-        }
-        // No method has so many names.
-        false
-    }
-
-    /// A value by any of its names. `None` stands for nothing, but for what a tool or an agent returned.
-    fn get(&self, names: &[&str]) -> Option<&Bound<'py, PyAny>> {
-        names.iter().find_map(|name| {
-            let mut values = self.values.iter().map_while(Option::as_ref);
-            let (_, value) = values.find(|(known, _)| known == name)?;
-            let present = !value.is_none() || *name == "result" || *name == "tool_output";
-            present.then_some(value)
-        })
-    }
-
-    fn text(&self, names: &[&str]) -> PyResult<Option<Cow<'_, str>>> {
-        self.get(names).map(|value| name_of(value, names[0])).transpose()
-    }
-
-    fn metadata(&self) -> PyResult<Option<&Bound<'py, PyDict>>> {
-        let Some(value) = self.get(&["metadata"]) else {
-            return Ok(None);
-        };
-        match value.cast::<PyDict>() {
-            Ok(metadata) => Ok(Some(metadata)),
-            Err(_) => Err(PyTypeError::new_err("metadata must be a dict")),
+    if let Some(message_id) = message_id {
+        checked_name(py, message_id, "message_id")?;
+        if class != Class::Content {
+            return Err(invalid(
+                "a part of a text has priority 2; leave priority out, or pass no message_id",
+            ));
         }
     }
+    if event_id.is_some_and(|id| id.is_empty() || id.len() > MAX_EVENT_ID || !ids::is_graphic(id.as_bytes())) {
+        return Err(invalid("event_id must be 1 to 128 visible ASCII characters"));
+    }
+    Ok(Extra {
+        class: Some(class),
+        key,
+        delta: None,
+        event_id,
+    })
 }
 
 /// Ends the runs of an emitter that have no open execution, when there are many: nobody else would.
@@ -270,99 +147,6 @@ fn end_idle_runs(runs: &Mutex<HashMap<RunId, (StreamWriter, SpanScope)>>) {
     }
 }
 
-fn name_of<'a>(value: &'a Bound<'_, PyAny>, what: &str) -> PyResult<Cow<'a, str>> {
-    let Ok(text) = value.cast::<PyString>() else {
-        return Err(PyTypeError::new_err(format!(
-            "{what} must be a string, got {}",
-            value.get_type().name()?
-        )));
-    };
-    let text = text.to_string_lossy();
-    checked_name(value.py(), &text, what)?;
-    Ok(text)
-}
-
-fn checked_name<'a>(py: Python<'_>, text: &'a str, what: &str) -> PyResult<&'a str> {
-    if ids::is_graphic(text.as_bytes()) && text.len() <= MAX_NAME {
-        return Ok(text);
-    }
-    if text.trim().is_empty() || text.chars().count() > MAX_NAME || text.chars().any(char::is_control) {
-        let why = format!("{what} must have 1 to {MAX_NAME} characters and no control characters");
-        return Err(InvalidEvent::raise(py, why));
-    }
-    Ok(text)
-}
-
-thread_local! {
-    /// The text of the last payload, emptied: most payloads need as much room as the one before.
-    static SPARE: Cell<String> = const { Cell::new(String::new()) };
-}
-
-/// What one large payload needed is not kept for the small ones.
-const KEPT_SPARE: usize = 16 * 1024;
-
-/// Builds the payload: an object that stays open.
-struct Payload<'py> {
-    py: Python<'py>,
-    out: String,
-}
-
-impl Drop for Payload<'_> {
-    fn drop(&mut self) {
-        if self.out.capacity() <= KEPT_SPARE {
-            SPARE.set(std::mem::take(&mut self.out));
-        }
-    }
-}
-
-impl<'py> Payload<'py> {
-    fn new(py: Python<'py>) -> Self {
-        // Writing may run Python code that publishes: that finds no spare and makes its own.
-        let mut out = SPARE.take();
-        out.clear();
-        out.push('{');
-        Self { py, out }
-    }
-
-    fn text(mut self, name: &str, value: &str) -> Self {
-        json::text_member(&mut self.out, name, value);
-        self
-    }
-
-    fn value(mut self, name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        json::key(&mut self.out, name);
-        match value {
-            None => self.out.push_str("null"),
-            Some(value) => {
-                write(&mut self.out, value, name).map_err(|error| InvalidEvent::raise(self.py, error))?;
-            }
-        }
-        Ok(self)
-    }
-
-    fn members(mut self, dict: Option<&Bound<'_, PyDict>>, except: &[&str]) -> PyResult<Self> {
-        if let Some(dict) = dict {
-            write_members_except(&mut self.out, dict, except).map_err(|error| InvalidEvent::raise(self.py, error))?;
-        }
-        Ok(self)
-    }
-}
-
-/// What is particular to one of the six.
-struct Built<'py, 'call> {
-    payload: Payload<'py>,
-    tool: Cow<'call, str>,
-    message: Option<String>,
-}
-
-/// Two texts as one.
-fn joined(first: &str, second: &str) -> String {
-    let mut text = String::with_capacity(first.len() + second.len());
-    text.push_str(first);
-    text.push_str(second);
-    text
-}
-
 impl UserWebSocketEmitter {
     /// Publishes one of the six.
     fn notify<'py>(
@@ -372,8 +156,9 @@ impl UserWebSocketEmitter {
         kwargs: Option<&Bound<'py, PyDict>>,
         build: impl for<'call> FnOnce(Payload<'py>, &'call Call<'py>, Option<&str>) -> PyResult<Built<'py, 'call>>,
     ) -> PyResult<ReadyAwaitable> {
-        self.counting(|| {
-            let py = args.py();
+        let py = args.py();
+        let event = || (Cow::Borrowed(method.event_type()), None);
+        self.counting(event, || {
             let call = method.bind(args, kwargs)?;
             let (agent, run) = (call.text(&["agent_name", "agent_type"])?, call.text(&["run_id"])?);
             let event = build(Payload::new(py), &call, agent.as_deref())?;
@@ -510,15 +295,46 @@ impl UserWebSocketEmitter {
     }
 
     /// Counts what was published and what was refused, for whatever reason.
-    fn counting<T>(&self, publish: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+    fn counting<'e, T>(
+        &self,
+        event: impl FnOnce() -> (Cow<'e, str>, Option<&'e str>),
+        publish: impl FnOnce() -> PyResult<T>,
+    ) -> PyResult<T> {
         let result = publish();
-        if result.is_ok() {
-            self.published.increment();
-        } else {
-            self.refused.increment();
-            self.lane.shared().events.failed.increment();
+        match &result {
+            Ok(_) => self.published.increment(),
+            Err(error) => {
+                self.refused.increment();
+                self.lane.shared().events.failed.increment();
+                let (event_type, event_id) = event();
+                self.lane.streams().note_failed(events::FailedEvent {
+                    unix: CLOCK.unix(),
+                    event_id: event_id.map(|id| ids::cut(id, MAX_EVENT_ID).into()),
+                    event_type: ids::cut(&event_type, arguments::MAX_NAME).into(),
+                    reason: ids::cut(&error.to_string(), MAX_REASON).into(),
+                });
+            }
         }
         result
+    }
+
+    /// The log of a run of this emitter, as long as it is there.
+    fn log_of(&self, py: Python<'_>, run_id: Option<&str>) -> PyResult<Arc<RunLog>> {
+        let run = match (&self.target, run_id) {
+            (Target::Run { scope, run, .. }, wanted) => {
+                if let Some(wanted) = wanted {
+                    self.check_run(py, wanted, run, scope)?;
+                }
+                run.as_str()
+            }
+            (Target::User { .. }, Some(run)) => run,
+            (Target::User { .. }, None) => {
+                let why = "this emitter serves all runs of its user: pass run_id";
+                return Err(InvalidEvent::raise(py, why.to_owned()));
+            }
+        };
+        let log = self.lane.streams().find(run);
+        log.ok_or_else(|| to_python(py, EventError::Closed))
     }
 
     fn writers(&self) -> Vec<(StreamWriter, Option<SpanScope>)> {
@@ -530,20 +346,6 @@ impl UserWebSocketEmitter {
             Target::User { runs, .. } => lock(runs).values().map(|(writer, _)| (writer.clone(), None)).collect(),
         }
     }
-}
-
-/// The text of an error, cut: the end of an execution must fit into the log whatever was raised.
-fn error_text(error: &Bound<'_, PyAny>) -> PyResult<(String, Option<String>)> {
-    if error.is_instance_of::<PyBaseException>() {
-        return Ok((
-            ids::cut(&exception_text(error), MAX_ERROR_TEXT).to_owned(),
-            Some(error.get_type().name()?.to_string()),
-        ));
-    }
-    Ok((
-        ids::cut(&error.str()?.to_string_lossy(), MAX_ERROR_TEXT).to_owned(),
-        None,
-    ))
 }
 
 #[pymethods]
@@ -710,9 +512,16 @@ impl UserWebSocketEmitter {
     }
 
     /// An application's own event. `event_type` is any name but the six.
+    ///
+    /// `priority` is the class, from 1 to 4: 1 is never merged or left out, 2 is content, of 3 the latest of each `key`
+    /// counts (by default of each type), 4 goes first. It never changes the order. With `message_id` the event is a part of
+    /// a text, and its payload has the part in `delta`: a client that is behind gets several parts as one. `event_id` is an
+    /// id of your own: published again, the event is not appended again, and the number that it has is returned.
     #[pyo3(
-        signature = (event_type, payload = None, *, agent_name = None, run_id = None, message = None)
-            -> "collections.abc.Awaitable[int]"
+        signature = (
+            event_type, payload = None, *, agent_name = None, run_id = None, message = None, priority = 2, key = None,
+            message_id = None, event_id = None,
+        ) -> "collections.abc.Awaitable[int]"
     )]
     fn send_custom_event(
         &self,
@@ -722,15 +531,23 @@ impl UserWebSocketEmitter {
         agent_name: Option<&str>,
         run_id: Option<&str>,
         message: Option<&str>,
+        priority: i64,
+        key: Option<&str>,
+        message_id: Option<&str>,
+        event_id: Option<&str>,
     ) -> PyResult<ReadyAwaitable> {
-        self.publish(py, event_type, payload, agent_name, run_id, message)
-            .map(|number| Self::answer(py, number))
+        self.publish(
+            py, event_type, payload, agent_name, run_id, message, priority, key, message_id, event_id,
+        )
+        .map(|number| Self::answer(py, number))
     }
 
     /// The same as `send_custom_event`.
     #[pyo3(
-        signature = (event_type, payload = None, *, agent_name = None, run_id = None, message = None)
-            -> "collections.abc.Awaitable[int]"
+        signature = (
+            event_type, payload = None, *, agent_name = None, run_id = None, message = None, priority = 2, key = None,
+            message_id = None, event_id = None,
+        ) -> "collections.abc.Awaitable[int]"
     )]
     fn notify_custom(
         &self,
@@ -740,12 +557,23 @@ impl UserWebSocketEmitter {
         agent_name: Option<&str>,
         run_id: Option<&str>,
         message: Option<&str>,
+        priority: i64,
+        key: Option<&str>,
+        message_id: Option<&str>,
+        event_id: Option<&str>,
     ) -> PyResult<ReadyAwaitable> {
-        self.send_custom_event(py, event_type, payload, agent_name, run_id, message)
+        self.send_custom_event(
+            py, event_type, payload, agent_name, run_id, message, priority, key, message_id, event_id,
+        )
     }
 
     /// The synchronous form of `send_custom_event`. Returns the event's number.
-    #[pyo3(signature = (event_type, payload = None, *, agent_name = None, run_id = None, message = None))]
+    #[pyo3(
+        signature = (
+            event_type, payload = None, *, agent_name = None, run_id = None, message = None, priority = 2, key = None,
+            message_id = None, event_id = None,
+        )
+    )]
     fn publish(
         &self,
         py: Python<'_>,
@@ -754,8 +582,16 @@ impl UserWebSocketEmitter {
         agent_name: Option<&str>,
         run_id: Option<&str>,
         message: Option<&str>,
+        priority: i64,
+        key: Option<&str>,
+        message_id: Option<&str>,
+        event_id: Option<&str>,
     ) -> PyResult<u64> {
-        self.counting(|| {
+        let event = || {
+            let name = event_type.cast::<PyString>().ok().map(|name| name.to_string_lossy());
+            (name.unwrap_or_default(), event_id)
+        };
+        self.counting(event, || {
             let name = name_of(event_type, "event_type")?;
             if EventKind::AGENT_EVENTS.contains(&&*name) {
                 let why = format!(
@@ -766,17 +602,56 @@ impl UserWebSocketEmitter {
             let agent_name = agent_name
                 .map(|agent| checked_name(py, agent, "agent_name"))
                 .transpose()?;
-            let payload = Payload::new(py).members(payload, &[])?;
+            let mut extra = extra(py, priority, key, message_id, event_id)?;
+            let payload = if let Some(text) = message_id {
+                let (part, at) = Payload::new(py).delta(payload, text)?;
+                extra.delta = Some(Delta { message: text, at });
+                part.members(payload, &["message_id", "delta"])?
+            } else {
+                Payload::new(py).members(payload, &[])?
+            };
             let draft = Draft {
                 kind: EventKind::Custom(&name),
                 agent: agent_name,
                 message,
                 payload: &payload.out,
                 timed: false,
-                extra: Extra::default(),
+                extra,
             };
             self.emit(py, run_id, draft)
         })
+    }
+
+    /// Waits until event `n` was written to some socket of the user (`sent`: the server took it), or some client of the user
+    /// has acknowledged it or a later one (`acked`; clients of `isolane.v1` do). The event stays in the log either way.
+    ///
+    /// Raises `DeliveryTimeout`, a `TimeoutError`, after `timeout` seconds; `InvalidEvent` for a number that was not
+    /// published, `RunClosed` when the log is gone, and `BudgetExceeded` when 1000 wait for events of the run.
+    #[pyo3(
+        signature = (n, level = "sent", timeout = None, run_id = None) -> "collections.abc.Awaitable[None]"
+    )]
+    fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        n: u64,
+        level: &str,
+        timeout: Option<f64>,
+        run_id: Option<&str>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.stamp.check(py)?;
+        let level = match level {
+            "sent" => Level::Sent,
+            "acked" => Level::Acked,
+            _ => return Err(PyValueError::new_err("level must be sent or acked")),
+        };
+        delivery::wait(py, self.log_of(py, run_id)?, level, n, timeout)
+    }
+
+    /// The latest 256 events of the user that were not accepted, by any emitter, the oldest first.
+    #[getter]
+    fn failed_events(&self) -> Vec<FailedEvent> {
+        let failed = self.lane.streams().failed();
+        failed.into_iter().map(FailedEvent::new).collect()
     }
 
     /// Counts of this emitter: `events_published`, `events_refused`; and of its stream: `stream_head`.
@@ -856,156 +731,4 @@ impl UserWebSocketEmitter {
             }
         }
     }
-}
-
-fn bounds(
-    max_events: usize,
-    max_run_bytes: usize,
-    max_user_bytes: usize,
-    max_event_bytes: usize,
-    retention: f64,
-) -> LogBounds {
-    LogBounds {
-        events: max_events.max(1),
-        bytes: max_run_bytes,
-        user_bytes: max_user_bytes,
-        event_bytes: max_event_bytes,
-        retention: micros(retention),
-        ..LogBounds::default()
-    }
-}
-
-/// Makes the emitter of a context's run, and opens its stream. Used by the factories.
-#[pyfunction]
-#[pyo3(signature = (
-    ctx, *, max_events = 1000, max_run_bytes = 1 << 20, max_user_bytes = 4 << 20, max_event_bytes = 65536, retention = 300.0,
-))]
-pub(crate) fn emitter_for_context(
-    ctx: &Bound<'_, PyContext>,
-    max_events: usize,
-    max_run_bytes: usize,
-    max_user_bytes: usize,
-    max_event_bytes: usize,
-    retention: f64,
-) -> PyResult<UserWebSocketEmitter> {
-    let (py, context) = (ctx.py(), ctx.get());
-    context.stamp().check(py)?;
-    let bounds = bounds(max_events, max_run_bytes, max_user_bytes, max_event_bytes, retention);
-    context.request(py)?.get().set_bounds(bounds);
-    let writer = context.open_stream(py)?;
-    Ok(UserWebSocketEmitter::bound(
-        context,
-        writer,
-        context.core().lineage().path().len() == 1,
-    ))
-}
-
-/// Sets the bounds of a context's event stream, for when it is opened. Used by the factories.
-#[pyfunction]
-#[pyo3(signature = (
-    ctx, *, max_events = 1000, max_run_bytes = 1 << 20, max_user_bytes = 4 << 20, max_event_bytes = 65536, retention = 300.0,
-))]
-pub(crate) fn bind_event_bounds(
-    ctx: &Bound<'_, PyContext>,
-    max_events: usize,
-    max_run_bytes: usize,
-    max_user_bytes: usize,
-    max_event_bytes: usize,
-    retention: f64,
-) -> PyResult<()> {
-    let bounds = bounds(max_events, max_run_bytes, max_user_bytes, max_event_bytes, retention);
-    ctx.get().request(ctx.py())?.get().set_bounds(bounds);
-    Ok(())
-}
-
-/// Makes an emitter that serves all runs of a user. Used by the factory.
-#[pyfunction]
-#[pyo3(signature = (
-    user_id, thread_id, connection_id = None, *, max_events = 1000, max_run_bytes = 1 << 20, max_user_bytes = 4 << 20,
-    max_event_bytes = 65536, retention = 300.0,
-))]
-pub(crate) fn emitter_for_user(
-    py: Python<'_>,
-    user_id: &str,
-    thread_id: &str,
-    connection_id: Option<String>,
-    max_events: usize,
-    max_run_bytes: usize,
-    max_user_bytes: usize,
-    max_event_bytes: usize,
-    retention: f64,
-) -> PyResult<UserWebSocketEmitter> {
-    let lane = lane_of(py, user_id)?;
-    with_placeholders(|policy| Identity::check("thread_id", thread_id, policy))
-        .map_err(|error| to_python(py, error))?;
-    let thread = ThreadId::new(thread_id).map_err(|_| to_python(py, EventError::invalid("thread_id is no id")))?;
-    let bounds = bounds(max_events, max_run_bytes, max_user_bytes, max_event_bytes, retention);
-    Ok(UserWebSocketEmitter::make(
-        lane,
-        connection_id,
-        Target::User {
-            thread,
-            bounds,
-            runs: Mutex::default(),
-        },
-    ))
-}
-
-/// Ends the stream of a context's run: open tool calls and executions get their last event. `outcome` is `completed`,
-/// `partial`, `failed`, `cancelled` or `lost`; without one it follows from the executions.
-#[pyfunction]
-#[pyo3(signature = (ctx, outcome = None, reason = "the run ended"))]
-pub(crate) fn end_stream(ctx: &Bound<'_, PyContext>, outcome: Option<&str>, reason: &str) -> PyResult<()> {
-    let py = ctx.py();
-    ctx.get().stamp().check(py)?;
-    let outcome = match outcome {
-        None => None,
-        Some("completed") => Some(Outcome::Completed),
-        Some("partial") => Some(Outcome::Partial),
-        Some("failed") => Some(Outcome::Failed),
-        Some("cancelled") => Some(Outcome::Cancelled),
-        Some("lost") => Some(Outcome::Lost),
-        Some(_) => {
-            return Err(PyTypeError::new_err(
-                "outcome must be completed, partial, failed, cancelled or lost",
-            ));
-        }
-    };
-    if let Some(writer) = ctx.get().request(py)?.get().writer() {
-        writer.log().end(outcome, reason, CLOCK.unix(), CLOCK.monotonic());
-    }
-    Ok(())
-}
-
-/// Whether the event stream of a context's run was opened and has ended.
-#[pyfunction]
-pub(crate) fn stream_has_ended(ctx: &Bound<'_, PyContext>) -> PyResult<bool> {
-    Ok(ctx
-        .get()
-        .request(ctx.py())?
-        .get()
-        .writer()
-        .is_some_and(|writer| writer.log().is_over()))
-}
-
-/// The streams of a user that are not expired: `run_id`, `thread_id`, `epoch`, `head`, `outcome` and, for ended ones,
-/// `ended_seconds_ago`.
-#[pyfunction]
-#[pyo3(signature = (user_id) -> "list[dict[str, typing.Any]]")]
-pub(crate) fn user_streams<'py>(py: Python<'py>, user_id: &str) -> PyResult<Vec<Bound<'py, PyDict>>> {
-    let lane = registry().find(user_id);
-    let Some(lane) = lane else { return Ok(Vec::new()) };
-    let mut streams = Vec::new();
-    for view in lane.streams().views() {
-        let dict = PyDict::new(py);
-        dict.set_item("run_id", view.run.as_str())?;
-        dict.set_item("thread_id", view.thread.as_str())?;
-        dict.set_item("epoch", &*view.epoch)?;
-        dict.set_item("head", view.head)?;
-        dict.set_item("outcome", view.ended.map(|(outcome, _)| outcome.name()))?;
-        let ago = view.ended.map(|(_, at)| seconds(CLOCK.monotonic().saturating_sub(at)));
-        dict.set_item("ended_seconds_ago", ago)?;
-        streams.push(dict);
-    }
-    Ok(streams)
 }

@@ -1,0 +1,153 @@
+"""Event streams (server-sent events): the events of one run over HTTP, for clients that cannot speak WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from starlette.responses import StreamingResponse
+
+from isolane._core import EventCursor, InvalidContextError
+from isolane.fastapi.principal import Principal
+from isolane.fastapi.scope import request_scope
+from isolane.fastapi.settings import IsolaneSettings
+from isolane.fastapi.sockets import READ_EVENTS, retry_ms
+
+ServerSentEvent: Any
+EventSourceResponse: Any
+try:
+    from fastapi.sse import EventSourceResponse, ServerSentEvent
+except ImportError:
+    # Before FastAPI 0.135.
+    ServerSentEvent = EventSourceResponse = None
+
+PING_SECONDS = 10.0
+"""After so long without an event a comment is sent, so that nothing between server and client takes it for dead."""
+
+Record = tuple[str, str, str | None, int | None]
+"""Type, data, id and the time after which to reconnect, in milliseconds."""
+
+
+class EventStream:
+    """The events of one run, for one client. Counts among the user's connections.
+
+    Args:
+        settings: how many connections a user has, and whether what is not urgent waits.
+        principal: the user.
+        run_id: the run.
+        last_event_id: the id of the last record that the client has; empty for all of them.
+
+    Attributes:
+        cursor: where the client is.
+        mode: ``exact``, ``snapshot``, ``reset`` or ``gone``; ``None`` for a client that was told the end already.
+    """
+
+    def __init__(self, settings: IsolaneSettings, principal: Principal, run_id: str, last_event_id: str = "") -> None:
+        self.cursor = EventCursor(
+            principal.user_id,
+            max_connections=settings.max_connections_per_user,
+            defers=settings.websocket_enable_batching,
+            records=True,
+        )
+        self.mode = self.cursor.subscribe_after(run_id, last_event_id)
+
+    async def records(self) -> AsyncIterator[Record | None]:
+        """Yield what to send until the run has ended or the cursor is closed; ``None`` when it is time for a sign."""
+        cursor = self.cursor
+        while (code := cursor.close_code) is None:
+            records = cursor.read_records(READ_EVENTS)
+            for event, data, event_id in records:
+                yield event, data, event_id, None
+                if event == "isolane.end":
+                    return
+            if records:
+                continue
+            try:
+                async with asyncio.timeout(PING_SECONDS):
+                    await cursor.wait()
+            except TimeoutError:
+                yield None
+        # An `EventSource` comes back by itself, whatever the code: when, it can be told.
+        after = retry_ms(code, 1)
+        yield "isolane.bye", json.dumps({"code": code, "retry_ms": after}), None, after
+
+    def close(self) -> None:
+        """Free the cursor, and nothing else."""
+        self.cursor.detach()
+
+
+def encode(record: Record | None) -> bytes:
+    """Return a record as it is sent, or the comment that is sent without one."""
+    if record is None:
+        return b": ping\n\n"
+    event, data, event_id, retry = record
+    lines = [f"event: {event}", f"data: {data}"]
+    if event_id is not None:
+        lines.append(f"id: {event_id}")
+    if retry is not None:
+        lines.append(f"retry: {retry}")
+    return "\n".join([*lines, "", ""]).encode()
+
+
+async def open_stream(request: Request, run_id: str) -> AsyncIterator[EventStream]:
+    """The stream that a request asks for, until its response is over."""
+    scope = request_scope(request)
+    principal = await scope.principal(request)
+    if principal is None:
+        raise HTTPException(401, "Sign in first", {"WWW-Authenticate": "Bearer"})
+    if scope.isolane.draining:
+        raise HTTPException(503, "The service is shutting down", {"Retry-After": "5"})
+    after = request.headers.get("last-event-id") or request.query_params.get("last_event_id", "")
+    try:
+        stream = EventStream(scope.isolane.settings, principal, run_id, after)
+    except InvalidContextError:
+        raise HTTPException(401, "Not a valid user") from None
+    scope.isolane.deliveries.add(stream)
+    try:
+        if stream.mode is None:
+            # Tells an `EventSource` not to come back.
+            raise HTTPException(204)
+        if stream.mode == "gone":
+            raise HTTPException(404, "Not found")
+        yield stream
+    finally:
+        scope.isolane.deliveries.discard(stream)
+        stream.close()
+
+
+OpenStream = Annotated[EventStream, Depends(open_stream)]
+
+
+async def stream_events(stream: OpenStream) -> AsyncIterator[Any]:
+    """The route, by FastAPI's own support of event streams."""
+    async for record in stream.records():
+        if record is None:
+            yield ServerSentEvent(comment="ping")
+        else:
+            event, data, event_id, retry = record
+            yield ServerSentEvent(event=event, raw_data=data, id=event_id, retry=retry)
+
+
+async def stream_bytes(stream: OpenStream) -> StreamingResponse:
+    """The route without that support: the same bytes."""
+
+    async def body() -> AsyncIterator[bytes]:
+        async for record in stream.records():
+            yield encode(record)
+
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
+
+
+def add_event_streams(app: FastAPI, prefix: str) -> None:
+    """Add the route of event streams to an application."""
+    path = f"{prefix.rstrip('/')}/{{run_id}}"
+    name = "isolane_event_stream"
+    if EventSourceResponse is not None:
+        route: Any = stream_events
+        app.add_api_route(path, route, response_class=EventSourceResponse, name=name, include_in_schema=False)
+    else:
+        app.add_api_route(path, stream_bytes, response_model=None, name=name, include_in_schema=False)
