@@ -28,7 +28,8 @@ class Soak:
         self.seconds = seconds
         self.history = History(seed)
         self.site = Site(self.history, websocket_heartbeat_interval=1.0, max_connections_per_user=20)
-        self.runs: dict[str, list[Recorder]] = {user: [] for user in USERS}
+        self.users = [self.site.named(user) for user in USERS]
+        self.runs: dict[str, list[Recorder]] = {user: [] for user in self.users}
         self.proxies: list[FaultProxy] = []
         self.clients: list[FramedClient] = []
         self.done: Counter[str] = Counter()
@@ -47,13 +48,13 @@ class Soak:
                     await proxy.__aexit__()
 
     async def _play(self) -> None:
-        for at, (user, tab) in enumerate((user, tab) for user in USERS for tab in TABS):
+        for at, (user, tab) in enumerate((user, tab) for user in self.users for tab in TABS):
             pause = 0.02 if at % 5 == 0 else 0.0
             client = self.site.client(user, tab, port=self.proxies[at % PROXIES].port, read_pause=pause, silence=1.5)
             self.clients.append(client)
         following = [asyncio.create_task(self._follow(client)) for client in self.clients]
         until = asyncio.get_running_loop().time() + self.seconds
-        publishers = [asyncio.create_task(self._publish(user, until)) for user in USERS]
+        publishers = [asyncio.create_task(self._publish(user, until)) for user in self.users]
         faults = [asyncio.create_task(self._harm(at, until)) for at in range(PROXIES)]
         curious = asyncio.create_task(self._ask_for_others(until))
         try:
@@ -156,7 +157,7 @@ class Soak:
         while asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.1)
             client = draw.choice(self.clients)
-            foreign = [each.stream.run for user in USERS if user != client.user for each in self.runs[user][-1:]]
+            foreign = [each.stream.run for user in self.users if user != client.user for each in self.runs[user][-1:]]
             if client.socket is not None and foreign:
                 try:
                     await client.subscribe(draw.choice(foreign))
