@@ -131,7 +131,8 @@ async def test_eight_kilobytes_a_second(proxied) -> None:
     following = asyncio.create_task(client.follow(ended(recorder.stream.run)))
     recorder.started()
     for step in range(300):
-        recorder.publish("text", {"delta": f"word{step} "}, message_id="answer")
+        # Two answers at once: their parts are neighbours, and no part of one belongs to the other.
+        recorder.publish("text", {"delta": f"word{step} "}, message_id=f"answer-{step // 7 % 2}")
         await asyncio.sleep(0.004)
     recorder.completed()
     site.end(recorder)

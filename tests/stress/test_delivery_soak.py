@@ -49,8 +49,14 @@ class Soak:
 
     async def _play(self) -> None:
         for at, (user, tab) in enumerate((user, tab) for user in self.users for tab in TABS):
-            pause = 0.02 if at % 5 == 0 else 0.0
-            client = self.site.client(user, tab, port=self.proxies[at % PROXIES].port, read_pause=pause, silence=1.5)
+            client = self.site.client(
+                user,
+                tab,
+                port=self.proxies[at % PROXIES].port,
+                read_pause=0.02 if at % 5 == 0 else 0.0,
+                silence=1.5,
+                query="?compress=deflate-raw" if at % 3 == 0 else "",
+            )
             self.clients.append(client)
         following = [asyncio.create_task(self._follow(client)) for client in self.clients]
         until = asyncio.get_running_loop().time() + self.seconds
