@@ -267,7 +267,7 @@ def test_a_frame_that_is_none_is_refused_without_repeating_it(alice, text):
 
 def test_frames_of_later_versions_are_ignored(alice):
     cursor = EventCursor(alice)
-    assert cursor.handle(say(t="ack", s={"run": 1})) == "ignored"
+    assert cursor.handle(say(t="ack", s=["run", 1])) == "ignored"
     assert cursor.handle(say(t="future", anything=[1])) == "ignored"
     assert cursor.read() == []
 

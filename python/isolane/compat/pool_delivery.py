@@ -129,7 +129,7 @@ class SocketLink:
 
     def _begin(self, websocket: PooledSocket, known: _Known) -> None:
         self._use(websocket, known)
-        self._delivery = Delivery(self._settings, Principal(self.user_id), framed=False)
+        self._delivery = Delivery(self._settings, Principal(self.user_id), framed=False, retries=False)
         self._subscribe(self._delivery)
         self._task = asyncio.create_task(self._run(self._delivery), name="isolane pool delivery")
         self._set(ConnectionStatus.HEALTHY)

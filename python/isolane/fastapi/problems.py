@@ -23,7 +23,7 @@ from isolane._core import (
 )
 from isolane.agents.pipeline import PipelineOrderError
 from isolane.agents.registry import UnknownAgentError
-from isolane.engines.errors import EngineDrainingError, EngineLimitError, RunExpiredError
+from isolane.engines.errors import EngineDrainingError, EngineLimitError, RunCancelledError, RunExpiredError
 from isolane.fastapi.principal import NotAuthenticatedError
 from isolane.limits import LimitTimeout
 
@@ -106,6 +106,7 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     ContextIsolationError: _not_found,
     EngineDrainingError: lambda error: Problem(503, "draining", str(error), error.retry_after, 4001),
     EngineLimitError: lambda error: _limit(error, "engine_limit"),
+    RunCancelledError: lambda _: Problem(409, "run_cancelled", "The run was cancelled"),
     RunExpiredError: _expired,
     LimitRejected: lambda error: _limit(error, "queue_full"),
     LimitTimeout: lambda error: _limit(error, "rate_limit"),

@@ -78,6 +78,7 @@ class Delivery:
         framed: frames of ``isolane.v1``, or bare messages.
         compresses: the client has asked for compressed frames.
         isolane: cancels the runs that the client wants to end, and knows how many sockets there are.
+        retries: try a failed write again, as the settings say; ``False`` where ``send`` does that itself.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Delivery:
         framed: bool,
         compresses: bool = False,
         isolane: Isolane | None = None,
+        retries: bool = True,
     ) -> None:
         self.cursor = EventCursor(
             principal.user_id,
@@ -102,7 +104,7 @@ class Delivery:
         self._isolane = isolane
         self._idle_seconds = settings.websocket_heartbeat_interval / 2
         self._write_seconds = settings.websocket_delivery_timeout
-        self._retries = settings.websocket_delivery_retries
+        self._retries = settings.websocket_delivery_retries if retries else None
         self.last_heard = time.monotonic()
         self._asked_at: float | None = None
         self._writer: asyncio.Task[Any] | None = None
@@ -191,7 +193,9 @@ class Delivery:
                 except (OSError, WebSocketDisconnect):
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever a server raises
-                    if not await self._write_again(send, message, error):
+                    if self._retries is None:
+                        raise
+                    if not await self._write_again(send, message, error, self._retries):
                         return False
         except asyncio.CancelledError:
             # As `asyncio.timeout` does it: a cancellation from elsewhere goes on.
@@ -202,9 +206,9 @@ class Delivery:
             self._writing_since = None
         return True
 
-    async def _write_again(self, send: Send, message: dict[str, Any], error: Exception) -> bool:
+    async def _write_again(self, send: Send, message: dict[str, Any], error: Exception, retries: int) -> bool:
         """Try a write again that failed, and not because the client is gone. Returns whether it succeeded."""
-        for attempt in range(self._retries):
+        for attempt in range(retries):
             self._writing_since = None
             await asyncio.sleep(RETRY_SECONDS * 2**attempt)
             self._writing_since = time.monotonic()
@@ -216,7 +220,7 @@ class Delivery:
                 error = again
             else:
                 return True
-        logger.warning("a socket took no message in %d tries: %s", self._retries + 1, type(error).__name__)
+        logger.warning("a socket took no message in %d tries: %s", retries + 1, type(error).__name__)
         return False
 
     def _watch(self) -> None:
