@@ -10,10 +10,11 @@ use crate::events::fold::{FoldKey, Slot};
 /// What the bookkeeping of an event costs that may be left out.
 const LOSSY_BYTES: usize = 2 * size_of::<u64>() + size_of::<(FoldKey, u64)>();
 
-/// Which text a delta is a part of. Only parts of one text are joined: of one message, type, span and request.
+/// Which text a delta is a part of. Only parts of one text are joined: whose messages differ in nothing but what the latest
+/// part may say.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(in crate::events) struct TextId {
-    pub(super) span: u32,
+    pub(super) agent: Option<Box<str>>,
     pub(super) kind: Box<str>,
     pub(super) request: Arc<str>,
     pub(super) message: Box<str>,
@@ -63,7 +64,10 @@ impl Entry {
         let extras = self.extras.as_ref().map_or(0, |extras| {
             let id = extras.id.as_ref().map_or(0, |id| id.len());
             let text = extras.part.as_ref().map_or(0, |part| {
-                size_of::<TextId>() + part.of.kind.len() + part.of.message.len()
+                size_of::<TextId>()
+                    + part.of.agent.as_ref().map_or(0, |agent| agent.len())
+                    + part.of.kind.len()
+                    + part.of.message.len()
             });
             size_of::<Extras>() + id + text
         });

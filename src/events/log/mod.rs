@@ -93,6 +93,7 @@ impl Inner {
         if draft.extra.event_id.is_none() && draft.extra.delta.is_none() {
             return None;
         }
+        let agent = placed.agent.as_deref().or(draft.agent);
         let part = draft.extra.delta.map(
             |Delta {
                  message,
@@ -101,11 +102,14 @@ impl Inner {
                 let kind = draft.kind.name();
                 // Most parts follow one of the same text.
                 let latest = self.entries.latest_text().map(|part| &part.of).filter(|of| {
-                    of.span == placed.index && *of.kind == *kind && of.request == placed.id && *of.message == *message
+                    *of.kind == *kind
+                        && of.request == placed.id
+                        && *of.message == *message
+                        && of.agent.as_deref() == agent
                 });
                 let of = latest.cloned().unwrap_or_else(|| {
                     Arc::new(TextId {
-                        span: placed.index,
+                        agent: agent.map(Box::from),
                         kind: kind.into(),
                         request: placed.id.clone(),
                         message: message.into(),
@@ -320,7 +324,13 @@ impl RunLog {
             EventKind::Completed | EventKind::Error => Slot::Terminal,
             EventKind::Custom(_) if draft.extra.delta.is_some() => Slot::Text,
             EventKind::Custom(name) if class == Class::Progress => {
-                Slot::Progress(inner.keys.number(draft.extra.key.unwrap_or(name)))
+                let key = draft.extra.key.unwrap_or(name);
+                Slot::Progress(if placed.index > 0 {
+                    inner.keys.number(key)
+                } else {
+                    // Outside of executions each request has its own.
+                    inner.keys.number(&format!("{}\n{key}", placed.id))
+                })
             }
             EventKind::Custom(name) => Slot::Custom(inner.names.number(name)),
         };
