@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -89,10 +90,16 @@ class Stubborn(BaseAgent):
 
 
 class Site:
-    """The application, its history, and runs that are published into by the test itself."""
+    """The application, its history, and runs that are published into by the test itself.
+
+    The names of users are made unique: the logs of one site outlive it, and those of another test's are not its own.
+    """
+
+    numbers = itertools.count(1)
 
     def __init__(self, history: History, **settings: Any) -> None:
         self.history = history
+        self.mark = f".site-{next(self.numbers)}"
         self.contexts: dict[str, UserExecutionContext] = {}
         self.port = 0
         self.app = FastAPI()
@@ -124,9 +131,13 @@ class Site:
             self.port = port
             yield port
 
+    def named(self, user: str) -> str:
+        """Return the user's name in this site."""
+        return user if user.endswith(self.mark) else user + self.mark
+
     def run(self, user: str, **bounds: int) -> Recorder:
         """Open a run of the user, to publish into from here."""
-        context = UserContextFactory.create_context(user)
+        context = UserContextFactory.create_context(self.named(user))
         recorder = recorder_of(self.history, context, **bounds)
         self.contexts[recorder.stream.run] = context
         return recorder
@@ -152,7 +163,7 @@ class Site:
     async def start(self, agent: str, user: str, **request: Any) -> str:
         """Start an agent through the application. Returns its run."""
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}") as client:
-            answer = await client.post(f"/start/{agent}", json=request, headers=auth(user))
+            answer = await client.post(f"/start/{agent}", json=request, headers=auth(self.named(user)))
         assert answer.status_code == 200, answer.text
         return str(answer.json()["run_id"])
 
@@ -161,19 +172,19 @@ class Site:
         await settled(lambda: self.state(user, run)["outcome"] is not None)
         self.note_end(user, run)
 
-    @staticmethod
-    def state(user: str, run: str) -> dict[str, Any]:
+    def state(self, user: str, run: str) -> dict[str, Any]:
         """What the core says of the user's stream."""
-        return next(stream for stream in user_streams(user) if stream["run_id"] == run)
+        return next(stream for stream in user_streams(self.named(user)) if stream["run_id"] == run)
 
     def note_end(self, user: str, run: str) -> None:
         """Note in the history how the stream ended."""
         state = self.state(user, run)
-        stream = self.history.opened(user, run, state["epoch"])
+        stream = self.history.opened(self.named(user), run, state["epoch"])
         stream.outcome, stream.head = state["outcome"], state["head"]
 
     def client(self, user: str, tab: str = "tab", *, port: int | None = None, **options: Any) -> FramedClient:
         """One tab of a user."""
+        user = self.named(user)
         return FramedClient(port or self.port, user, self.history, f"{user} {tab}", **options)
 
     def sockets(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 
 import httpx
 from isolane.fastapi import sockets
+from websockets.asyncio.client import connect
 
 from tests.faults.site import Site, ended, settled
 from tests.support.event_history import History
@@ -37,12 +38,14 @@ async def test_a_half_open_connection_is_given_up_by_both_ends(monkeypatch) -> N
     assert site.history.check()["delivered"] == 42
 
 
-async def test_a_client_that_stops_reading_holds_up_nobody_and_comes_back_by_a_snapshot() -> None:
+async def test_a_client_that_stops_reading_holds_up_nobody_and_comes_back_by_a_snapshot(monkeypatch) -> None:
+    """The server gives it up: the client itself would wait for ever."""
+    monkeypatch.setattr(sockets, "ACK_SECONDS", 0.5)
     site = Site(History(3), websocket_delivery_timeout=0.5)
     with site.serving():
         async with FaultProxy(site.port, seed=3) as proxy:
             recorder = site.run("stops-reading")
-            stopped = site.client(recorder.user, "stopped", port=proxy.port)
+            stopped = site.client(recorder.user, "stopped", port=proxy.port, silence=60)
             reading = site.client(recorder.user, "reading")
             recorder.started()
             following = [asyncio.create_task(tab.follow(ended(recorder.stream.run))) for tab in (stopped, reading)]
@@ -53,18 +56,71 @@ async def test_a_client_that_stops_reading_holds_up_nobody_and_comes_back_by_a_s
                 if step % 20 == 0:
                     await asyncio.sleep(0.002)
             recorder.completed()
-            # The other tab had everything while this one took nothing.
             site.end(recorder)
+            # The other tab had everything while this one took nothing.
             await following[1]
             assert not stopped.ended
-            await settled(lambda: site.sockets() == 1, 30)
+            await settled(lambda: site.sockets() == 1)
             proxy.resume()
             await following[0]
             for tab in (stopped, reading):
                 await tab.close()
     totals = site.history.check()
     assert totals["snapshot"] > 0
-    assert "snapshot" in stopped.modes or stopped.connections == 1
+    assert stopped.modes == ["exact", "snapshot"]
+    assert stopped.codes in ([4008], [None]), "the server may have cut off what was not taken"
+
+
+async def test_a_client_that_reads_and_never_acknowledges_is_sent_away_and_resumes(monkeypatch) -> None:
+    monkeypatch.setattr(sockets, "ACK_SECONDS", 0.3)
+    site = Site(History(3), websocket_delivery_timeout=0.2)
+    with site.serving():
+        recorder = site.run("never-acks")
+        client = site.client(recorder.user, acks=False)
+        following = asyncio.create_task(client.follow(ended(recorder.stream.run)))
+        recorder.started()
+        for step in range(1_200):
+            # More than may be un-acknowledged: the socket pauses, and is closed.
+            recorder.publish("note", {"step": step})
+            if step % 50 == 0:
+                await asyncio.sleep(0.01)
+        await settled(lambda: 4008 in client.codes)
+        assert [bye["code"] for bye in client.byes] == [4008] * len(client.codes)
+        client.acks = True
+        recorder.completed()
+        site.end(recorder)
+        await following
+        await client.close()
+    totals = site.history.check()
+    assert totals["delivered"] + totals["snapshot"] == 1_202
+
+
+async def test_a_plain_client_that_stops_reading_is_given_up() -> None:
+    """It has no acks and no positions: only the deadline of a write finds it."""
+    site = Site(History(3), websocket_delivery_timeout=0.3)
+    with site.serving():
+        async with FaultProxy(site.port, seed=3) as proxy:
+            recorder = site.run("plain", max_events=100_000, max_run_bytes=64 << 20, max_user_bytes=64 << 20)
+            async with connect(
+                f"ws://127.0.0.1:{proxy.port}/ws",
+                subprotocols=[f"bearer.{recorder.user}"],
+                compression=None,
+                close_timeout=0.1,
+            ):
+                await settled(lambda: site.sockets() == 1)
+                proxy.pause()
+                recorder.started()
+                for step in range(20_000):
+                    recorder.thinking(f"step {step}: " + "x" * 1_000)
+                await settled(lambda: site.sockets() == 0)
+                proxy.cut()
+            recorder.completed()
+            site.end(recorder)
+            proxy.heal()
+            client = site.client(recorder.user, port=proxy.port)
+            await client.follow(ended(recorder.stream.run))
+            await client.close()
+    assert site.history.check()["delivered"] == 20_002
 
 
 async def test_eight_kilobytes_a_second(proxied) -> None:
@@ -75,7 +131,8 @@ async def test_eight_kilobytes_a_second(proxied) -> None:
     following = asyncio.create_task(client.follow(ended(recorder.stream.run)))
     recorder.started()
     for step in range(300):
-        recorder.publish("text", {"delta": f"word{step} "}, message_id="answer")
+        # Two answers at once: their parts are neighbours, and no part of one belongs to the other.
+        recorder.publish("text", {"delta": f"word{step} "}, message_id=f"answer-{step // 7 % 2}")
         await asyncio.sleep(0.004)
     recorder.completed()
     site.end(recorder)

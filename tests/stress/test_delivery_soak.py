@@ -28,7 +28,8 @@ class Soak:
         self.seconds = seconds
         self.history = History(seed)
         self.site = Site(self.history, websocket_heartbeat_interval=1.0, max_connections_per_user=20)
-        self.runs: dict[str, list[Recorder]] = {user: [] for user in USERS}
+        self.users = [self.site.named(user) for user in USERS]
+        self.runs: dict[str, list[Recorder]] = {user: [] for user in self.users}
         self.proxies: list[FaultProxy] = []
         self.clients: list[FramedClient] = []
         self.done: Counter[str] = Counter()
@@ -47,15 +48,21 @@ class Soak:
                     await proxy.__aexit__()
 
     async def _play(self) -> None:
-        for at, (user, tab) in enumerate((user, tab) for user in USERS for tab in TABS):
-            pause = 0.02 if at % 5 == 0 else 0.0
-            client = self.site.client(user, tab, port=self.proxies[at % PROXIES].port, read_pause=pause, silence=1.5)
+        for at, (user, tab) in enumerate((user, tab) for user in self.users for tab in TABS):
+            client = self.site.client(
+                user,
+                tab,
+                port=self.proxies[at % PROXIES].port,
+                read_pause=0.02 if at % 5 == 0 else 0.0,
+                silence=1.5,
+                query="?compress=deflate-raw" if at % 3 == 0 else "",
+            )
             self.clients.append(client)
         following = [asyncio.create_task(self._follow(client)) for client in self.clients]
         until = asyncio.get_running_loop().time() + self.seconds
-        publishers = [asyncio.create_task(self._publish(user, until)) for user in USERS]
+        publishers = [asyncio.create_task(self._publish(user, until)) for user in self.users]
         faults = [asyncio.create_task(self._harm(at, until)) for at in range(PROXIES)]
-        curious = asyncio.create_task(self._ask_for_others(until))
+        curious = asyncio.create_task(self._be_curious(until))
         try:
             await asyncio.gather(*publishers, *faults, curious)
             self.publishing = False
@@ -113,7 +120,7 @@ class Soak:
                 for part in range(draw.randint(1, 6)):
                     recorder.publish("progress", {"at": part}, priority=3, key=draw.choice(["bar", "files"]))
             case "trace":
-                for part in range(draw.choice([1, 5, 100])):
+                for part in range(draw.choice([1, 5, 30])):
                     recorder.publish("trace", {"at": part}, priority=4)
             case _:
                 recorder.publish("note", {"rows": ["x" * draw.randint(0, 3_000)]})
@@ -150,17 +157,23 @@ class Soak:
             await asyncio.sleep(draw.uniform(0.05, 0.8))
             proxy.heal()
 
-    async def _ask_for_others(self, until: float) -> None:
-        """Clients that ask for the runs of other users are answered as if there were none."""
+    async def _be_curious(self, until: float) -> None:
+        """Clients load their page again, ask again for what they have, and ask for the runs of other users."""
         draw = random.Random(f"{self.seed}:curious")
         while asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.1)
             client = draw.choice(self.clients)
-            foreign = [each.stream.run for user in USERS if user != client.user for each in self.runs[user][-1:]]
+            if draw.random() < 0.1:
+                client.reload()
+                self.done["reloaded"] += 1
+                continue
+            foreign = [each.stream.run for user in self.users if user != client.user for each in self.runs[user][-1:]]
             if client.socket is not None and foreign:
                 try:
+                    if draw.random() < 0.3 and client.positions:
+                        run, (epoch, number) = draw.choice(sorted(client.positions.items()))
+                        await client.subscribe(run, epoch, max(0, number - draw.randint(0, 30)))
                     await client.subscribe(draw.choice(foreign))
-                    self.done["asked for another's run"] += 1
                 except Exception:  # noqa: BLE001 - the connection was cut meanwhile
                     continue
 
@@ -184,7 +197,8 @@ async def test_twenty_clients_behind_faulty_networks_miss_nothing(rounds, found,
         f"{published} events in {soak.done['runs']} runs to {len(soak.clients)} clients, {connections} connections: "
         f"{totals['delivered']} delivered, {totals['merged']} merged, {totals['skipped']} declared skipped, "
         f"{totals['snapshot']} in snapshots, {totals['doubled']} ignored as known; "
-        f"{sum(proxy.cuts for proxy in soak.proxies)} cuts, {soak.done['half_open']} times half-open; "
+        f"{sum(proxy.cuts for proxy in soak.proxies)} cuts, {soak.done['half_open']} times half-open, "
+        f"{soak.done['reloaded']} pages reloaded; "
         f"{totals['unaccounted']} unaccounted numbers, {foreign} foreign frames, {order} order violations"
     )
     assert violations == [], (dict(kinds), violations[:10])

@@ -75,8 +75,8 @@ class Stream:
 class ClientLog:
     """What one client was sent and said, over all of its connections, in order.
 
-    ``steps`` are ``("opened",)``, ``("got", text, positions)`` and ``("sent", frame)``; ``positions`` is what the
-    client itself says after the frame: stream → (epoch, number).
+    ``steps`` are ``("opened",)``, ``("got", text, positions)``, ``("sent", frame)`` and ``("forgot",)``; ``positions``
+    is what the client itself says after the frame: stream → (epoch, number).
     """
 
     name: str
@@ -93,6 +93,9 @@ class ClientLog:
 
     def sent(self, frame: dict[str, Any]) -> None:
         self.steps.append(("sent", frame))
+
+    def forgot(self) -> None:
+        self.steps.append(("forgot",))
 
 
 @dataclass(slots=True)

@@ -24,6 +24,8 @@ class Follow:
     place: int
     snapshot_due: bool = False
     ended: bool = False
+    asks_again: bool = False
+    """The client was sent what overlaps with what it has, and waits for the answer to its next ``sub``."""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,9 @@ class Replay:
                     self.connected = Connected()
                 case ("sent", frame):
                     self._said(frame)
+                case ("forgot",):
+                    for kept in (self.positions, self.accounts, self.ends, self.texts, self.acked):
+                        kept.clear()
                 case ("got", text, positions):
                     self._foreign(text)
                     frame = json.loads(text)
@@ -113,6 +118,8 @@ class Replay:
 
     def _subscribed(self, frame: dict[str, Any]) -> None:
         name, mode = frame["s"], frame["mode"]
+        # Whoever starts over acknowledges again from there.
+        self.acked.pop(name, None)
         waiting = self.connected.asked[name]
         epoch, number = waiting.pop(0) if waiting else (None, None)
         if mode == "gone":
@@ -167,10 +174,12 @@ class Replay:
             self._same(place, number, entry["ev"])
             self._inside(place, entry, first, number, skipped)
             known = self.positions.get(frame["s"], (frame["e"], 0))[1]
-            if number <= known:
+            if number <= known or follow.asks_again:
                 self.accounts[place].doubled += 1
             elif first != known + 1:
-                self.flag("hole", f"{first}..{number} for a client at {known}")
+                follow.asks_again = True
+                if first > known + 1:
+                    self.flag("hole", f"{first}..{number} for a client at {known}")
             else:
                 self.positions[frame["s"]] = (frame["e"], number)
                 account = self.accounts[place]
@@ -216,8 +225,10 @@ class Replay:
                 self.flag("lost", f"{covered}, {what}, was skipped")
         self.received[frame["s"]] = max(self.received[frame["s"]], number)
         known = self.positions.get(frame["s"], (frame["e"], 0))[1]
-        if number > known:
-            if first != known + 1:
+        if number > known and first <= known:
+            follow.asks_again = True
+        elif number > known and not follow.asks_again:
+            if first > known + 1:
                 self.flag("hole", f"skip {first}..{number} for a client at {known}")
             self.positions[frame["s"]] = (frame["e"], number)
             self.accounts[frame["s"], frame["e"]].skipped += number - known
@@ -240,9 +251,11 @@ class Replay:
         before = 0
         for event in frame["b"]:
             at = event["seq"]
-            if not before < at <= number:
+            # A joined text has the number of its last part, and the place of its first.
+            joined = "delta" in (event.get("payload") or {})
+            if not (before < at or joined) or at > number:
                 self.flag("order", f"a snapshot to {number} has {at} after {before}")
-            before = at
+            before = before if joined else at
             self._same(place, at, event, folded=True)
             self._read(place, event)
         self._ended_spans(place, frame)

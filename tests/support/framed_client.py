@@ -82,6 +82,7 @@ class FramedClient:
         self.welcome: dict[str, Any] = {}
         self.connections = 0
         self.frames = 0
+        self._asked_again: set[str] = set()
         self._unacked: dict[str, int] = {}
         self._unacked_events = 0
 
@@ -101,13 +102,14 @@ class FramedClient:
         )
         self.connections += 1
         self._unacked, self._unacked_events = {}, 0
+        self._asked_again.clear()
         self.log.opened()
 
     async def say(self, **frame: Any) -> None:
         """Send a frame and record it."""
-        assert self.socket is not None
+        socket = self._socket()
         self.log.sent(frame)
-        await self.socket.send(json.dumps(frame))
+        await socket.send(json.dumps(frame))
 
     async def subscribe(self, stream: str, epoch: Any = None, number: Any = None) -> None:
         """Ask for a stream, from a position if one is given."""
@@ -117,9 +119,9 @@ class FramedClient:
 
     async def receive(self, seconds: float | None = None) -> dict[str, Any]:
         """Take the next frame, and do what the rule says. Raises ``ConnectionClosed`` and ``TimeoutError``."""
-        assert self.socket is not None
+        socket = self._socket()
         async with asyncio.timeout(self.silence if seconds is None else seconds):
-            data = await self.socket.recv()
+            data = await socket.recv()
         text = data if isinstance(data, str) else zlib.decompress(data, wbits=-15).decode()
         frame: dict[str, Any] = json.loads(text)
         again = self._apply(frame)
@@ -128,11 +130,23 @@ class FramedClient:
         await self._answer(frame, again)
         return frame
 
+    def _socket(self) -> ClientConnection:
+        if self.socket is None:
+            raise ConnectionError("there is no connection")
+        return self.socket
+
     def drop(self) -> None:
         """Forget the connection without a word."""
         if self.socket is not None:
             self.socket.transport.abort()
             self.socket = None
+
+    def reload(self) -> None:
+        """Forget everything, as a page that is loaded again."""
+        self.drop()
+        self.log.forgot()
+        for kept in (self.positions, self.messages, self.ended, self.gone):
+            kept.clear()
 
     # All of them.
 
@@ -186,7 +200,7 @@ class FramedClient:
                 return self._events(frame)
             case "skip":
                 epoch, known = self.positions.get(frame["s"], (None, 0))
-                if epoch == frame["e"] and frame["n"] > known:
+                if epoch == frame["e"] and frame["n"] > known and frame["s"] not in self._asked_again:
                     if frame["f"] != known + 1:
                         return frame["s"]
                     self.positions[frame["s"]] = (frame["e"], frame["n"])
@@ -204,6 +218,7 @@ class FramedClient:
     def _subscribed(self, frame: dict[str, Any]) -> None:
         name, mode = frame["s"], frame["mode"]
         self.modes.append(mode)
+        self._asked_again.discard(name)
         if mode == "gone":
             self.gone.add(name)
             self.positions.pop(name, None)
@@ -218,7 +233,7 @@ class FramedClient:
         name = frame["s"]
         for entry in frame["b"]:
             epoch, known = self.positions.get(name, (None, 0))
-            if epoch != frame["e"] or entry["n"] <= known:
+            if epoch != frame["e"] or entry["n"] <= known or name in self._asked_again:
                 continue
             if entry["f"] != known + 1:
                 return name
@@ -236,6 +251,7 @@ class FramedClient:
         if frame["t"] == "ping":
             await self.say(t="pong")
         if again is not None:
+            self._asked_again.add(again)
             await self.subscribe(again, *self.positions.get(again, (None, None)))
         await self._acknowledge(frame)
 
