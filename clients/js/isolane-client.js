@@ -442,7 +442,9 @@ export class IsolaneClient {
     const asked = this.#cancels.get(run);
     if (asked) return asked.promise;
     if (this.#stopped) return Promise.reject(new Error("the client is closed"));
-    if (this.#cancels.size >= PENDING_CANCELS) return Promise.reject(new Error(`${PENDING_CANCELS} cancels wait for answers`));
+    if (this.#cancels.size >= PENDING_CANCELS) {
+      return Promise.reject(new Error(`${PENDING_CANCELS} cancels wait for answers: await some of them first`));
+    }
     const pending = { cid: String((this.#lastCid += 1)) };
     pending.promise = new Promise((resolve, reject) => Object.assign(pending, { resolve, reject }));
     this.#cancels.set(run, pending);
@@ -672,7 +674,9 @@ export class IsolaneClient {
   #restore() {
     try {
       const kept = JSON.parse(this.#options.storage?.getItem(this.#storageKey) ?? "{}");
-      for (const [run, [epoch, number, ended]] of Object.entries(kept)) this.#reader.restore(run, { epoch, number, ended });
+      for (const [run, [epoch, number, ended]] of Object.entries(kept)) {
+        this.#reader.restore(run, { epoch, number, ended });
+      }
     } catch {
       // What cannot be read is no position: the runs begin at their first event.
     }
@@ -690,7 +694,12 @@ export class IsolaneClient {
   }
 }
 
+const CLOSE_REASONS = {
+  4501: "not signed in, or the sign-in has expired",
+  4503: "forbidden",
+  4504: "replaced by a newer connection of the user",
+};
+
 function closeReason(code) {
-  const reasons = { 4501: "not signed in, or the sign-in has expired", 4503: "forbidden", 4504: "replaced by a newer connection of the user" };
-  return reasons[code] ?? `the server closed it for good (${code})`;
+  return CLOSE_REASONS[code] ?? `the server closed it for good (${code})`;
 }
