@@ -136,6 +136,10 @@ def test_what_is_remembered_is_bounded(reader) -> None:
         steps += [{"subscribe": log.run}, {"receive": log.answer({"n": 0})[0]}, {"receive": log.events(1, 1)}]
         if log is not live:
             steps.append({"receive": log.end()})
-    asks = [{"subscribe": run} for run in ("live", "r0", "r1199")]
-    asked = [effects[0][1] for effects in reader.run([*steps, {"connected": True}, *asks])[-3:]]
-    assert [frame.get("n") for frame in asked] == [1, 0, 1]
+        if log is logs[0]:
+            # Used again after its end, it is live.
+            again = ModelLog("r0", "B", 1)
+            steps += [{"receive": again.answer({"e": "A", "n": 1})[0]}, {"receive": again.events(1, 1)}]
+    asks = [{"subscribe": run} for run in ("live", "r0", "r1", "r1199")]
+    asked = [effects[0][1] for effects in reader.run([*steps, {"connected": True}, *asks])[-4:]]
+    assert [frame.get("n") for frame in asked] == [1, 1, 0, 1]
