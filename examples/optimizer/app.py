@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from isolane import UserExecutionContext
 from isolane.fastapi import IsolaneSettings, setup
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from examples.optimizer.agents import build_registry
@@ -24,6 +25,7 @@ from examples.optimizer.pricing import load_price_table
 from examples.optimizer.storage import UserDatabases
 
 _PACKAGE = Path(__file__).parent
+_CLIENT = _PACKAGE.parents[1] / "clients" / "js" / "isolane-client.js"
 _MAX_UPLOAD_BYTES = 64 * 1024 * 1024
 
 
@@ -65,7 +67,8 @@ def create_app(
 
     setup(
         app,
-        settings=IsolaneSettings(),
+        # A page that is left open finds its way back whenever the server does.
+        settings=IsolaneSettings(websocket_max_reconnect_attempts=0),
         authenticate=tokens.authenticate,
         registry=build_registry(),
         session_factory=make_session,
@@ -73,6 +76,11 @@ def create_app(
     install_problem_handlers(app)
     for routes in (sign_in, uploads, runs):
         app.include_router(routes.router)
+
+    @app.get("/isolane-client.js", include_in_schema=False)
+    async def client_module() -> FileResponse:
+        return FileResponse(_CLIENT, media_type="text/javascript")
+
     app.mount("/sample", StaticFiles(directory=_PACKAGE / "sample"))
     app.mount("/", StaticFiles(directory=_PACKAGE / "static", html=True))
 

@@ -16,7 +16,12 @@ from typing import Any
 import pytest
 from isolane.testing import manual_clock
 
-from tests.adversity import limit_scenarios, memory_scenarios, pool_scenarios  # noqa: F401 - they add their scenarios to the others
+from tests.adversity import (  # noqa: F401 - they add their scenarios to the others
+    client_scenarios,
+    limit_scenarios,
+    memory_scenarios,
+    pool_scenarios,
+)
 from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS
 from tests.adversity.public_awaitables import compat_awaitables, public_awaitables
 from tests.adversity.scenarios import COVERED, SCENARIOS, Scenario
@@ -27,6 +32,10 @@ SECONDS = 10.0
 NOT_OURS = {
     "BaseAgent.execute_with_context": "an agent's own, run by execute_agent",
     "MemoryGate.admit": "a protocol; the manager's is below",
+    "Socket.receive": "a protocol",
+    "Socket.send": "the same",
+    "Socket.close": "the same",
+    "open_websocket": "the websockets library's handshake; cancelled on real sockets in tests/clients",
 }
 
 THE_HOSTS = ("AgentWebSocketBridge.", "ConnectionPool.", "PooledSocket.")

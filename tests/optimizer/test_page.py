@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -232,7 +233,7 @@ def test_a_cut_connection_resumes_without_hole_or_double(browser: "Browser", url
 
         def forward(frame: str | bytes) -> None:
             nonlocal events
-            body = json.loads(frame)
+            body = json.loads(frame if isinstance(frame, str) else zlib.decompress(frame, -zlib.MAX_WBITS))
             if body["t"] == "end":
                 ends.append(body)
             socket.send(frame)
@@ -243,7 +244,7 @@ def test_a_cut_connection_resumes_without_hole_or_double(browser: "Browser", url
 
         server.on_message(forward)
 
-    page.route_web_socket("**/ws", serve)
+    page.route_web_socket("**/ws?*", serve)
     page.goto(url)
     pane = page.locator(".pane").first
     sign_in(pane, "fay")
@@ -252,5 +253,52 @@ def test_a_cut_connection_resumes_without_hole_or_double(browser: "Browser", url
     report_of(pane)
     assert len(cuts) == 2
     assert ends[-1]["n"] == pane.locator(".events li").count()
+    assert pane.locator(".tree .state").all_inner_texts() == ["completed"] * 3
+    context.close()
+
+
+def test_a_run_is_seen_and_cancelled_in_another_window(browser: "Browser", url: str) -> None:
+    """A second window of the same user shows the run that the first has started, and can end it."""
+    opened, other = Opened(browser, url, _WIDE), Opened(browser, url, _WIDE)
+    for one in (opened, other):
+        sign_in(one.pane(0), "hugo")
+    pane, elsewhere = opened.pane(0), other.pane(0)
+    give_log(pane, "hugo.csv", make_log("hugo", 100_000))
+    start(pane)
+    elsewhere.locator(".events li[data-type=agent_started]").first.wait_for()
+    elsewhere.get_by_role("button", name="Cancel the run").click()
+    for window in (pane, elsewhere):
+        window.locator(".problem", has_text="The run was cancelled.").wait_for()
+        assert window.locator(".running").is_hidden()
+        assert window.locator(".tree [data-state=running]").count() == 0
+    assert opened.complaints == []
+    assert other.complaints == []
+    # And once more, to its end: nothing of the cancelled one is in the way.
+    give_log(pane, "hugo.csv", make_log("hugo", 300))
+    start(pane)
+    for window in (pane, elsewhere):
+        assert "For hugo" in report_of(window)
+
+
+def test_a_reload_in_the_middle_of_a_run_brings_everything_again(browser: "Browser", url: str) -> None:
+    """Nothing lost and nothing doubled, though the network went away as well."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(url)
+    pane = page.locator(".pane").first
+    sign_in(pane, "iris")
+    give_log(pane, "iris.csv", make_log("iris", 100_000))
+    start(pane)
+    pane.locator(".progress-text", has_text="Reading: ").wait_for()
+    page.reload()
+    pane.locator(".events li[data-type=agent_started]").first.wait_for()
+    context.set_offline(True)
+    page.wait_for_timeout(300)
+    context.set_offline(False)
+    report = report_of(pane)
+    assert "For iris" in report
+    for agent in ("data", "optimization", "report"):
+        for kind in ("agent_started", "agent_completed"):
+            assert pane.locator(f".events li[data-type={kind}]", has_text=agent).count() == 1
     assert pane.locator(".tree .state").all_inner_texts() == ["completed"] * 3
     context.close()

@@ -25,6 +25,17 @@ def test_a_module_that_needs_the_extra_names_it(module, missing):
     assert "pip install 'isolane[fastapi]'" in text
 
 
+def test_a_client_without_its_extra_names_it():
+    code = (
+        "from isolane.client import connect\n"
+        "try:\n  connect('ws://127.0.0.1/ws')\nexcept ModuleNotFoundError as error:\n  print(error.name, error)"
+    )
+    done = without("websockets", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("websockets ")
+    assert "pip install 'isolane[client]'" in done.stdout
+
+
 def test_a_module_that_is_missing_for_another_reason_is_not_blamed_on_the_extra():
     done = without("isolane.fastapi.workers", "import isolane.fastapi")
     assert "No module named" in done.stderr or "isolane.fastapi.workers" in done.stderr
@@ -40,7 +51,13 @@ def test_the_command_line_names_the_extra_instead_of_a_traceback():
 
 @pytest.mark.parametrize(
     "module",
-    ["isolane", "isolane.compat.user_execution_context", "isolane.compat.execution_engine_factory", "isolane.testing"],
+    [
+        "isolane",
+        "isolane.compat.user_execution_context",
+        "isolane.compat.execution_engine_factory",
+        "isolane.client",
+        "isolane.testing",
+    ],
 )
 def test_the_rest_needs_no_extra(module):
     done = without(" ".join(EXTRA), f"import {module}")

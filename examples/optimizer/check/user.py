@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import httpx
+from isolane.client.reader import Send, StreamReader
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
@@ -26,6 +27,7 @@ class CheckUser:
         self._client = client
         self._token = token
         self._legacy = legacy
+        self._reader = StreamReader()
         self._ended = asyncio.Event()
         self._welcomed = asyncio.Event()
 
@@ -53,10 +55,13 @@ class CheckUser:
         match body.get("t"):
             case "welcome":
                 self._welcomed.set()
-            case "ping":
-                await socket.send(json.dumps({"t": "pong"}))
             case "end":
                 self._ended.set()
+        for effect in self._reader.receive(body):
+            if isinstance(effect, Send):
+                await socket.send(json.dumps(effect.frame))
+        if self._reader.ack_due:
+            await socket.send(json.dumps(self._reader.take_ack()))
 
     async def upload(self, log: bytes, file_name: str) -> str:
         """Send a log; gives the upload's id."""

@@ -2,15 +2,16 @@
 
 import { Api, Refusal } from "./api.js";
 import { EventList } from "./event-list.js";
+import { IsolaneClient } from "./isolane-client.js";
 import { LegacyClient } from "./legacy.js";
 import { LogPicker } from "./log-picker.js";
 import { Progress } from "./progress.js";
-import { IsolaneClient } from "./protocol.js";
 import { Questions } from "./questions.js";
 import { ReportView } from "./report-view.js";
 import { RunTree } from "./run-tree.js";
 
 const LEGACY_POLL_MS = 250;
+const NOT_SIGNED_IN = 4501;
 
 export class Pane extends EventTarget {
   #element;
@@ -24,8 +25,9 @@ export class Pane extends EventTarget {
   #legacyMode = false;
   #maxUploadBytes = 0;
   #run = null;
+  #seenRuns = new Set();
   #running = false;
-  #starting = false;
+  #holding = 0;
   #held = [];
   #foreignCount = 0;
   #foreignUsers = new Set();
@@ -72,17 +74,17 @@ export class Pane extends EventTarget {
     if (!this.#questions.report()) return;
     this.#clearRun();
     this.#setRunning(true);
-    this.#starting = true;
+    this.#holding += 1;
     try {
       const started = await this.#api.startRun(this.#questions.order());
       this.#run = started.run_id;
+      this.#seenRuns.add(started.run_id);
       if (started.mode === "legacy") this.#followLegacyRun(started.run_id);
     } catch (error) {
       this.#setRunning(false);
       this.#fail(error);
     } finally {
-      this.#starting = false;
-      for (const apply of this.#held.splice(0)) apply();
+      this.#release();
     }
   }
 
@@ -101,6 +103,7 @@ export class Pane extends EventTarget {
       });
     });
     this.#find(".sign-out").addEventListener("click", () => this.#leave());
+    this.#find(".cancel").addEventListener("click", () => this.#cancel());
     new LogPicker(this.#find(".drop"), {
       onFile: (file) => this.#upload(file),
       onSample: (name) => this.#attempt(async () => this.#upload(await this.#api.sample(name))),
@@ -118,16 +121,17 @@ export class Pane extends EventTarget {
     this.#find(".sign-out").hidden = false;
     this.#problem("");
     // The latest run is what a reload shows again; its events come from the log by themselves.
-    let latest;
-    await this.#attempt(async () => ([latest] = await this.#api.runs()));
+    let runs = [];
+    await this.#attempt(async () => (runs = await this.#api.runs()));
     if (this.#user !== user) return;
-    this.#run = latest?.mode === "isolated" ? latest.run_id : null;
-    this.#client = new IsolaneClient("/ws", token, {
-      onState: (state, detail) => this.#showConnection(state, detail),
-      onSignedOut: () => this.#signedOut(),
-      onEvent: (run, message) => this.#whenStarted(() => run === this.#run && this.#show(message, false)),
-      onReplace: (run, messages) => this.#whenStarted(() => run === this.#run && this.#replace(messages)),
-      onEnd: (run, outcome) => this.#whenStarted(() => run === this.#run && this.#ended(outcome)),
+    this.#seenRuns = new Set(runs.map((run) => run.run_id));
+    this.#run = runs[0]?.mode === "isolated" ? runs[0].run_id : null;
+    this.#client = new IsolaneClient("/ws", {
+      token,
+      onState: (state, detail) => this.#clientState(state, detail),
+      onEvent: (run, message) => this.#whenKnown(run, () => run === this.#run && this.#show(message, false)),
+      onReplace: (run, messages) => this.#whenKnown(run, () => run === this.#run && this.#replace(messages)),
+      onEnd: (run, outcome) => this.#whenKnown(run, () => run === this.#run && this.#ended(outcome)),
     });
     this.#token = token;
     this.#connectLegacy();
@@ -177,8 +181,51 @@ export class Pane extends EventTarget {
 
   /** Which run is the own one is known when the server has answered; what comes before waits for it. */
   #whenStarted(apply) {
-    if (this.#starting) this.#held.push(apply);
+    if (this.#holding > 0) this.#held.push(apply);
     else apply();
+  }
+
+  #whenKnown(run, apply) {
+    if (!this.#seenRuns.has(run) && this.#holding === 0) this.#lookUp(run);
+    this.#whenStarted(apply);
+  }
+
+  /** A run that this pane has not started: another window of the user has, perhaps. Then it is shown here as well. */
+  async #lookUp(run) {
+    const api = this.#api;
+    this.#seenRuns.add(run);
+    this.#holding += 1;
+    try {
+      const [latest] = await api.runs();
+      if (latest?.run_id === run && !this.#running && this.#api === api) {
+        this.#clearRun();
+        this.#run = run;
+      }
+    } catch (error) {
+      this.#fail(error);
+    } finally {
+      this.#release();
+    }
+  }
+
+  #release() {
+    this.#holding -= 1;
+    if (this.#holding === 0) for (const apply of this.#held.splice(0)) apply();
+  }
+
+  async #cancel() {
+    const button = this.#find(".cancel");
+    const run = this.#run;
+    if (!run) return;
+    button.disabled = true;
+    try {
+      const state = await this.#client.cancel(run);
+      if (state === "gone" && this.#run === run) this.#problem("The server no longer knows this run.");
+    } catch (error) {
+      if (this.#run === run) this.#problem(`The run could not be cancelled: ${error.message}.`);
+    } finally {
+      button.disabled = false;
+    }
   }
 
   #show(message, foreign) {
@@ -220,6 +267,8 @@ export class Pane extends EventTarget {
       await this.#attempt(() => this.#reportView.show(this.#run));
     } else if (outcome === "lost") {
       this.#problem("The server no longer knows this run: it was restarted. Run the log again.");
+    } else if (outcome === "cancelled") {
+      this.#problem("The run was cancelled.");
     } else if (this.#find(".problem").hidden) {
       this.#problem(`The run ended without a report: ${outcome}.`);
     }
@@ -260,9 +309,15 @@ export class Pane extends EventTarget {
   #setRunning(running) {
     this.#running = running;
     this.#find(".run").disabled = running;
+    this.#find(".cancel").hidden = this.#legacyMode;
     if (running) this.#progress.start();
     else this.#progress.stop();
     this.#changed();
+  }
+
+  #clientState(state, { code, reason, delayMs }) {
+    this.#showConnection(state, state === "waiting" ? `again in ${Math.ceil(delayMs / 1000)} s` : reason);
+    if (state === "closed" && code === NOT_SIGNED_IN) this.#signedOut();
   }
 
   #showConnection(state, detail) {
