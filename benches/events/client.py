@@ -7,13 +7,12 @@ import importlib.util
 import time
 from typing import Any
 
-from benches.events.commands import allow_sockets, obey
+from benches.events.commands import allow_files, obey
 from benches.events.percentiles import after_warm_up, summary
 from benches.events.readers import SOCKETS, Reader, Socket
-from benches.events.shape import Way, user
+from benches.events.shape import FILES, Way, user
 from benches.python.processes import stay_on
 
-FILES = 4000
 AT_ONCE = 20
 """Sockets that are opened at once where that is not what is measured."""
 PATIENCE = 60.0
@@ -115,7 +114,7 @@ def main() -> int:
     parser.add_argument("--core", type=int, help="run on this core only")
     options = parser.parse_args()
     stay_on(options.core)
-    allow_sockets(FILES)
+    allow_files(FILES)
     # The server is what is measured: the clients' own pauses are not to be seen. They live for seconds.
     gc.disable()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

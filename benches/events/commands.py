@@ -10,13 +10,20 @@ from typing import Any
 Command = Callable[..., Awaitable[dict[str, Any]]]
 
 
-def allow_sockets(wanted: int) -> None:
-    """Let this process have so many files open. Raises `OSError` where the system does not."""
+def too_few_files(wanted: int) -> str:
+    """Why this system does not let a process have so many files open, or nothing."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
+        return ""
+    return f"{wanted} open files are needed and {hard} are allowed: raise the hard limit (ulimit -Hn)"
+
+
+def allow_files(wanted: int) -> None:
+    """Let this process have so many files open, or as many as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise OSError(f"{wanted} open files are needed and {hard} are allowed: raise the limit (ulimit -Hn)")
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def obey(commands: Mapping[str, Command]) -> None:

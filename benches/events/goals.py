@@ -43,8 +43,9 @@ def all_goals(sizes: Sizes) -> list[Target]:
             sockets.BARE,
         ),
         *(goal for load in sizes.loads for goal in _live(load)),
-        Target(
-            "memory of a connection, beyond the bare loop's", scenarios.MEMORY, scenarios.BEYOND, OWN, Rule.BYTES, 4096
+        *(
+            Target(f"memory of a connection, {name}", scenarios.MEMORY, name, OWN, Rule.BYTES, 4096)
+            for name in scenarios.BEYOND.values()
         ),
         Target(f"resume of {sizes.missed} events, p99", scenarios.RETURN, resume, OWN, Rule.TIME, 0.02),
         Target(f"{sizes.clients} clients at once, all recovered", scenarios.RETURN, reconnect, OWN, Rule.TIME, 2.0),

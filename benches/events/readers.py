@@ -168,6 +168,12 @@ class BareSocket(Socket):
         self.reader.event(json.loads(text)["payload"], now)
 
 
+class IdleSocket(BareSocket):
+    """Reads nothing. Asks for the subprotocol, so that the server keeps the same header as of isolane's clients."""
+
+    subprotocol = SUBPROTOCOL
+
+
 class SocketIoSocket(Socket):
     """Engine.IO 4 over a WebSocket from the first moment, and Socket.IO 5 on top."""
 
@@ -250,5 +256,7 @@ class IsolaneSocket(Socket):
 SOCKETS: dict[Way, type[Socket]] = {
     Way.ISOLANE: IsolaneSocket,
     Way.BARE: BareSocket,
+    Way.UVICORN: IdleSocket,
+    Way.FASTAPI: IdleSocket,
     Way.SOCKETIO: SocketIoSocket,
 }

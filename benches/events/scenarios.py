@@ -1,11 +1,10 @@
 """What is measured between a server and its clients, each in a process of its own."""
 
 import contextlib
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benches.events.shape import LABELS, SEEN, Load, Sizes, Way
+from benches.events.shape import DELIVER, IDLE, LABELS, SEEN, Load, Sizes, Way, present
 from benches.python.measure import Case, Figure, Measured, Side, Unit, turns
 from benches.python.processes import Child, core_option
 
@@ -13,7 +12,8 @@ LIVE = "Accepted to read by the client"
 MEMORY = "Memory of an idle connection"
 RETURN = "Coming back"
 
-BEYOND = "beyond the bare loop's"
+BEYOND = {Way.FASTAPI: "beyond the idle route's", Way.BARE: "beyond the bare loop's"}
+"""What the memory of a connection is compared with."""
 
 Values = dict[str, float]
 
@@ -28,6 +28,7 @@ class Scenario:
         metrics: the figures that each measurement gives, and their titles.
         run: makes one measurement.
         unit: of all figures.
+        ways: who is measured; isolane is the first one.
     """
 
     group: str
@@ -35,6 +36,7 @@ class Scenario:
     metrics: tuple[tuple[str, str], ...]
     run: Callable[[Way], Values]
     unit: Unit = Unit.SECONDS
+    ways: tuple[Way, ...] = DELIVER
 
     def title(self, metric: str) -> str:
         """The name of the figure's case."""
@@ -113,16 +115,15 @@ def all_scenarios(sizes: Sizes) -> list[Scenario]:
             Scenario(LIVE, load.name, (*PERCENTILES, *COSTS), lambda way, load=load: live(way, load))
             for load in sizes.loads
         ),
-        Scenario(MEMORY, sizes.held, (HELD,), lambda way: memory(way, sizes.idle), Unit.BYTES),
+        Scenario(MEMORY, sizes.held, (HELD,), lambda way: memory(way, sizes.idle), Unit.BYTES, IDLE),
         Scenario(RETURN, sizes.resume, PERCENTILES, lambda way: resume(way, sizes.missed, sizes.resumes)),
         Scenario(RETURN, sizes.reconnect, PERCENTILES, lambda way: reconnect(way, sizes.clients, sizes.behind)),
     ]
 
 
-def measure(
-    scenario: Scenario, ways: Sequence[Way], rounds: int, say: Callable[[str], None] = lambda _: None
-) -> list[Measured]:
-    """Measure all ways in turns, each round beginning with another one. Answers a case for each metric."""
+def measure(scenario: Scenario, rounds: int, say: Callable[[str], None] = lambda _: None) -> list[Measured]:
+    """Measure its ways in turns, each round beginning with another one. Answers a case for each metric."""
+    ways = present(scenario.ways)
     found: list[dict[str, list[float]]] = [{metric: [] for metric, _ in scenario.metrics} for _ in ways]
     for number in range(rounds):
         for at in turns(len(ways), number):
@@ -145,20 +146,16 @@ def _measured_already(_: int) -> float:
     raise RuntimeError("a scenario measures several figures at once: call measure")
 
 
-def beyond_bare(held: Measured) -> Measured:
-    """What the others hold more than the bare loop, round by round."""
-    bare = held.figure(LABELS[Way.BARE])
-    if bare is None:
-        raise ValueError("the bare loop was not measured")
+def beyond(held: Measured, way: Way) -> Measured:
+    """What a connection of those that deliver holds more than one of this way, round by round."""
+    delivering = {LABELS[each] for each in DELIVER if each is not way}
+    base = held.figure(LABELS[way])
+    if base is None:
+        raise ValueError(f"{LABELS[way]} was not measured")
     figures = tuple(
-        Figure(figure.side, tuple(own - base for own, base in zip(figure.values, bare.values, strict=True)))
+        Figure(figure.side, tuple(own - other for own, other in zip(figure.values, base.values, strict=True)))
         for figure in held.figures
-        if figure is not bare
+        if figure.side in delivering
     )
     sides = tuple(Side(figure.side, _measured_already) for figure in figures)
-    return Measured(Case(MEMORY, BEYOND, sides, unit=Unit.BYTES, rounds=held.case.rounds), figures)
-
-
-def median_of_rounds(measured: Measured) -> dict[str, float]:
-    """The figure of each side that is shown."""
-    return {figure.side: statistics.median(figure.values) for figure in measured.figures}
+    return Measured(Case(MEMORY, BEYOND[way], sides, unit=Unit.BYTES, rounds=held.case.rounds), figures)

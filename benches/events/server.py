@@ -10,13 +10,12 @@ from typing import Any
 
 import uvicorn
 
-from benches.events.commands import allow_sockets, obey
+from benches.events.commands import allow_files, obey
 from benches.events.services import Emit, Service, make
-from benches.events.shape import Way, user
+from benches.events.shape import FILES, Way, user
 from benches.python.memory import resident
 from benches.python.processes import stay_on
 
-FILES = 4000
 LEAD = 0.2
 """Seconds before the first event, in which all producers are made."""
 
@@ -103,7 +102,7 @@ def main() -> int:
     parser.add_argument("--core", type=int, help="run on this core only")
     options = parser.parse_args()
     stay_on(options.core)
-    allow_sockets(FILES)
+    allow_files(FILES)
     listener = socket.create_server(("127.0.0.1", 0))
     service = make(options.way)
     config = uvicorn.Config(service.app, log_level="error", lifespan="on")

@@ -2,6 +2,7 @@
 
 import enum
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MISSING = (
@@ -18,18 +19,25 @@ class Way(enum.StrEnum):
     ISOLANE = "isolane"
     BARE = "bare"
     SOCKETIO = "socketio"
+    UVICORN = "uvicorn"
+    FASTAPI = "fastapi"
+    """These two are only measured where nothing is delivered."""
 
 
 LABELS = {
     Way.ISOLANE: "isolane.v1, with acks",
     Way.BARE: "bare send_text loop",
     Way.SOCKETIO: "python-socketio",
+    Way.UVICORN: "uvicorn alone",
+    Way.FASTAPI: "an idle route of FastAPI",
 }
+DELIVER = (Way.ISOLANE, Way.BARE, Way.SOCKETIO)
+IDLE = (Way.ISOLANE, Way.UVICORN, Way.FASTAPI, Way.BARE, Way.SOCKETIO)
 
 
-def ways() -> list[Way]:
-    """Those that can be measured here; isolane is the first one."""
-    return [way for way in Way if way is not Way.SOCKETIO or not MISSING]
+def present(ways: Sequence[Way]) -> list[Way]:
+    """Those that can be measured here."""
+    return [way for way in ways if way is not Way.SOCKETIO or not MISSING]
 
 
 def user(number: int) -> str:
@@ -86,6 +94,11 @@ class Sizes:
     rounds: int
 
     @property
+    def files(self) -> int:
+        """Open files that each process needs: its sockets, and some more."""
+        return max(self.clients, self.idle + self.idle // 5, *(load.connections for load in self.loads)) + 100
+
+    @property
     def held(self) -> str:
         return f"server with {self.idle} connections"
 
@@ -99,8 +112,8 @@ class Sizes:
 
     @classmethod
     def full(cls) -> "Sizes":
-        loads = (Load(100, 30, 12, 2), Load(1000, 3, 12, 2))
-        return cls(loads, idle=1000, missed=1000, resumes=200, clients=1000, behind=30, rounds=7)
+        loads = (Load(100, 30, 6, 1), Load(1000, 3, 6, 1))
+        return cls(loads, idle=1000, missed=1000, resumes=100, clients=1000, behind=30, rounds=7)
 
     @classmethod
     def quick(cls) -> "Sizes":
@@ -108,6 +121,8 @@ class Sizes:
         return cls(loads, idle=100, missed=1000, resumes=5, clients=100, behind=30, rounds=1)
 
 
+FILES = 4000
+"""Open files that either process may have: more than sockets."""
 SEEN = 10
 """Events that a client had read before it went away: its position when it comes back."""
 EVENT = "agent_progress"

@@ -44,6 +44,10 @@ def make(way: Way) -> Service:
             from benches.events.services.bare import BareService  # noqa: PLC0415
 
             return BareService()
+        case Way.UVICORN | Way.FASTAPI:
+            from benches.events.services import idle  # noqa: PLC0415
+
+            return idle.IdleService(idle.alone if way is Way.UVICORN else idle.routed())
         case Way.SOCKETIO:
             from benches.events.services.socketio import SocketIoService  # noqa: PLC0415
 
