@@ -12,6 +12,10 @@ from benches.python.targets import Rule, Target, Verdict
 
 OWN = LABELS[Way.ISOLANE]
 BARE = LABELS[Way.BARE]
+FRAMES = (
+    "uvicorn takes about 1.6 times as long for a constant text of a frame's 10 KiB as for one of a single message, so "
+    "that no writer reaches more than 10x. The rest is finding the events in the log and composing the frame."
+)
 P99 = dict(PERCENTILES)["p99"]
 MOST = dict(PERCENTILES)["max"]
 
@@ -40,7 +44,7 @@ def all_goals(sizes: Sizes) -> list[Target]:
         *shared(),
         Target(
             *("writer drains full logs, frames of 16", sockets.GROUP, sockets.DRAIN, sockets.FRAMES, Rule.RATE, 8),
-            sockets.BARE,
+            *(sockets.BARE, FRAMES),
         ),
         *(goal for load in sizes.loads for goal in _live(load)),
         *(
