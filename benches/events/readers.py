@@ -13,9 +13,8 @@ from isolane import SUBPROTOCOL
 
 from benches.events.shape import EVENT, Way
 from benches.python.sockets import wire
+from benches.python.sockets.client import ACK_EVENTS
 
-ACK_EVENTS = 32
-"""Events after which a client acknowledges at the latest."""
 CRITICAL = 1
 """The class of events that are acknowledged with their frame."""
 

@@ -23,6 +23,7 @@ from benches.events.services import bare, envelope, own, payload
 from benches.events.shape import DELIVER, LABELS, MISSING, Load, Sizes, Way
 from benches.python.measure import Effort, Measured
 from benches.python.sockets import wire
+from benches.python.sockets.client import Client
 from benches.python.targets import Rule, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +77,34 @@ class TestTheBytesOfAWebSocket:
         assert wire.accepted(b"HTTP/1.1 101 Switching Protocols\r\n\r\nrest") == b"rest"
         with pytest.raises(ConnectionError, match="403"):
             wire.accepted(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+
+
+class Counting(Client):
+    """The client that only counts, without a socket."""
+
+    def __init__(self) -> None:
+        self.framed, self.read, self.acknowledged, self.latest = True, 0, 0, {}
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def frame(self, run: str, first: int, last: int) -> None:
+        items = [{"n": n, "f": n, "p": 2, "ev": {"seq": n, "payload": {"number": n}}} for n in range(first, last + 1)]
+        frame = {"v": 1, "t": "ev", "s": run, "e": "one", "b": items}
+        self._count([json.dumps(frame, separators=(",", ":")).encode()])
+
+
+def test_the_client_that_only_counts_acknowledges_each_stream() -> None:
+    client = Counting()
+    client.frame("run_1", 1, 16)
+    client.frame("run_2", 1, 15)
+    client._count([b'{"v":1,"t":"sub","s":"run_3","e":"one","mode":"exact","n":7,"head":7}'])
+    assert (client.read, client.said) == (31, [])
+    client.frame("run_2", 16, 16)
+    assert client.said == ['{"t": "ack", "s": {"run_1": 16, "run_2": 16}}']
+    client.frame("run_1", 17, 48)
+    assert client.said[1:] == ['{"t": "ack", "s": {"run_1": 48}}']
 
 
 class Said(IsolaneSocket):
