@@ -14,7 +14,7 @@ OWN = LABELS[Way.ISOLANE]
 BARE = LABELS[Way.BARE]
 FRAMES = (
     "uvicorn takes about 1.6 times as long for a constant text of a frame's 10 KiB as for one of a single message, so "
-    "that no writer reaches more than 10x. The rest is finding the events in the log and composing the frame."
+    "that no writer reaches more than 10x. The rest is reading the log, composing the frame and the client's acks."
 )
 P99 = dict(PERCENTILES)["p99"]
 MOST = dict(PERCENTILES)["max"]
