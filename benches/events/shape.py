@@ -117,7 +117,7 @@ class Sizes:
 
     @classmethod
     def quick(cls) -> "Sizes":
-        loads = (Load(20, 30, 1.5, 0.5), Load(100, 3, 1.5, 0.5))
+        loads = (Load(20, 30, 1.5, 0.5),)
         return cls(loads, idle=100, missed=1000, resumes=5, clients=100, behind=30, rounds=1)
 
 
