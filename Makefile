@@ -10,8 +10,8 @@ PORT ?= 8000
 PYTHONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench bench-limits prove docs site build wheel wheel-check \
-	test-matrix clean
+.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench bench-limits bench-events prove docs site build \
+	wheel wheel-check test-matrix clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ bench: $(VENV)/.built $(VENV)/.dev ## Measure side by side with named peers
 
 bench-limits: $(VENV)/.built $(VENV)/.dev ## The adaptive limit, fairness and nesting in virtual time, against thresholds
 	$(BIN)/python -m benches.limits
+
+bench-events: $(VENV)/.built $(VENV)/.dev ## Events on their way to clients, beside a bare loop and python-socketio
+	$(BIN)/python -m benches.events
 
 prove: $(VENV)/.built $(VENV)/.dev ## The long checks: soaks with many users, faults that tests must notice, schedules of threads
 	$(BIN)/python -m pytest tests/stress tests/adversity --prove

@@ -188,12 +188,13 @@ def measure(case: Case, effort: Effort) -> Measured:
         loops = [1 if case.rounds is not None else _loops(side, effort.seconds) for side in case.sides]
         taken: list[list[float]] = [[] for _ in case.sides]
         for repeat in range(effort.rounds(case)):
-            for at in _turns(len(case.sides), repeat):
+            for at in turns(len(case.sides), repeat):
                 gc.collect()
                 taken[at].append(case.sides[at].run(loops[at]) / loops[at])
     figures = (Figure(side.name, tuple(values)) for side, values in zip(case.sides, taken, strict=True))
     return Measured(case, tuple(figures))
 
 
-def _turns(sides: int, repeat: int) -> Iterator[int]:
+def turns(sides: int, repeat: int) -> Iterator[int]:
+    """The order of the sides in a repeat: each begins with another one."""
     return ((repeat + turn) % sides for turn in range(sides))

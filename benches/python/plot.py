@@ -1,26 +1,16 @@
 """The figures against their targets, as one picture for light and dark pages."""
 
-import io
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from benches import pictures
 from benches.python.report import limit, result
 from benches.python.targets import Rule, Verdict
 
-MISSING = "matplotlib is not installed, so no plot was drawn: pip install -r requirements/dev.txt"
+MISSING = pictures.MISSING
 
-COLOURS = {
-    "paper": ("#fefefe", "#0d1117"),
-    "ink": ("#1f2328", "#e6edf3"),
-    "quiet": ("#656d76", "#8d96a0"),
-    "grid": ("#d8dee4", "#30363d"),
-    "met": ("#1a7f37", "#3fb950"),
-    "missed": ("#bc4c00", "#f0883e"),
-}
-"""Names, and their colours on light and dark pages. The light ones stand in the drawing and are replaced by variables,
-so each must occur under one name only."""
+COLOURS = pictures.PAGE | {"met": ("#1a7f37", "#3fb950"), "missed": ("#bc4c00", "#f0883e")}
 
 ROW = 0.27
 """Height of a bar's row in inches."""
@@ -44,40 +34,17 @@ def label(verdict: Verdict) -> str:
     return f"{result(verdict)}  ({sign} {bound})"
 
 
-def _themed(svg: str) -> str:
-    """Replace the colours by variables that follow the page."""
-    for name, (light, _) in COLOURS.items():
-        svg = re.sub(rf"{light}\b", f"var(--{name})", svg, flags=re.IGNORECASE)
-    light = ";".join(f"--{name}:{colours[0]}" for name, colours in COLOURS.items())
-    dark = ";".join(f"--{name}:{colours[1]}" for name, colours in COLOURS.items())
-    style = f"<style>:root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}</style>"
-    return re.sub(r"(<svg\b[^>]*>)", lambda match: f"{match[1]}\n {style}", svg, count=1)
-
-
 def draw(judged: Sequence[Verdict], output: Path) -> None:
     """Write the picture. Raises `ImportError` without matplotlib.
 
     A bar begins at the line of its target and ends at the figure: to the right when it is better, to the left when it
     is worse. The axis is logarithmic, so that twice as good is as long as half as good.
     """
-    import matplotlib as mpl  # noqa: PLC0415 - only the document needs it
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     shown = [(verdict, verdict.score) for verdict in judged if verdict.score is not None]
-    colour = {name: colours[0] for name, colours in COLOURS.items()}
-    settings = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "isolane",
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
-        "font.size": 9,
-        "axes.edgecolor": colour["grid"],
-        "text.color": colour["ink"],
-        "axes.labelcolor": colour["quiet"],
-        "xtick.color": colour["quiet"],
-        "ytick.color": colour["ink"],
-    }
-    with mpl.rc_context(settings):
+    colour = pictures.light(COLOURS)
+    with pictures.style(ytick_color=colour["ink"]):
+        from matplotlib.figure import Figure  # noqa: PLC0415 - only the document needs it
+
         groups = [verdict.target.group for verdict, _ in shown]
         # A gap between two groups is part of a row.
         places = []
@@ -115,18 +82,10 @@ def draw(judged: Sequence[Verdict], output: Path) -> None:
         axes.set_xticks(ticks, [_tick(power) for power in ticks])
         axes.set_yticks(places, [against(verdict) for verdict, _ in shown])
         axes.set_ylim(at + 0.8, 0.2)
-        axes.tick_params(axis="both", length=0)
-        axes.grid(visible=True, axis="x", color=colour["grid"], linewidth=0.6)
-        axes.set_axisbelow(True)
-        for side in ("top", "left", "right"):
-            axes.spines[side].set_visible(False)
+        pictures.frameless(axes, across="x")
         axes.set_xlabel("times better than the target, logarithmic; right of the line it is met")
         figure.tight_layout()
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", facecolor=colour["paper"], metadata={"Date": None, "Creator": None})
-    svg = re.sub(r"[ \t]+$", "", _themed(buffer.getvalue()), flags=re.MULTILINE)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(svg, encoding="utf-8")
+        pictures.write(figure, COLOURS, output)
 
 
 def _tick(power: int) -> str:

@@ -174,7 +174,8 @@ TARGET_HEAD = ("what", "target", "measured", "met")
 COUNT_HEAD = ("what", "side", "instructions", "to the first side")
 
 
-def _plain(head: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+def plain_table(head: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal."""
     widths = [max(len(row[column]) for row in [head, *table]) for column in range(len(head))]
     lines = []
     for row in [head, *table]:
@@ -183,12 +184,14 @@ def _plain(head: Sequence[str], table: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _markdown(head: Sequence[str], table: Sequence[Sequence[str]], right: Sequence[str] = ()) -> list[str]:
+def markdown_table(head: Sequence[str], table: Sequence[Sequence[str]], right: Sequence[str] = ()) -> list[str]:
+    """The lines of a table for a document; `right` names the columns of figures."""
     rule = "|".join("--:" if name in right else "---" for name in head)
     return [f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in table)]
 
 
-def _target_rows(judged: Sequence[Verdict]) -> list[tuple[str, ...]]:
+def target_rows(judged: Sequence[Verdict]) -> list[tuple[str, ...]]:
+    """One row for each target."""
     return [(each.target.what, limit(each), result(each), met(each)) for each in judged]
 
 
@@ -211,17 +214,29 @@ def notes(measured: Measured) -> list[str]:
 def text(results: Sequence[Measured]) -> str:
     """All cases for a terminal."""
     skipped = [line for measured in results if measured.case.skipped for line in notes(measured)]
-    return "\n".join([_plain(HEAD, [row for measured in results for row in rows(measured)]), *skipped])
+    return "\n".join([plain_table(HEAD, [row for measured in results for row in rows(measured)]), *skipped])
 
 
 def target_text(judged: Sequence[Verdict]) -> str:
     """The targets for a terminal."""
-    return f"{_plain(TARGET_HEAD, _target_rows(judged))}\n{tally(judged)}"
+    return f"{plain_table(TARGET_HEAD, target_rows(judged))}\n{tally(judged)}"
 
 
 def count_text(counts: Sequence[Count]) -> str:
     """The instructions for a terminal."""
-    return _plain(COUNT_HEAD, list(count_rows(counts)))
+    return plain_table(COUNT_HEAD, list(count_rows(counts)))
+
+
+def floor_lines(judged: Sequence[Verdict]) -> list[str]:
+    """Why less is to be had than the missed targets ask for, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for verdict in judged:
+        if verdict.measured is not None and not verdict.met and verdict.target.floor:
+            reasons.setdefault(verdict.target.floor, []).append(verdict.target.what)
+    return [
+        fill(f"- {'; '.join(dict.fromkeys(names))}: {floor}", 120, subsequent_indent="  ", break_long_words=False)
+        for floor, names in reasons.items()
+    ]
 
 
 def markdown(
@@ -233,16 +248,8 @@ def markdown(
 ) -> str:
     """The report as a document. `counts` is a text when nothing was counted: why; `plot` is the image's path."""
     lines = [INTRODUCTION, "## Targets", "", TARGETS, tally(judged), ""]
-    lines += _markdown(TARGET_HEAD, _target_rows(judged), ("measured",))
-    missed = [verdict for verdict in judged if verdict.measured is not None and not verdict.met]
-    reasons: dict[str, list[str]] = {}
-    for verdict in missed:
-        if verdict.target.floor:
-            reasons.setdefault(verdict.target.floor, []).append(verdict.target.what)
-    floors = [
-        fill(f"- {'; '.join(dict.fromkeys(names))}: {floor}", 120, subsequent_indent="  ", break_long_words=False)
-        for floor, names in reasons.items()
-    ]
+    lines += markdown_table(TARGET_HEAD, target_rows(judged), ("measured",))
+    floors = floor_lines(judged)
     lines += ["", "Where less than the target is to be had:", "", *floors] if floors else []
     if plot:
         alternative = "Bars: how many times better or worse than its target each figure is"
@@ -252,12 +259,12 @@ def markdown(
     for group, members in groupby(results, lambda measured: measured.case.group):
         cases = list(members)
         table = [row for each in cases for row in rows(each)]
-        lines += [f"### {group}", "", *_markdown(HEAD, table, ("best", "median"))]
+        lines += [f"### {group}", "", *markdown_table(HEAD, table, ("best", "median"))]
         lines += [line for each in cases for note in notes(each) for line in ("", fill(note, 120))]
         lines.append("")
     lines += ["## Instructions", "", INSTRUCTIONS]
     if isinstance(counts, str):
         lines.append(f"SKIPPED: {counts}")
     else:
-        lines += _markdown(COUNT_HEAD, list(count_rows(counts)), ("instructions", "to the first side"))
+        lines += markdown_table(COUNT_HEAD, list(count_rows(counts)), ("instructions", "to the first side"))
     return "\n".join([*lines, ""])

@@ -84,10 +84,10 @@ class Target:
 
     def measured(self, own: Figure, peer: Figure | None) -> float:
         """The figure, in the unit of the limit."""
+        # Never nothing, nor less: what is too small to be seen is as good as a tenth of a nanosecond.
         if peer is None:
-            return own.median
+            return max(own.median, 1e-10)
         if self.rule is Rule.EXTRA:
-            # Never nothing: what is too small to be seen is as good as a tenth of a nanosecond.
             return max(own.more_than(peer), 1e-10)
         return own.times(peer) if self.rule is Rule.SHARE else peer.times(own)
 

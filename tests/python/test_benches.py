@@ -234,8 +234,8 @@ class TestSockets:
                     spent = server.seconds(shape, way)
                     assert 0 < spent.processor < 10, (shape, way)
                     assert 0 < spent.wall < 30, (shape, way)
-        assert server.process is not None
-        assert server.process.poll() is not None
+        assert server.child is not None
+        assert server.child.process.poll() is not None
 
     def test_all_sides_send_the_same_messages(self) -> None:
         server = sockets.Server()

@@ -4,14 +4,11 @@ import contextlib
 import importlib.util
 import itertools
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benches.python.machine import ROOT
 from benches.python.measure import Case, Side, Unit
+from benches.python.processes import Child, core_option, on_core
 from benches.python.sockets.client import Client
 from benches.python.sockets.shape import BURST, DONE, GO, MESSAGES, RUNS, Shape, Way
 
@@ -50,45 +47,24 @@ class Server:
     """uvicorn in a process of its own, which lives as long as a case. Each process gets a core where there are two."""
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen[str] | None = None
+        self.child: Child | None = None
         self.port = 0
         self.users = itertools.count(1)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        pinned = len(cores) > 1
-        command = [
-            sys.executable,
-            "-m",
-            "benches.python.sockets.server",
-            *(["--core", str(cores[0])] if pinned else []),
-        ]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.child = Child("benches.python.sockets.server", core_option(0))
         try:
-            if pinned:
-                os.sched_setaffinity(0, {cores[1]})
-            self.port = int(self._line())
-            yield
+            with on_core(1):
+                self.port = int(self.child.line())
+                yield
         finally:
-            if pinned:
-                os.sched_setaffinity(0, cores)
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            if self.process.stdout is not None:
-                self.process.stdout.close()
+            self.child.stop()
 
     def _line(self) -> str:
-        if self.process is None or self.process.stdout is None:
+        if self.child is None:
             raise RuntimeError("the server is not running")
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the server ended with {self.process.wait()}")
-        return line
+        return self.child.line()
 
     def seconds(self, shape: Shape, way: Way) -> Spent:
         """Make one measurement."""

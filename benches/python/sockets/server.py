@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -28,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from benches.python.cases.data import PAYLOAD
 from benches.python.peers.queue_emitter import counted_ids
 from benches.python.peers.sockets import LiveQueueEmitter, send_constant
+from benches.python.processes import stay_on
 from benches.python.sockets.shape import BURST, DONE, EVENTS, GO, MESSAGES, RUNS, Shape, Way
 
 PUBLISHED_BEFORE = 1
@@ -177,8 +177,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benches.python.sockets.server", description=__doc__)
     parser.add_argument("--core", type=int, help="run on this core only")
     options = parser.parse_args()
-    if options.core is not None:
-        os.sched_setaffinity(0, {options.core})
+    stay_on(options.core)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(build(), log_level="error", lifespan="on")
     print(listener.getsockname()[1], flush=True)
