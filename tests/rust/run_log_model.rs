@@ -348,7 +348,7 @@ impl Agents {
     }
 
     fn open(&self) -> BTreeSet<u64> {
-        self.agents
+        self.each
             .values()
             .filter_map(|agent| agent.open.map(|(_, began)| began))
             .collect()
