@@ -24,13 +24,12 @@ pub struct FailedEvent {
 
 /// The latest failed events of a user.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<Option<Box<VecDeque<FailedEvent>>>>);
+pub(super) struct Failures(Mutex<VecDeque<FailedEvent>>);
 
 impl Failures {
     /// Keeps one, and forgets the oldest of too many.
     pub(super) fn add(&self, failed: FailedEvent) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ring = held.get_or_insert_default();
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if ring.len() >= KEPT {
             ring.pop_front();
         }
@@ -40,6 +39,6 @@ impl Failures {
     /// Those that are kept, the oldest first.
     pub(super) fn list(&self) -> Vec<FailedEvent> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.iter().flat_map(|ring| ring.iter().cloned()).collect()
+        held.iter().cloned().collect()
     }
 }

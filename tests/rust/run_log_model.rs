@@ -322,7 +322,7 @@ struct Agent {
 struct Agents {
     lane: LaneHandle,
     writer: StreamWriter,
-    agents: HashMap<usize, Agent>,
+    each: HashMap<usize, Agent>,
     executions: usize,
     record: Record,
     /// Producers' ids with their numbers.
@@ -338,7 +338,7 @@ impl Agents {
 
     /// The request that events of the agent have now.
     fn request(&self, agent: usize) -> String {
-        match self.agents.get(&agent) {
+        match self.each.get(&agent) {
             Some(Agent {
                 executions,
                 open: Some(_),
@@ -348,7 +348,7 @@ impl Agents {
     }
 
     fn open(&self) -> BTreeSet<u64> {
-        self.agents
+        self.each
             .values()
             .filter_map(|agent| agent.open.map(|(_, began)| began))
             .collect()
@@ -387,7 +387,7 @@ impl Agents {
         self.record.shed = self.lane.shared().events.shed.get();
         let Ok(number) = published else { return false };
         assert_eq!(number, self.next(), "numbers are dense");
-        let own = self.agents.entry(agent).or_default();
+        let own = self.each.entry(agent).or_default();
         if kind == EventKind::Started {
             own.executions += 1;
             self.executions += 1;
@@ -399,7 +399,7 @@ impl Agents {
             EventKind::Started => drop(self.record.shown.spans.insert(request, "open".to_owned())),
             EventKind::Completed | EventKind::Error => {
                 self.record.shown.spans.insert(request, kind.name().to_owned());
-                self.agents.entry(agent).or_default().open = None;
+                self.each.entry(agent).or_default().open = None;
             }
             _ => {}
         }
@@ -506,7 +506,7 @@ impl Agents {
             });
         }
         for state in self.record.shown.spans.values_mut().filter(|state| *state == "open") {
-            *state = "agent_error".to_owned();
+            "agent_error".clone_into(state);
         }
     }
 
@@ -540,7 +540,7 @@ proptest! {
         let mut agents = Agents {
             lane: lane.clone(),
             writer,
-            agents: HashMap::new(),
+            each: HashMap::new(),
             executions: 0,
             record: Record::default(),
             ids: Vec::new(),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use isolane::clock::{Moment, ProcessClock};
 use isolane::events::{
-    Connection, CursorMode, Draft, EventError, EventKind, Extra, LogBounds, Outcome, RunLog, SpanScope, StreamWriter,
-    Streams, Wake,
+    Connection, CursorMode, Draft, EventError, EventKind, Extra, Level, LogBounds, Outcome, RunLog, SpanScope,
+    StreamWriter, Streams, Wake,
 };
 use isolane::ids::{RequestId, RunId, ThreadId, UserId};
 use isolane::lanes::{LaneHandle, Registry};
@@ -347,6 +347,36 @@ fn a_log_that_is_dropped_while_it_is_read_and_written_returns_every_byte() {
         reader.join().expect("the thread ends");
         assert!(lane.streams().find("run-1").is_none());
         assert_eq!(lane.streams().account().bytes(), 0, "every byte is returned");
+    });
+}
+
+#[test]
+fn who_waits_for_a_delivery_is_told() {
+    explore(|| {
+        let lane = lane();
+        let writer = open(&lane, "run-1", LogBounds::default()).expect("opens");
+        let log = writer.log().clone();
+        let number = publish(&log, &lane, "{\"x\":1").expect("is taken");
+        let waiters = [0, 1].map(|_| {
+            let log = log.clone();
+            thread::spawn(move || {
+                let bell = Arc::new(Bell::default());
+                if log.wait(Level::Sent, number, bell.clone()).expect("there is room") {
+                    bell.wait();
+                }
+                assert!(log.reached(Level::Sent) >= number);
+            })
+        });
+        let connection = Streams::attach(&lane, CursorMode::Framed, 3, 0);
+        connection.subscribe("run-1", None, None);
+        // The writer comes back: what it was handed is written.
+        for _ in 0..2 {
+            connection.read(8, 0);
+        }
+        for waiter in waiters {
+            waiter.join().expect("the thread ends");
+        }
+        assert_eq!(log.waiters(), 0);
     });
 }
 

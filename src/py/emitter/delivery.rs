@@ -61,13 +61,13 @@ pub(crate) struct DeliveryAwaitable {
 }
 
 /// An awaitable that ends when the event `number` of the log has come so far.
-pub(super) fn wait<'py>(
-    py: Python<'py>,
+pub(super) fn wait(
+    py: Python<'_>,
     log: Arc<RunLog>,
     level: Level,
     number: u64,
     timeout: Option<f64>,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<Bound<'_, PyAny>> {
     let waiter = Arc::new(Waiter {
         future: LoopFuture::new(py)?,
         timed_out: AtomicBool::new(false),
