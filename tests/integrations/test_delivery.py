@@ -323,9 +323,10 @@ async def test_large_frames_are_compressed_when_both_want_it(offered, asked) -> 
 async def test_a_plain_client_gets_text_whatever_it_asks_for() -> None:
     with serving(make()) as port:
         url = f"ws://127.0.0.1:{port}/ws?protocol=events&compress=deflate-raw"
-        async with websockets.connect(url, subprotocols=["bearer.ann-plain"]) as socket, client(
-            port, "ann-plain"
-        ) as http:
+        async with (
+            websockets.connect(url, subprotocols=["bearer.ann-plain"]) as socket,
+            client(port, "ann-plain") as http,
+        ):
             await http.post("/start/talking", json={"events": 1, "words": 500})
             for _ in range(3):
                 assert isinstance(await asyncio.wait_for(socket.recv(), WAIT), str)
