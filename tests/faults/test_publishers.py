@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 from isolane import RunClosed
 
@@ -64,8 +65,9 @@ async def test_a_stream_that_ends_while_threads_publish_takes_nothing_after_its_
         def publish(recorder=recorder, barrier=barrier, closed=closed) -> None:
             barrier.wait(20)
             try:
-                while len(recorder.stream.published) < 20_000:
+                for step in range(20_000):
                     recorder.publish("note", {})
+                    time.sleep(0.0005 if step > 50 else 0)
             except RunClosed as error:
                 closed.append(error)
 
@@ -73,7 +75,7 @@ async def test_a_stream_that_ends_while_threads_publish_takes_nothing_after_its_
         for thread in threads:
             thread.start()
         barrier.wait(20)
-        await asyncio.sleep(0.002 * attempt)
+        await asyncio.sleep(0.01 * attempt)
         site.end(recorder)
         await settled(lambda threads=threads: not any(thread.is_alive() for thread in threads))
         assert len(closed) == 4
