@@ -14,6 +14,7 @@ use crate::clock::{Clock, SECOND, seconds};
 use crate::events::{
     CancelState, ClientFrame, Connection, CursorMode, Options, Outcome, Parking, Streams, Wake, deflate, frame,
 };
+use crate::mutants::mutant;
 
 /// Added to a wait for what may be written later: loops ring up to a millisecond early.
 const LATE: u64 = SECOND / 1_000;
@@ -55,6 +56,7 @@ impl EventCursor {
         user_id, *, framed = true, max_connections = 3, acks = false, defers = false, batching = true, compresses = false,
         records = false
     ))]
+    #[allow(clippy::fn_params_excessive_bools)] // they are keywords in Python
     fn new(
         py: Python<'_>,
         user_id: &str,
@@ -366,6 +368,7 @@ pub(crate) fn stream_state(py: Python<'_>, user_id: &str, run_id: &str) -> PyRes
     Ok(match lane.streams().find(run_id) {
         Some(log) if log.is_over() => "ended",
         Some(_) => "running",
+        None if mutant!(ForeignRunCancelled) => "running",
         None => "gone",
     })
 }

@@ -338,6 +338,21 @@ async def a_socket_is_served(world: World) -> None:
     assert any('"t":"ev"' in message.get("text", "") for message in sent)
 
 
+@uses("UserWebSocketEmitter.wait")
+async def a_delivery_is_waited_for(world: World) -> None:
+    ctx = world.context()
+    emitter = ctx.get_websocket_emitter()
+    number = emitter.publish("mine")
+    cursor = EventCursor(world.user)
+    cursor.subscribe(ctx.run_id)
+    world.after(3, lambda: cursor.read() and None)
+    world.after(4, lambda: cursor.read() and None)
+    try:
+        await emitter.wait(number, timeout=30)
+    finally:
+        cursor.detach()
+
+
 @uses("UserConnection.start_run", "UserConnection.delivering", "get_connection")
 async def a_socket_of_the_application_starts_runs(world: World) -> None:
     sent = await world.call("websocket", "/own", [{"type": "websocket.connect"}])

@@ -33,7 +33,7 @@ class Stubborn(BaseAgent):
     async def execute_with_context(self, context, request, results) -> Any:
         emitter = context.get_websocket_emitter()
         await emitter.notify_tool_executing("wait", {})
-        until = time.monotonic() + 3.0
+        until = time.monotonic() + 1.5
         while time.monotonic() < until:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.05)
@@ -123,6 +123,11 @@ class Tab:
             if frame["t"] == kind and all(frame.get(key) == value for key, value in values.items()):
                 return frame
 
+    async def end(self) -> dict[str, Any]:
+        """Return the first end of a stream, which may have been seen already."""
+        seen = [frame for frame in self.seen if frame["t"] == "end"]
+        return seen[0] if seen else await self.until("end")
+
     async def say(self, **frame: Any) -> None:
         await self.socket.send(json.dumps(frame))
 
@@ -197,7 +202,8 @@ async def test_a_socket_pauses_and_another_tab_does_not() -> None:
             with contextlib.suppress(TimeoutError):
                 while True:
                     await slow.frame(0.4)
-            assert 512 < len(slow.events) <= 576
+            # By then it has 512 events or 256 KiB, and the read that went over it.
+            assert 300 < len(slow.events) <= 576
             while (frame := slow.seen[-1])["t"] != "end":
                 await slow.say(t="ack", s={run: slow.events[-1]["n"]})
                 await slow.frame()
@@ -225,8 +231,7 @@ async def test_a_run_is_cancelled_from_another_tab_and_only_by_its_user() -> Non
             assert await other.until("cancel") == {"v": 1, "t": "cancel", "s": run, "cid": "c-1", "state": "accepted"}
             assert (await other.until("cancel"))["state"] in {"accepted", "ended"}
             for client_of_ann in (one, other):
-                if client_of_ann.seen[-1]["t"] != "end":
-                    assert (await client_of_ann.until("end"))["outcome"] == "cancelled"
+                assert (await client_of_ann.end())["outcome"] == "cancelled"
             events = [entry["ev"] for entry in one.events]
             assert faults(events) == []
             assert [event["type"] for event in events] == [
@@ -239,7 +244,7 @@ async def test_a_run_is_cancelled_from_another_tab_and_only_by_its_user() -> Non
             assert (await other.until("cancel"))["state"] == "ended"
 
 
-async def test_an_agent_that_ignores_the_cancellation_is_left_behind() -> None:
+async def test_an_agent_that_ignores_the_cancellation_is_left_behind(caplog) -> None:
     app = make()
     with serving(app) as port:
         async with tab(port, "ann-stubborn") as one, client(port, "ann-stubborn") as http:
@@ -248,11 +253,12 @@ async def test_an_agent_that_ignores_the_cancellation_is_left_behind() -> None:
             began = time.monotonic()
             await one.say(t="cancel", s=run)
             end = await one.until("end")
-            assert time.monotonic() - began < 2.5, "it does not wait for the agent"
+            assert time.monotonic() - began < 1.4, "it does not wait for the agent"
             assert end["outcome"] == "cancelled"
             assert faults([entry["ev"] for entry in one.events]) == []
+            await settled(lambda: "closed by force" in caplog.text)
             assert app.state.isolane.factory.get_factory_metrics()["engines_active"] == 0
-            assert app.state.isolane.factory.get_factory_metrics()["engines_forced"] == 1
+            await asyncio.sleep(1.5)
 
 
 async def test_who_waits_for_a_cancelled_run_is_told_so() -> None:
@@ -344,27 +350,29 @@ async def test_frames_hold_several_events_unless_batching_is_off(batching) -> No
                 assert sizes == ([16, 16] if batching else [1] * 32)
 
 
+async def seconds_of_progress(user: str, **settings: Any) -> float:
+    """How long an event of class 3 is on its way."""
+    app = make(**settings)
+
+    @app.post("/note")
+    async def note(connection: Connection) -> None:
+        bridge = app.state.isolane.bridge
+        app.state.emitter = await bridge.create_user_emitter(connection.principal.user_id, "thread-1", "c-1")
+        app.state.emitter.publish("note", priority=3, run_id=f"run-of-{connection.principal.user_id}")
+
+    with serving(app) as port:
+        async with tab(port, user) as one, client(port, user) as http:
+            began = time.monotonic()
+            await http.post("/note")
+            await one.until("ev")
+            return time.monotonic() - began
+
+
 async def test_progress_waits_unless_batching_is_off() -> None:
-    took = {}
-    for batching in (True, False):
-        app = make(websocket_enable_batching=batching)
-        user = f"ann-defers-{batching}".lower()
-
-        @app.post("/note")
-        async def note(ctx: Ctx) -> None:
-            ctx.detach()
-            emitter = ctx.get_websocket_emitter()
-            app.state.emitter = emitter
-            emitter.publish("note", priority=3)
-
-        with serving(app) as port:
-            async with tab(port, user) as one, client(port, user) as http:
-                began = time.monotonic()
-                await http.post("/note")
-                await one.until("ev")
-                took[batching] = time.monotonic() - began
-    assert took[True] >= 0.2
-    assert took[False] < took[True]
+    deferred = await seconds_of_progress("ann-defers")
+    at_once = await seconds_of_progress("ann-defers-not", websocket_enable_batching=False)
+    assert deferred >= 0.2
+    assert at_once < deferred
 
 
 @pytest.mark.parametrize("attempts", [0, 3, 8])
@@ -501,3 +509,14 @@ async def test_a_closed_socket_leaves_nothing() -> None:
         async with tab(port, "ann-leaves"):
             assert lane_usage("ann-leaves")["connections"] == 1
         await settled(lambda: lane_usage("ann-leaves")["connections"] == 0)
+
+
+async def test_a_socket_that_comes_while_the_service_stops_is_told_when_to_come_back() -> None:
+    app = make()
+    with serving(app) as port:
+        app.state.isolane.start_draining()
+        url = f"ws://127.0.0.1:{port}/ws"
+        async with websockets.connect(url, subprotocols=["isolane.v1", "bearer.ann-is-late"]) as socket:
+            one = Tab(socket)
+            assert (await one.frame())["t"] == "bye"
+            assert await one.closed() == 4001

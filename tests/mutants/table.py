@@ -125,6 +125,57 @@ KILLERS: dict[str, tuple[str, ...]] = {
         f"{P}event_log.py::test_after_any_fold_a_late_client_sees_open_what_is_open",
         "run_log_model::every_reader_has_an_unbroken_history",
     ),
+    "FoldDropsAll": (
+        f"{P}event_classes.py::test_a_fold_keeps_the_whole_text_where_it_began",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "FoldKeepsLastPart": (
+        f"{P}event_classes.py::test_a_fold_keeps_the_whole_text_where_it_began",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "OldestDroppedSilently": (
+        "run_log_model::every_reader_has_an_unbroken_history",
+        f"{P}event_classes.py::test_a_full_log_sheds_debug_then_old_progress_then_folds",
+    ),
+    "CriticalShed": (
+        f"{P}event_classes.py::test_what_is_critical_survives_a_flood_of_debug",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "CriticalSkipped": (
+        f"{P}event_classes.py::test_what_is_critical_survives_a_flood_of_debug",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "ConflationKeepsFirst": (
+        f"{P}event_classes.py::test_of_progress_the_latest_of_a_key_is_read",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "ReadByUrgency": (
+        f"{P}event_classes.py::test_of_progress_the_latest_of_a_key_is_read",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "TrailingSkipNotTold": (
+        f"{P}event_classes.py::test_a_reader_that_is_far_behind_is_sent_no_debug_and_told_so",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "TextsMixed": (
+        f"{P}event_classes.py::test_parts_of_two_executions_are_not_joined",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "TextJoinsAcrossEvents": (
+        f"{P}event_classes.py::test_parts_of_other_texts_and_with_other_events_between_are_not_joined",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "TextJoinedBackwards": (
+        f"{P}event_classes.py::test_adjacent_parts_of_a_text_are_read_as_one",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "EndedStreamTakesEvents": (f"{P}event_classes.py::test_an_event_that_is_published_again_is_not_appended_again",),
+    "ProducerIdForgotten": (
+        f"{P}event_classes.py::test_an_event_that_is_published_again_is_not_appended_again",
+        "run_log_model::every_reader_has_an_unbroken_history",
+    ),
+    "DeliveryWakesNobody": (f"{P}event_classes.py::test_a_wait_ends_when_a_client_has_acknowledged_the_event",),
+    "EpochIgnored": (f"{P}cursors.py::test_resuming_answers_honestly",),
     "NumberReusedAfterFold": (
         "shuttle_log::a_client_that_attaches_while_events_fold_has_an_unbroken_history",
         f"{P}event_log.py::test_a_full_log_folds_into_the_latest_of_each_span_and_key",
@@ -159,6 +210,16 @@ KILLERS: dict[str, tuple[str, ...]] = {
         f"{P}event_log.py::test_a_log_is_read_until_its_retention_is_over_and_then_frees_everything",
     ),
     "BytesNotReturned": (f"{P}lanes.py::test_dropping_a_lane_frees_all_its_bytes",),
+    # Connections.
+    "AckNotCounted": (f"{P}flow.py::test_a_socket_pauses_at_512_events_and_an_ack_resumes_it",),
+    "AckNeverDue": (f"{P}flow.py::test_an_ack_is_due_after_a_critical_frame_or_32_events",),
+    "SocketNeverPauses": (f"{P}flow.py::test_a_socket_pauses_at_512_events_and_an_ack_resumes_it",),
+    "RunsTakeNoTurns": (f"{P}flow.py::test_runs_take_turns_by_bytes_and_not_by_events",),
+    "DeferredNeverFlushed": (f"{P}flow.py::test_an_event_waits_no_longer_than_its_class",),
+    "CommandsUnbounded": (f"{P}flow.py::test_64_commands_at_once_then_32_a_second",),
+    "ForeignRunCancelled": (f"{P}flow.py::test_a_stream_that_no_engine_runs_is_ended_as_cancelled",),
+    "EndedRunOwesNoAck": (f"{P}flow.py::test_the_last_events_of_a_run_are_acknowledged_after_its_end",),
+    "SkipNotSent": (f"{P}flow.py::test_skipped_events_are_declared",),
     # Memory.
     "CacheNeverExpires": (
         f"{P}cache.py::test_an_entry_lives_for_its_time_and_setting_it_begins_anew",

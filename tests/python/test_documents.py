@@ -138,16 +138,9 @@ def test_relative_links_lead_somewhere(path):
 def test_the_settings_table_is_that_of_the_settings():
     page = (ROOT / "docs" / "fastapi.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ((?:`\w+`(?:, )?)+) \| (\S+) \| (.+) \|$", page, re.MULTILINE)
-    written = {
-        name: (tuple(re.findall(r"`(\w+)`", variables)), default, meaning == "no effect in this version")
-        for name, variables, default, meaning in rows
-    }
+    written = {name: (tuple(re.findall(r"`(\w+)`", variables)), default) for name, variables, default, _ in rows}
     expected = {
-        name: (
-            tuple(IsolaneSettings._variables(name)),
-            str(field.default),
-            name in IsolaneSettings.NOT_IN_EFFECT,
-        )
+        name: (tuple(IsolaneSettings._variables(name)), str(field.default))
         for name, field in IsolaneSettings.model_fields.items()
     }
     assert expected == written

@@ -608,9 +608,9 @@ def test_a_snapshot_has_one_position_at_its_end(context):
     emitter = emitter_for_context(context, max_events=4)
     for kind in ("a", "b", "c") * 5:
         emitter.publish(kind)
-    mode, got = records(context.user_id, context.run_id)
+    _, got = records(context.user_id, context.run_id)
     ids = [event_id for *_, event_id in got]
-    folded = [at for at, event_id in enumerate(ids) if event_id is not None][0]
+    folded = next(at for at, event_id in enumerate(ids) if event_id is not None)
     assert folded == 2
     assert ids[folded].endswith(":11")
     assert [json.loads(data)["seq"] for _, data, _ in got[folded + 1 :]] == [12, 13, 14, 15]

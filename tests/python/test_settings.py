@@ -76,7 +76,7 @@ def test_config_prints_every_setting_with_its_origin(monkeypatch, capsys) -> Non
     lines = {line.split()[0]: line for line in printed.out.splitlines()}
     assert lines.keys() == IsolaneSettings.model_fields.keys()
     assert lines["websocket_event_timeout"].split()[1:] == ["9.0", "environment", "WEBSOCKET_EVENT_TIMEOUT"]
-    assert "websocket_event_timeout has no effect in this version" in printed.err
+    assert printed.err == ""
 
 
 def test_config_with_a_wrong_value_fails_and_says_which(monkeypatch, capsys) -> None:
@@ -107,3 +107,14 @@ async def test_several_workers_are_warned_of_at_start(monkeypatch) -> None:
     with pytest.warns(RuntimeWarning, match="4 worker processes.*route each user"):
         async with isolane.running():
             pass
+
+
+async def test_progress_is_kept_for_the_event_timeout() -> None:
+    isolane = setup(FastAPI(), IsolaneSettings(websocket_event_timeout=7), lambda _: None)
+    assert isolane.bridge.config.progress_ttl_seconds == 7
+
+
+@pytest.mark.parametrize("path", ["events", ""])
+def test_the_path_of_event_streams_begins_with_a_slash(path) -> None:
+    with pytest.raises(ValidationError, match=r"sse_path|SSE_PATH"):
+        IsolaneSettings(sse_path=path)

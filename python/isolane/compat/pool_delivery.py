@@ -267,8 +267,7 @@ class SocketLink:
     def _note(self, text: str, retries: int) -> None:
         event = json.loads(text)
         run, number, event_id = event["run_id"], event["seq"], event["event_id"]
-        # The id of an event is `evt_{epoch}_{number}`.
-        self._known.positions[run] = (event_id.split("_")[1], number)
+        self._known.positions[run] = (self._epoch(run, event_id), number)
         if len(self._known.positions) > MAX_POSITIONS:
             kept = {stream["run_id"] for stream in user_streams(self.user_id)}
             self._known.positions = {run: at for run, at in self._known.positions.items() if run in kept}
@@ -278,6 +277,13 @@ class SocketLink:
         if self.status is not ConnectionStatus.HEALTHY:
             self._set(ConnectionStatus.HEALTHY)
         self._progress.set()
+
+    def _epoch(self, run: str, event_id: str) -> str:
+        """Return the incarnation of the log that an event is of: part of its id, unless its producer chose that."""
+        if event_id.startswith("evt_") and event_id.count("_") == 2:  # noqa: PLR2004 - `evt_{epoch}_{number}`
+            return event_id.split("_")[1]
+        streams = {stream["run_id"]: stream["epoch"] for stream in user_streams(self.user_id)}
+        return streams.get(run) or self._known.positions.get(run, ("", 0))[0]
 
 
 async def _write(websocket: PooledSocket, text: str) -> None:

@@ -192,7 +192,7 @@ class Delivery:
                     await send(message)
                 except (OSError, WebSocketDisconnect):
                     raise
-                except Exception as error:  # noqa: BLE001 - whatever a server raises
+                except Exception as error:
                     if self._retries is None:
                         raise
                     if not await self._write_again(send, message, error, self._retries):
@@ -296,6 +296,9 @@ class EventSocket:
             await send({"type": "websocket.close", "code": NOT_AUTHENTICATED, "reason": "unauthenticated"})
             return
         if self.isolane.draining:
+            if framed:
+                bye = _core.bye_frame(DRAINING, retry_ms(DRAINING, len(self.isolane.deliveries)))
+                await send({"type": "websocket.send", "text": bye})
             await send({"type": "websocket.close", "code": DRAINING, "reason": "draining"})
             return
         try:

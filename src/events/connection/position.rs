@@ -192,7 +192,8 @@ impl State {
             if let Some(next) = next {
                 next.behind = false;
             }
-            if position.unacked.is_empty() {
+            if position.unacked.is_empty() || mutant!(EndedRunOwesNoAck) {
+                self.unacked.subtract(position.unacked.load());
                 continue;
             }
             if self.ended.len() >= MAX_ENDED

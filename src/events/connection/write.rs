@@ -66,7 +66,7 @@ impl Output {
             CursorMode::Framed => self.framed(log, batch),
             CursorMode::Plain => {
                 let messages = batch.snapshot.iter().chain(batch.items.iter().map(|item| &item.text));
-                self.texts.extend(messages.map(|message| message.to_string()));
+                self.texts.extend(messages.map(ToString::to_string));
             }
             CursorMode::Sse => sse::records(&mut self.records, log, batch),
         }
@@ -92,7 +92,7 @@ impl Output {
             self.note(number, now.len(), now.iter().any(|item| item.class == 1));
             rest = later;
         }
-        if let Some((first, last, skipped)) = batch.skip {
+        if let Some((first, last, skipped)) = batch.skip.filter(|_| !mutant!(SkipNotSent)) {
             self.texts.push(frame::skip(log, first, last, skipped));
         }
         if let Some((number, outcome)) = batch.end {
