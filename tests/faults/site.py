@@ -180,7 +180,8 @@ class Site:
         """Note in the history how the stream ended."""
         state = self.state(user, run)
         stream = self.history.opened(self.named(user), run, state["epoch"])
-        stream.outcome, stream.head = state["outcome"], state["head"]
+        stream.outcome = state["outcome"]
+        self.history.reached(stream, state["head"])
 
     def client(self, user: str, tab: str = "tab", *, port: int | None = None, **options: Any) -> FramedClient:
         """One tab of a user."""
