@@ -251,13 +251,13 @@ async def test_what_is_too_old_at_the_end_of_a_log_is_declared_skipped() -> None
 async def test_what_may_wait_is_written_when_nothing_urgent_comes(proxied) -> None:
     site, proxy = proxied
     recorder = site.run("may-wait")
-    client = site.client(recorder.user, port=proxy.port)
+    client = site.client(recorder.user, port=proxy.port, silence=60)
     recorder.started()
     await client.follow(lambda tab: bool(tab.messages))
     for priority in (3, 4):
         for part in range(5):
             number = recorder.publish("progress", {"at": part}, priority=priority)
-        await client.follow(lambda tab, number=number: tab.positions[recorder.stream.run][1] == number, seconds=10)
+        await client.follow(lambda tab, number=number: tab.positions[recorder.stream.run][1] == number, seconds=8)
     recorder.completed()
     site.end(recorder)
     await client.follow(ended(recorder.stream.run))
