@@ -69,6 +69,14 @@ pub struct Extra<'a> {
     pub event_id: Option<&'a str>,
 }
 
+impl Extra<'_> {
+    /// What it adds to an event, in bytes, generously.
+    pub(super) fn bytes(&self) -> usize {
+        let id = self.event_id.map_or(0, |id| 4 * id.len() + 128);
+        id + self.delta.map_or(0, |delta| 2 * delta.message.len() + 256)
+    }
+}
+
 /// The six agent events, and whatever else an application sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind<'a> {

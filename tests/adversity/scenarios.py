@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from isolane import ExecutionEngineFactoryError
-from isolane._core import EventCursor
+from isolane._core import EventCursor, end_stream
 from isolane.contexts.closing import close_context
+from isolane.fastapi.principal import Principal
 from isolane.fastapi.scope import RequestScope
+from isolane.fastapi.sse import EventStream, stream_bytes
 from starlette.requests import HTTPConnection
 
 from tests.adversity.world import Session, World, ticks
@@ -351,6 +353,47 @@ async def a_delivery_is_waited_for(world: World) -> None:
         await emitter.wait(number, timeout=30)
     finally:
         cursor.detach()
+
+
+@uses("ExecutionEngineFactory.cancel_run")
+async def a_run_is_cancelled_by_its_user(world: World) -> None:
+    ctx = world.context()
+    engine = await world.factory.create_for_user(ctx)
+    running = asyncio.get_running_loop().create_task(engine.execute_agent("worker", 7))
+    try:
+        await ticks(2)
+        assert not await world.factory.cancel_run(f"not-{world.user}", ctx.run_id)
+        await world.factory.cancel_run(world.user, ctx.run_id)
+        assert not engine.is_active()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+        await world.factory.cleanup_engine(engine)
+
+
+@uses("open_stream", "stream_events", "EventStream.records")
+async def an_event_stream_is_served(world: World) -> None:
+    ctx = world.context()
+    emitter = ctx.get_websocket_emitter()
+    emitter.publish("mine")
+    world.after(6, lambda: end_stream(ctx))
+    sent = await world.call("http", f"/events/{ctx.run_id}", [], method="GET")
+    assert b"isolane.end" in b"".join(message.get("body", b"") for message in sent)
+
+
+@uses("stream_bytes", "EventStream.records")
+async def an_event_stream_is_read_as_bytes(world: World) -> None:
+    ctx = world.context()
+    ctx.get_websocket_emitter().publish("mine")
+    world.after(3, lambda: end_stream(ctx))
+    stream = EventStream(world.isolane.settings, Principal(world.user), ctx.run_id)
+    try:
+        response = await stream_bytes(stream)
+        async with contextlib.aclosing(response.body_iterator) as body:
+            got = b"".join([chunk async for chunk in body])
+        assert b"isolane.end" in got
+    finally:
+        stream.close()
 
 
 @uses("UserConnection.start_run", "UserConnection.delivering", "get_connection")

@@ -1,14 +1,15 @@
 """The run log against a model: what is accepted and numbered, what is folded, and what each kind of reader gets.
 
-The model keeps every event of a run and works out the spans, the fold and the answers of subscriptions for itself, in
-the plainest way. Readers of any speed are compared with it frame by frame.
+The model keeps every event of a run and works out the spans, the fold, what is joined, skipped and shed, and the
+answers of subscriptions for itself, in the plainest way. Readers of any speed are compared with it frame by frame.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import isolane
@@ -34,6 +35,11 @@ RETENTION = 300
 AGENTS = ("planner", "writer")
 TOOLS = ("sql", "web")
 TYPES = ("mine", "other")
+OWN = {"custom": 2, "milestone": 1, "text": 2, "progress": 3, "debug": 4}
+"""An application's own events, with their classes."""
+PROGRESS_TTL = 30
+DEBUG_TTL = 5
+DEBUG_LAG = 64
 REPLACED = 4504
 
 
@@ -52,6 +58,33 @@ class Event:
     closes: Any = None
     paired: bool = False
     """It began a call that is over, and is kept in the fold for the count of those that are open."""
+    priority: int = 2
+    at: float = 0.0
+    text: Any = None
+    """Which text it is a part of."""
+    place: int = 0
+    """Where it stands in the fold: a text stands where its first part was."""
+    event_id: str | None = None
+    dropped: bool = False
+
+
+@dataclass(eq=False)
+class Item:
+    """What is delivered at once: an event, or parts of a text in one."""
+
+    first: int
+    parts: list[Event]
+
+    @property
+    def event(self) -> Event:
+        return joined(self.parts)
+
+
+def joined(parts: list[Event]) -> Event:
+    """Return the latest part with the contents of all."""
+    return (
+        replace(parts[-1], what=(parts[-1].what[0], "".join(part.what[1] for part in parts))) if parts[1:] else parts[0]
+    )
 
 
 @dataclass(eq=False)
@@ -89,25 +122,36 @@ class Run:
     replaced: bool = False
     """Its run id was used again: it is read to its end by those who read it, and found by nobody else."""
     forgotten: int = 0
+    shed: int = 0
+    superseded: list[Event] = field(default_factory=list)
+    """Progress of which there is a later one, in the order in which that came."""
+    ids: dict[str, int] = field(default_factory=dict)
 
     @property
     def head(self) -> int:
         return len(self.events)
 
     def fold_oldest(self) -> None:
-        event = self.events[self.folded]
-        self.folded += 1
-        self.fold = [kept for kept in self.fold if kept.key != event.key]
+        event = self.kept()[0]
+        self.folded = event.number
+        earlier = next((kept for kept in self.fold if kept.key == event.key), None)
+        self.fold = [kept for kept in self.fold if kept is not earlier]
         if event.closes is not None:
             self.close_call(event.closes)
-        self.fold.append(event)
+        if event.text is None or earlier is None:
+            self.fold.append(replace(event, place=event.number))
+        else:
+            self.fold.append(replace(joined([earlier, event]), place=earlier.place))
+            self.fold.sort(key=lambda kept: kept.place)
         is_open = {span.index for span in self.spans}
         while len(self.fold) > self.bound:
-            victim = next((kept for kept in self.fold if kept.span not in is_open), None)
-            if victim is None:
-                victim = next((kept for kept in self.fold if kept.key[1] in {"thinking", "custom"}), None)
-            if victim is None:
+            mine = {"thinking", "custom", "progress", "text"}
+            victims = [kept for kept in self.fold if kept.span not in is_open]
+            victims = victims or [kept for kept in self.fold if kept.key[1] in mine]
+            if not victims:
                 return
+            # A text is as old as its latest part.
+            victim = min(victims, key=lambda kept: kept.number)
             self.fold.remove(victim)
             self.forgotten += 1
 
@@ -122,9 +166,36 @@ class Run:
         for kept in own:
             kept.paired = True
 
-    def make_room(self) -> None:
-        while self.head - self.folded >= self.bound:
-            self.fold_oldest()
+    def kept(self) -> list[Event]:
+        return [event for event in self.events[self.folded :] if not event.dropped]
+
+    def make_room(self, now: float) -> None:
+        while len(kept := self.kept()) >= self.bound:
+            debug = [event for event in kept if event.priority == 4]
+            superseded = [event for event in self.superseded if not event.dropped]
+            expired = [event for event in kept if event.priority == 3 and event.at + PROGRESS_TTL < now]
+            may_go = debug or superseded or expired
+            if may_go:
+                may_go[0].dropped = True
+                self.shed += may_go[0].priority == 4
+            else:
+                self.fold_oldest()
+
+    def reading(self, number: int, now: float) -> list[Item]:
+        """Return what is delivered after a number and after the fold."""
+        start = covered = max(number, self.folded)
+        lags = self.head - start > DEBUG_LAG
+        items: list[Item] = []
+        for event in self.events[start:]:
+            expired = event.at + {3: PROGRESS_TTL, 4: DEBUG_TTL}.get(event.priority, now) < now
+            if event.dropped or expired or event in self.superseded or (lags and event.priority == 4):
+                continue
+            if items and event.text is not None and items[-1].parts[-1].text == event.text:
+                items[-1].parts.append(event)
+            else:
+                items.append(Item(covered + 1, [event]))
+            covered = event.number
+        return items
 
     def find(self, scope: str, agent: str | None) -> Span | None:
         return next(
@@ -132,9 +203,19 @@ class Run:
         )
 
     def append(
-        self, kind: str, span: Span | None, agent: str | None, ctx: Any, what: Any, key: Any, closes: Any
+        self,
+        kind: str,
+        span: Span | None,
+        agent: str | None,
+        ctx: Any,
+        what: Any,
+        key: Any,
+        closes: Any,
+        **more: Any,
     ) -> None:
         index = span.index if span else 0
+        critical = kind in {"agent_started", "tool_completed", "agent_completed", "agent_error"}
+        more.setdefault("priority", 1 if critical else 2)
         self.events.append(
             Event(
                 number=self.head + 1,
@@ -146,10 +227,35 @@ class Run:
                 what=what,
                 key=(index, *key),
                 closes=(index, *closes) if closes else None,
+                **more,
             )
         )
 
-    def accepts(self, at: int, kind: str, agent: str | None, name: str, what: Any) -> bool:  # noqa: PLR0911
+    def append_own(
+        self, kind: str, span: Span | None, agent: str | None, ctx: Any, name: str, what: Any, **more: Any
+    ) -> None:
+        more["priority"] = OWN[kind]
+        type_ = name if kind == "custom" else kind
+        key: tuple[Any, ...] = ("custom", type_)
+        if kind == "text":
+            request, agent_name = span.request if span else ctx.request_id, span.agent if span else agent
+            more["text"] = (agent_name, request, name)
+            key = ("text", more["text"])
+        elif kind == "progress":
+            # Outside of executions each request has its own.
+            key = ("progress", None if span else ctx.request_id, name)
+        self.append(type_, span, agent, ctx, what, key, None, **more)
+        event = self.events[-1]
+        if kind == "text":
+            # One text whichever execution its parts are of, as long as the request is one.
+            event.key = (0, *key)
+        if kind == "progress":
+            latest = [kept for kept in self.kept()[:-1] if kept.key == event.key and kept not in self.superseded]
+            self.superseded += latest
+
+    def accepts(  # noqa: PLR0911
+        self, at: int, kind: str, agent: str | None, name: str, what: Any, **more: Any
+    ) -> bool:
         """Publish in the model. Returns whether the event is in order."""
         ctx = self.contexts[at]
         scope = ctx.request_id
@@ -164,8 +270,10 @@ class Run:
             self.spans.append(span)
             self.append(kind, span, agent, ctx, what, ("started",), None)
             return True
-        if kind == "custom":
-            self.append(name, span, agent, ctx, what, ("custom", name), None)
+        if kind in OWN:
+            self.append_own(kind, span, agent, ctx, name, what, **more)
+            if more.get("event_id"):
+                self.ids[more["event_id"]] = self.head
             return True
         if span is None:
             return False
@@ -210,7 +318,8 @@ class Run:
     def check(self, message: dict[str, Any], event: Event) -> None:
         """Compare a message with the event that it must be."""
         assert message["type"] == event.kind
-        assert (message["seq"], message["event_id"]) == (event.number, f"evt_{self.epoch}_{event.number}")
+        own = event.event_id or f"evt_{self.epoch}_{event.number}"
+        assert (message["seq"], message["event_id"]) == (event.number, own)
         assert (message["run_id"], message["thread_id"]) == (self.run, self.thread)
         assert message.get("agent_name") == event.agent
         assert (message["request_id"], message.get("parent_request_id")) == (event.request, event.parent)
@@ -235,10 +344,19 @@ class Position:
         run = self.run
         return self.number, run.head, run.outcome, run.gone, run.replaced, self.end_told, self.opening, self.behind
 
-    def has_nothing_to_tell(self, *, framed: bool) -> bool:
-        """Whether a look at it, which comes some time, is not seen by the client."""
-        read_up = self.number == self.run.head
+    def passes_in_silence(self, now: float, *, framed: bool) -> bool:
+        """Whether all that is unread is skipped, which a plain client is not told."""
+        there = not framed and not self.run.gone and self.number >= self.run.folded
+        return there and not self.run.reading(self.number, now)
+
+    def is_finished(self, now: float, *, framed: bool) -> bool:
+        """Whether a look at it, which comes some time, is the last one and is not seen by the client."""
+        read_up = self.number == self.run.head or self.passes_in_silence(now, framed=framed)
         return (self.run.gone and (read_up or not framed)) or (not framed and read_up and self.run.outcome is not None)
+
+    def has_nothing_to_tell(self, now: float, *, framed: bool) -> bool:
+        """Whether a look at it, which comes some time, is not seen by the client."""
+        return self.is_finished(now, framed=framed) or self.passes_in_silence(now, framed=framed)
 
 
 @dataclass(eq=False)
@@ -248,6 +366,7 @@ class Reader:
     framed: bool
     last_read: float
     positions: list[Position] = field(default_factory=list)
+    now: Callable[[], float] = lambda: 0.0
     answers: list[dict[str, Any]] = field(default_factory=list)
     """Control frames that must come first, with the keys that are compared."""
 
@@ -259,7 +378,7 @@ class Reader:
         found = next((position for position in self.positions if position.run.run == run), None)
         if found is None or (not gone and epoch in {None, found.run.epoch}):
             return found
-        if not found.end_told and not found.has_nothing_to_tell(framed=self.framed):
+        if not found.end_told and not found.is_finished(self.now(), framed=self.framed):
             return found
         self.drop(found)
         return self.position(run, epoch, gone=gone)
@@ -293,6 +412,7 @@ class LogMachine(RuleBasedStateMachine):
         self.readers: list[Reader] = []
         self.numbers = itertools.count(1)
         self.forgotten_before = isolane.lane_stats()["events_forgotten"]
+        self.shed_before = isolane.lane_stats()["events_shed"]
 
     def streams(self, user: str) -> list[Run]:
         return [run for run in self.runs if run.user == user and not run.gone and not run.replaced]
@@ -359,8 +479,15 @@ class LogMachine(RuleBasedStateMachine):
             emitter.notify_agent_completed(result=number, **extra)
         elif kind == "agent_error":
             emitter.notify_agent_error(error=f"e{number}", **extra)
+        elif kind == "text":
+            payload = {"delta": f"{number};"}
+            assert emitter.publish(kind, payload, message_id=name, **extra) == run.head + 1
         else:
-            assert emitter.publish(name, {"i": number}, **extra) == run.head + 1
+            key = {"key": name} if kind == "progress" else {}
+            event_id = {"event_id": f"id_{run.epoch}_{number}"} if kind == "milestone" else {}
+            own = {"priority": OWN[kind], **key, **event_id}
+            type_ = name if kind == "custom" else kind
+            assert emitter.publish(type_, {"i": number}, **own, **extra) == run.head + 1
 
     EXPECTED = {  # noqa: RUF012 - read only
         "agent_started": lambda number: ("i", number),
@@ -370,6 +497,10 @@ class LogMachine(RuleBasedStateMachine):
         "agent_completed": lambda number: ("result", number),
         "agent_error": lambda number: ("error_message", f"e{number}"),
         "custom": lambda number: ("i", number),
+        "milestone": lambda number: ("i", number),
+        "text": lambda number: ("delta", f"{number};"),
+        "progress": lambda number: ("i", number),
+        "debug": lambda number: ("i", number),
     }
 
     @precondition(lambda self: self.runs)
@@ -379,7 +510,7 @@ class LogMachine(RuleBasedStateMachine):
         begun=st.booleans(),
         steps=st.lists(
             st.tuples(
-                st.sampled_from([*EXPECTED, "custom", "agent_thinking", "tool_executing"]),
+                st.sampled_from([*EXPECTED, "text", "text", "progress", "agent_thinking", "tool_executing"]),
                 st.sampled_from([None, None, None, *AGENTS]),
                 st.integers(0, 1),
             ),
@@ -392,16 +523,21 @@ class LogMachine(RuleBasedStateMachine):
         if begun:
             steps = [("agent_started", None, 0), *steps]
         for kind, who, which in steps:
-            name = (TYPES if kind == "custom" else TOOLS)[which]
+            name = (TYPES if kind in OWN else TOOLS)[which]
             agent = who or (AGENTS[0] if kind == "agent_started" else None)
             number = next(self.numbers)
             if run.outcome is not None:
                 with pytest.raises(RunClosed):
                     self.publish_really(run, at, kind, agent, name, number)
                 return
-            run.make_room()
+            run.make_room(self.now)
             refused = self.try_publishing(run, at, kind, agent, name, number)
-            accepted = run.accepts(at, kind, agent, name, self.EXPECTED[kind](number))
+            event_id = f"id_{run.epoch}_{number}" if kind == "milestone" else None
+            what = self.EXPECTED[kind](number)
+            more = {"event_id": event_id} if kind in OWN else {}
+            accepted = run.accepts(at, kind, agent, name, what, **more)
+            if accepted:
+                run.events[-1].at = self.now
             assert (refused is None) == accepted, f"refused: {refused}"
             assert run.emitters[at].get_event_stats()["stream_head"] == run.head
 
@@ -411,6 +547,17 @@ class LogMachine(RuleBasedStateMachine):
         except InvalidEvent as error:
             return error
         return None
+
+    @precondition(lambda self: any(run.ids for run in self.runs))
+    @rule(data=st.data(), at=st.integers(0, 2))
+    def publish_again(self, data: st.DataObject, at: int) -> None:
+        """An event whose id is known is not appended again, also when its stream has ended."""
+        run = data.draw(st.sampled_from([run for run in self.runs if run.ids]))
+        event_id, number = data.draw(st.sampled_from(sorted(run.ids.items())))
+        if run.gone:
+            return
+        assert run.emitters[at].publish("again", {}, event_id=event_id) == number
+        assert run.emitters[at].get_event_stats()["stream_head"] == run.head
 
     @precondition(lambda self: self.runs)
     @rule(data=st.data(), at=st.integers(0, 2), spans=st.booleans())
@@ -442,7 +589,7 @@ class LogMachine(RuleBasedStateMachine):
             oldest = min(own, key=lambda reader: reader.last_read)
             self.readers.remove(oldest)
             assert oldest.cursor.close_code == REPLACED
-        reader = Reader(name, cursor, framed, self.now)
+        reader = Reader(name, cursor, framed, self.now, now=lambda: self.now)
         self.readers.append(reader)
         if welcome:
             cursor.welcome(1_000)
@@ -500,8 +647,10 @@ class LogMachine(RuleBasedStateMachine):
         self.read_some(data.draw(st.sampled_from(self.readers)), limit)
 
     def read_some(self, reader: Reader, limit: int) -> bool:
+        # What a plain reader passes over in silence, when it is not full, is passed over to the end.
+        limit = limit if reader.framed else 1_000
         work = [position for position in reader.positions if position.has_work()]
-        silent = all(position.has_nothing_to_tell(framed=reader.framed) for position in work)
+        silent = all(position.has_nothing_to_tell(self.now, framed=reader.framed) for position in work)
         got = [json.loads(text) for text in reader.cursor.read(limit)]
         reader.last_read = self.now
         answers, reader.answers = reader.answers, []
@@ -513,6 +662,7 @@ class LogMachine(RuleBasedStateMachine):
         elif not silent:
             assert got, f"there is something to read, and nothing is read: {[one.state() for one in reader.positions]}"
         self.told_gone: set[str] = set()
+        self.expected: dict[str, list[Item]] = {}
         events = (self.follow_frames if reader.framed else self.follow_messages)(reader, got)
         assert events <= limit
         # A snapshot counts as many events as it has.
@@ -520,7 +670,9 @@ class LogMachine(RuleBasedStateMachine):
         for position in work:
             if position not in reader.positions:
                 continue
-            silent = position.has_nothing_to_tell(framed=reader.framed)
+            silent = position.is_finished(self.now, framed=reader.framed)
+            if not reader.framed and not position.run.gone:
+                position.number = position.run.head
             unread = position.run.gone and not silent and position.run.run not in self.told_gone
             # In this read or, when it was full, in a later one.
             assert not unread or full, "a stream went away and the client was not told"
@@ -556,19 +708,25 @@ class LogMachine(RuleBasedStateMachine):
                 self.check_snapshot(run, frame["b"])
                 position.number = run.folded
             elif frame["t"] == "ev":
+                assert position.number >= run.folded, "the snapshot is missing"
+                expected = self.expected.setdefault(run.epoch, run.reading(position.number, self.now))
                 for entry in frame["b"]:
-                    assert position.number >= run.folded, "the snapshot is missing"
-                    position.number += 1
                     events += 1
-                    event = run.events[position.number - 1]
-                    assert (entry["n"], entry["f"], entry["id"]) == (
-                        event.number,
-                        event.number,
-                        entry["ev"]["event_id"],
+                    item = expected.pop(0)
+                    event = item.event
+                    assert (entry["n"], entry["f"], entry["id"]) == (event.number, item.first, entry["ev"]["event_id"])
+                    assert (entry["p"], entry.get("k", 0)) == (
+                        event.priority,
+                        event.number + 1 - item.first - len(item.parts),
                     )
-                    critical = event.kind in {"agent_started", "tool_completed", "agent_completed", "agent_error"}
-                    assert entry["p"] == (1 if critical else 2)
+                    assert item.first == position.number + 1
                     run.check(entry["ev"], event)
+                    position.number = event.number
+            elif frame["t"] == "skip":
+                assert self.expected.setdefault(run.epoch, run.reading(position.number, self.now)) == []
+                covered = (position.number + 1, run.head, run.head - position.number)
+                assert (frame["f"], frame["n"], frame["k"]) == covered
+                position.number = run.head
             else:
                 assert (frame["t"], frame["n"], frame["outcome"]) == ("end", run.head, run.outcome)
                 assert position.number == run.head
@@ -593,10 +751,12 @@ class LogMachine(RuleBasedStateMachine):
                 self.check_snapshot(run, each[: len(run.fold)])
                 each = each[len(run.fold) :]  # noqa: PLW2901
                 position.number = run.folded
-            for message in each:
-                position.number += 1
-                events += 1
-                run.check(message, run.events[position.number - 1])
+            expected = run.reading(position.number, self.now)
+            assert len(each) == len(expected)
+            for message, item in zip(each, expected, strict=True):
+                run.check(message, item.event)
+            events += len(each)
+            position.number = run.head
         return events
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -637,8 +797,9 @@ class LogMachine(RuleBasedStateMachine):
             usage = isolane.lane_usage(user)
             connections = sum(reader.user == user for reader in self.readers)
             assert (usage["connections"] if usage else 0) == connections
-        forgotten = isolane.lane_stats()["events_forgotten"] - self.forgotten_before
-        assert forgotten == sum(run.forgotten for run in self.runs)
+        stats = isolane.lane_stats()
+        assert stats["events_forgotten"] - self.forgotten_before == sum(run.forgotten for run in self.runs)
+        assert stats["events_shed"] - self.shed_before == sum(run.shed for run in self.runs)
 
     def teardown(self) -> None:
         try:

@@ -156,7 +156,9 @@ class World:
 
         self.helpers.append(asyncio.get_running_loop().create_task(help_out()))
 
-    async def call(self, kind: str, path: str, messages: list[dict[str, Any]], count: int = 1) -> list[dict[str, Any]]:
+    async def call(
+        self, kind: str, path: str, messages: list[dict[str, Any]], count: int = 1, method: str = "POST"
+    ) -> list[dict[str, Any]]:
         """Speak ASGI with the application: the messages are received in order, and then nothing more comes."""
         sent: list[dict[str, Any]] = []
         inbox = list(messages)
@@ -176,7 +178,7 @@ class World:
             "type": kind,
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": method,
             "path": path,
             "raw_path": path.encode(),
             "root_path": "",

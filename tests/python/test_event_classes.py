@@ -1,4 +1,4 @@
-"""Classes of events: what is merged, skipped, shed and folded; ids of producers; waits for a delivery; failed events."""
+"""Classes of events: what is merged, skipped, shed, folded; ids of producers; waits for a delivery; failed events."""
 
 import asyncio
 import gc
@@ -243,7 +243,7 @@ def test_an_event_that_is_published_again_is_not_appended_again(context, emitter
     assert emitter.publish("note", {}) == 2
     assert emitter.publish("other", {"i": 2}, event_id="mine-1", priority=1) == 1
     got = items(read(context))
-    assert [(item["id"], item["ev"]["event_id"]) for item in got][0] == ("mine-1", "mine-1")
+    assert (got[0]["id"], got[0]["ev"]["event_id"]) == ("mine-1", "mine-1")
     assert len(got) == 2
     end_stream(context)
     assert emitter.publish("note", {}, event_id="mine-1") == 1, "as before, also after the end"

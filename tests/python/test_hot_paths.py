@@ -150,7 +150,7 @@ def test_a_run_id_used_again_and_again_does_not_fill_a_socket_that_reads_nothing
         ctx = UserExecutionContext("again-hot", "thread-1", "run-again-hot")
         ctx.get_websocket_emitter().publish("note", {"n": 1})
         end_stream(ctx)
-    assert cursor.close_code == 4029
+    assert cursor.close_code == 4010
     cursor.ping()
     pings = [json.loads(text, object_pairs_hook=list) for text in cursor.read(1_000)]
     heads = [dict(frame)["head"] for frame in pings if dict(frame)["t"] == "ping"]

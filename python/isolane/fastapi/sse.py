@@ -53,30 +53,34 @@ class EventStream:
             records=True,
         )
         self.mode = self.cursor.subscribe_after(run_id, last_event_id)
+        self._is_over = False
 
-    async def records(self) -> AsyncIterator[Record | None]:
-        """Yield what to send until the run has ended or the cursor is closed; ``None`` when it is time for a sign."""
+    async def records(self) -> list[Record | None]:
+        """Return what to send next; ``None`` among it is a sign of life. Nothing once all is told."""
         cursor = self.cursor
-        while (code := cursor.close_code) is None:
+        while not self._is_over:
+            code = cursor.close_code
+            if code is not None:
+                self._is_over = True
+                # An `EventSource` comes back by itself, whatever the code: when, it can be told.
+                after = retry_ms(code, 1)
+                return [("isolane.bye", json.dumps({"code": code, "retry_ms": after}), None, after)]
             records = cursor.read_records(READ_EVENTS)
-            for event, data, event_id in records:
-                yield event, data, event_id, None
-                if event == "isolane.end":
-                    return
             if records:
-                continue
+                self._is_over = records[-1][0] == "isolane.end"
+                return [(event, data, event_id, None) for event, data, event_id in records]
             try:
                 async with asyncio.timeout(PING_SECONDS):
                     await cursor.wait()
             except TimeoutError:
-                yield None
-        # An `EventSource` comes back by itself, whatever the code: when, it can be told.
-        after = retry_ms(code, 1)
-        yield "isolane.bye", json.dumps({"code": code, "retry_ms": after}), None, after
+                return [None]
+        return []
 
     def close(self) -> None:
-        """Free the cursor, and nothing else."""
+        """Free the cursor, and nothing else. The stream is not used after that."""
         self.cursor.detach()
+        # A generator that was left in the middle may hold the stream for some turns of the loop.
+        del self.cursor
 
 
 def encode(record: Record | None) -> bytes:
@@ -123,20 +127,21 @@ OpenStream = Annotated[EventStream, Depends(open_stream)]
 
 async def stream_events(stream: OpenStream) -> AsyncIterator[Any]:
     """The route, by FastAPI's own support of event streams."""
-    async for record in stream.records():
-        if record is None:
-            yield ServerSentEvent(comment="ping")
-        else:
-            event, data, event_id, retry = record
-            yield ServerSentEvent(event=event, raw_data=data, id=event_id, retry=retry)
+    while records := await stream.records():
+        for record in records:
+            if record is None:
+                yield ServerSentEvent(comment="ping")
+            else:
+                event, data, event_id, retry = record
+                yield ServerSentEvent(event=event, raw_data=data, id=event_id, retry=retry)
 
 
 async def stream_bytes(stream: OpenStream) -> StreamingResponse:
     """The route without that support: the same bytes."""
 
     async def body() -> AsyncIterator[bytes]:
-        async for record in stream.records():
-            yield encode(record)
+        while records := await stream.records():
+            yield b"".join(encode(record) for record in records)
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(body(), media_type="text/event-stream", headers=headers)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::names::Names;
+use super::waits::Deferral;
 use super::{Inner, Outcome, RunLog};
 use crate::clock::Micros;
 use crate::events::event::{Draft, EventKind, Extra, Urgency};
@@ -142,14 +143,13 @@ impl RunLog {
         let (entries, fold) = {
             let mut inner = self.inner();
             inner.folded = inner.head;
+            inner.producer_ids = None;
             let freed = (std::mem::take(&mut inner.entries), std::mem::take(&mut inner.fold));
             inner.settle();
             freed
         };
         drop((entries, fold));
-        for waiter in self.waits.take_all() {
-            waiter.wake();
-        }
+        Deferral::wake(self.waits.take_all());
         true
     }
 

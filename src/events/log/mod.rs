@@ -26,7 +26,7 @@ use self::entry::{Entry, Extras, Part};
 use self::message::{BUFFER, Envelope, KEPT_BUFFER};
 use self::names::Names;
 use self::producer_ids::ProducerIds;
-use self::waits::Waits;
+use self::waits::{Deferral, Waits};
 use super::event::{Class, Delta, Draft, EventError, EventKind};
 use super::fold::{Fold, Slot};
 use super::span::{Placed, SpanBook, SpanScope};
@@ -125,6 +125,9 @@ impl Inner {
         Some(Box::new(Extras { id, part }))
     }
 }
+
+/// The ids of producers have at most this part of a log's bytes.
+const IDS_PART: usize = 4;
 
 /// Numbers the logs of the process in the order in which they were opened.
 static NEXT_SERIAL: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
@@ -267,6 +270,8 @@ impl RunLog {
         now: Moment,
     ) -> Result<u64, EventError> {
         lane.tag().same_owner(&self.owner, Crossing::Publish)?;
+        // Made before the lock is taken, dropped after it was let go.
+        let _deferred = Deferral::begin();
         let number = {
             let mut inner = self.inner();
             if inner.lane.is_none() {
@@ -287,7 +292,7 @@ impl RunLog {
                     limit: self.bounds.event_bytes,
                 });
             }
-            self.make_room(&mut inner, lane, bytes, now.monotonic)?;
+            self.make_room(&mut inner, lane, bytes + draft.extra.bytes(), now.monotonic)?;
             if mutant!(PublishInTwoSteps) {
                 drop(inner);
                 inner = self.inner();
@@ -348,7 +353,8 @@ impl RunLog {
         if let Some(id) = extras.as_ref().and_then(|extras| extras.id.clone())
             && !mutant!(ProducerIdForgotten)
         {
-            inner.producer_ids.get_or_insert_default().remember(id, number);
+            let room = self.bounds.bytes / IDS_PART;
+            inner.producer_ids.get_or_insert_default().remember(id, number, room);
         }
         inner.entries.push(Entry {
             number,

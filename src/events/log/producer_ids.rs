@@ -30,15 +30,16 @@ impl ProducerIds {
         self.numbers.get(id).copied()
     }
 
-    /// Remembers an id that is not known.
-    pub(super) fn remember(&mut self, id: Arc<str>, number: u64) {
-        if self.order.len() >= REMEMBERED
+    /// Remembers an id that is not known, and forgets the oldest of too many, or of more than so many bytes.
+    pub(super) fn remember(&mut self, id: Arc<str>, number: u64, max_bytes: usize) {
+        let weight = Self::weight(&id);
+        while (self.order.len() >= REMEMBERED || self.bytes + weight > max_bytes)
             && let Some(oldest) = self.order.pop_front()
         {
             self.bytes -= Self::weight(&oldest);
             self.numbers.remove(&oldest);
         }
-        self.bytes += Self::weight(&id);
+        self.bytes += weight;
         self.order.push_back(id.clone());
         self.numbers.insert(id, number);
     }

@@ -3,6 +3,7 @@
 //! Who waits is entered before it looks at what was reached, and what is reached is written before anybody looks at who waits:
 //! one of the two sees the other.
 
+use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -121,6 +122,55 @@ impl Waits {
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
+    }
+}
+
+thread_local! {
+    /// How many locks of logs this thread holds while it makes room, and who is to be woken after the last.
+    static DEFERRED: RefCell<(usize, Vec<Arc<dyn Wake>>)> = const { RefCell::new((0, Vec::new())) };
+}
+
+/// While it lives, nobody is woken by this thread: who makes room for an event holds the lock of a log, and drops other logs.
+/// Waking runs Python, which may want that lock.
+pub(super) struct Deferral(());
+
+impl Deferral {
+    pub(super) fn begin() -> Self {
+        DEFERRED.with_borrow_mut(|(holders, _)| *holders += 1);
+        Self(())
+    }
+
+    /// Wakes them, now or when no deferral is left.
+    pub(super) fn wake(waiting: Vec<Arc<dyn Wake>>) {
+        if waiting.is_empty() {
+            return;
+        }
+        let held = DEFERRED.with_borrow_mut(|(holders, later)| {
+            if *holders == 0 {
+                return waiting;
+            }
+            later.extend(waiting);
+            Vec::new()
+        });
+        for waiting in held {
+            waiting.wake();
+        }
+    }
+}
+
+impl Drop for Deferral {
+    fn drop(&mut self) {
+        let woken = DEFERRED.with_borrow_mut(|(holders, later)| {
+            *holders -= 1;
+            if *holders == 0 {
+                std::mem::take(later)
+            } else {
+                Vec::new()
+            }
+        });
+        for waiting in woken {
+            waiting.wake();
+        }
     }
 }
 
