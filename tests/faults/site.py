@@ -38,7 +38,7 @@ def epoch_of(user: str, run: str) -> str:
     return next(stream["epoch"] for stream in user_streams(user) if stream["run_id"] == run)
 
 
-def recorder_of(history: History, context: UserExecutionContext, **bounds: int) -> Recorder:
+def recorder_of(history: History, context: UserExecutionContext, **bounds: float) -> Recorder:
     """A recorder for a context of a run; ``bounds`` are those of ``emitter_for_context``."""
     emitter = emitter_for_context(context, **bounds) if bounds else context.get_websocket_emitter()
     epoch = epoch_of(context.user_id, context.run_id)
@@ -135,7 +135,7 @@ class Site:
         """Return the user's name in this site."""
         return user if user.endswith(self.mark) else user + self.mark
 
-    def run(self, user: str, **bounds: int) -> Recorder:
+    def run(self, user: str, **bounds: float) -> Recorder:
         """Open a run of the user, to publish into from here."""
         context = UserContextFactory.create_context(self.named(user))
         recorder = recorder_of(self.history, context, **bounds)
@@ -180,7 +180,8 @@ class Site:
         """Note in the history how the stream ended."""
         state = self.state(user, run)
         stream = self.history.opened(self.named(user), run, state["epoch"])
-        stream.outcome, stream.head = state["outcome"], state["head"]
+        stream.outcome = state["outcome"]
+        self.history.reached(stream, state["head"])
 
     def client(self, user: str, tab: str = "tab", *, port: int | None = None, **options: Any) -> FramedClient:
         """One tab of a user."""

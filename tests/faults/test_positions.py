@@ -66,8 +66,9 @@ async def test_a_position_behind_the_fold_is_answered_by_a_snapshot() -> None:
         client = site.client("behind")
         await client.follow(lambda tab: bool(tab.messages))
         client.drop()
-        for step in range(500):
+        for step in range(250):
             recorder.thinking(f"step {step}")
+            recorder.publish("text", {"delta": f"{step} "}, message_id=f"answer-{step % 3}")
         recorder.completed()
         site.end(recorder)
         await client.follow(ended(recorder.stream.run))

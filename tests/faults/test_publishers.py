@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+
+from isolane import RunClosed
 
 from tests.faults.site import ended, settled
 
@@ -47,3 +50,36 @@ async def test_sixteen_threads_publish_into_one_run_and_into_runs_of_their_own(p
         for at in range(THREADS):
             steps = [each["payload"] for each in tab.messages[shared.stream.run] if each["payload"]["thread"] == at]
             assert [step["step"] for step in steps] == list(range(EACH))
+
+
+async def test_a_stream_that_ends_while_threads_publish_takes_nothing_after_its_end(proxied) -> None:
+    """Each publisher has a number, which every client sees, or is told that the run is closed."""
+    site, proxy = proxied
+    for attempt in range(5):
+        recorder = site.run(f"ends-{attempt}", max_events=100_000, max_run_bytes=64 << 20, max_user_bytes=64 << 20)
+        tabs = [site.client(recorder.user, "a"), site.client(recorder.user, "b", port=proxy.port)]
+        following = [asyncio.create_task(tab.follow(ended(recorder.stream.run))) for tab in tabs]
+        barrier = threading.Barrier(5)
+        closed = []
+
+        def publish(recorder=recorder, barrier=barrier, closed=closed) -> None:
+            barrier.wait(20)
+            try:
+                for step in range(20_000):
+                    recorder.publish("note", {})
+                    time.sleep(0.0005 if step > 50 else 0)
+            except RunClosed as error:
+                closed.append(error)
+
+        threads = [threading.Thread(target=publish, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        barrier.wait(20)
+        await asyncio.sleep(0.01 * attempt)
+        site.end(recorder)
+        await settled(lambda threads=threads: not any(thread.is_alive() for thread in threads))
+        assert len(closed) == 4
+        await asyncio.gather(*following)
+        for tab in tabs:
+            await tab.close()
+    site.history.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import pytest
 from isolane.fastapi import sockets
 from websockets.asyncio.client import connect
 
@@ -189,28 +190,29 @@ async def test_two_tabs_at_different_speeds_see_one_order(proxied) -> None:
     site.history.check()
 
 
-async def test_a_flood_of_traces_does_not_hold_up_another_run(proxied) -> None:
+@pytest.mark.parametrize("priority", [2, 4], ids=["content", "traces"])
+async def test_a_flood_in_one_run_does_not_hold_up_another(proxied, priority) -> None:
     """The flood goes on until the other run was seen to its end, so that its end cannot come after the flood."""
     site, proxy = proxied
     proxy.throttle(400_000)
     flood, calm = site.run("flooded"), site.run("flooded")
-    client = site.client("flooded", port=proxy.port)
+    client = site.client(flood.user, port=proxy.port)
     following = asyncio.create_task(client.follow(ended(flood.stream.run, calm.stream.run), seconds=60))
     flood.started()
     calm.started()
     for step in range(30):
-        for at in range(300):
-            flood.publish("trace", {"step": step, "at": at, "more": "x" * 200}, priority=4)
+        for at in range(300 if priority == 4 else 50):
+            flood.publish("trace", {"step": step, "at": at, "more": "x" * 200}, priority=priority)
         calm.executing("search")
         calm.executed("search")
         await asyncio.sleep(0.005)
     calm.completed()
     site.end(calm)
-    for _ in range(2_000):
+    for _ in range(1_000):
         if calm.stream.run in client.ended:
             break
         for at in range(20):
-            flood.publish("trace", {"at": at, "more": "x" * 200}, priority=4)
+            flood.publish("trace", {"at": at, "more": "x" * 200}, priority=priority)
         await asyncio.sleep(0.005)
     assert calm.stream.run in client.ended, "the other run waits for the flood to be over"
     flood.completed()
@@ -221,7 +223,46 @@ async def test_a_flood_of_traces_does_not_hold_up_another_run(proxied) -> None:
     account = next(each for (_, run, _), each in site.history.accounts.items() if run == calm.stream.run)
     assert (account.delivered, account.skipped, account.merged, account.snapshot) == (62, 0, 0, 0)
     flooded = next(each for (_, run, _), each in site.history.accounts.items() if run == flood.stream.run)
-    assert flooded.skipped > 1_000
+    if priority == 4:
+        assert flooded.skipped > 1_000
+
+
+async def test_what_is_too_old_at_the_end_of_a_log_is_declared_skipped() -> None:
+    """Nothing comes after it that could say so."""
+    site = Site(History(3))
+    with site.serving():
+        recorder = site.run("too-old", progress_ttl=0.2)
+        client = site.client(recorder.user)
+        recorder.started()
+        await client.follow(lambda tab: bool(tab.messages))
+        client.drop()
+        for step in range(10):
+            recorder.publish("progress", {"at": step}, priority=3, key=f"bar-{step % 2}")
+        await asyncio.sleep(0.4)
+        await client.follow(lambda tab: tab.positions[recorder.stream.run][1] == 11)
+        recorder.completed()
+        site.end(recorder)
+        await client.follow(ended(recorder.stream.run))
+        await client.close()
+    totals = site.history.check()
+    assert (totals["delivered"], totals["skipped"]) == (2, 10)
+
+
+async def test_what_may_wait_is_written_when_nothing_urgent_comes(proxied) -> None:
+    site, proxy = proxied
+    recorder = site.run("may-wait")
+    client = site.client(recorder.user, port=proxy.port, silence=60)
+    recorder.started()
+    await client.follow(lambda tab: bool(tab.messages))
+    for priority in (3, 4):
+        for part in range(5):
+            number = recorder.publish("progress", {"at": part}, priority=priority)
+        await client.follow(lambda tab, number=number: tab.positions[recorder.stream.run][1] == number, seconds=8)
+    recorder.completed()
+    site.end(recorder)
+    await client.follow(ended(recorder.stream.run))
+    await client.close()
+    site.history.check()
 
 
 async def test_a_loop_that_is_blocked_closes_nobody(proxied) -> None:

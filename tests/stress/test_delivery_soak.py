@@ -82,7 +82,12 @@ class Soak:
         def has_all(tab: FramedClient) -> bool:
             return not self.publishing and all(each.stream.run in tab.ended for each in self.runs[tab.user])
 
-        await client.follow(has_all, seconds=self.seconds + 60)
+        try:
+            await client.follow(has_all, seconds=self.seconds + 45)
+        except TimeoutError:
+            missing = [each.stream for each in self.runs[client.user] if each.stream.run not in client.ended]
+            where = {stream.run[-8:]: (client.positions.get(stream.run), stream.head) for stream in missing}
+            raise AssertionError(f"{client.name} misses {where}; gone: {client.gone}, codes: {client.codes}") from None
 
     # What is published.
 
@@ -93,7 +98,8 @@ class Soak:
             await asyncio.sleep(draw.uniform(0, 0.2))
 
     async def _run(self, user: str, draw: random.Random, until: float) -> None:
-        recorder = self.site.run(user, max_events=draw.choice([40, 150, 1_000]))
+        # A page that is loaded again reads all logs anew: none of them may be dropped to make room.
+        recorder = self.site.run(user, max_events=draw.choice([40, 150, 1_000]), max_user_bytes=64 << 20)
         self.runs[user].append(recorder)
         recorder.started()
         for step in range(draw.randint(5, 150)):

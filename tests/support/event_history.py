@@ -138,6 +138,11 @@ class History:
         with self._lock:
             return self.streams.setdefault((run, epoch), Stream(user, run, epoch))
 
+    def reached(self, stream: Stream, number: int) -> None:
+        """Note that a stream has come to a number. A publisher may be late to say so, even after its end was noted."""
+        with self._lock:
+            stream.head = max(stream.head, number)
+
     def client(self, name: str, user: str, *, complete: bool = True) -> ClientLog:
         """Return the log of a client; the same one for the same name."""
         with self._lock:
@@ -241,7 +246,7 @@ class Recorder:
     def _note(self, kind: str, priority: int, uid: str, began: float, number: int, **more: Any) -> int:
         event = Published(number, kind, self.span, priority, uid, began, time.monotonic(), **more)
         self.stream.published.append(event)
-        self.stream.head = max(self.stream.head, number)
+        self.history.reached(self.stream, number)
         return number
 
     def publish(self, kind: str, payload: dict[str, Any] | None = None, **options: Any) -> int:
@@ -279,9 +284,3 @@ class Recorder:
         except StopIteration as stop:
             return self._note(kind, priority, uid, began, stop.value)
         raise AssertionError("publishing had to wait")
-
-    def ended(self, outcome: str, head: int | None = None) -> None:
-        """Note that the stream was ended, at which number when the library has added some."""
-        self.stream.outcome = outcome
-        if head is not None:
-            self.stream.head = max(self.stream.head, head)
