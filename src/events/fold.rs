@@ -41,6 +41,15 @@ enum Kept {
     Text(Box<Text>),
 }
 
+impl Kept {
+    fn key(&self) -> FoldKey {
+        match self {
+            Self::Event(entry) => entry.key,
+            Self::Text(text) => text.latest.key,
+        }
+    }
+}
+
 /// The parts of a text in one.
 #[derive(Debug)]
 struct Text {
@@ -60,13 +69,11 @@ impl Text {
 /// The prefix of a log as a state.
 #[derive(Debug, Default)]
 pub(super) struct Fold {
-    /// By the number of the event, or of the first part of the text.
+    /// By the number of the event, or of the latest part of the text.
     by_number: BTreeMap<u64, Kept>,
     latest: HashMap<FoldKey, u64, RandomState>,
     /// Where each text stands.
     texts: HashMap<Arc<TextId>, u64, RandomState>,
-    /// Where each text stands, by the number of its latest part.
-    text_use: BTreeMap<u64, u64>,
     /// How many calls of a tool have begun here and not ended, by the span and the number of the tool's name.
     open_calls: HashMap<(u32, u32), u32, RandomState>,
     bytes: usize,
@@ -93,37 +100,31 @@ impl Fold {
         self.by_number.insert(entry.number, Kept::Event(entry));
     }
 
-    /// Adds a part to its text, which stands where its first part was.
+    /// Adds a part to its text, which stands where its latest part is: as everything here, it is the latest.
     fn take_part(&mut self, entry: LogEntry) {
         let Some(id) = entry.part().map(|part| part.of.clone()) else {
             return;
         };
-        let place = self.texts.get(&id).copied();
-        if let Some(place) = place
-            && let Some(Kept::Text(text)) = self.by_number.get_mut(&place)
-        {
-            let before = text.weight();
-            if mutant!(FoldKeepsLastPart) {
-                text.contents.clear();
+        let number = entry.number;
+        let place = self.texts.insert(id.clone(), number);
+        let text = match place.and_then(|place| self.by_number.remove(&place)) {
+            Some(Kept::Text(mut text)) => {
+                self.bytes -= text.weight();
+                if mutant!(FoldKeepsLastPart) {
+                    text.contents.clear();
+                }
+                text.contents.push_str(entry.contents());
+                text.latest = entry;
+                text
             }
-            text.contents.push_str(entry.contents());
-            self.text_use.remove(&text.latest.number);
-            self.text_use.insert(entry.number, place);
-            text.latest = entry;
-            self.bytes = self.bytes - before + text.weight();
-            return;
-        }
-        let place = entry.number;
-        self.texts.insert(id.clone(), place);
-        self.text_use.insert(place, place);
-        let contents = entry.contents().to_owned();
-        let text = Text {
-            id,
-            contents,
-            latest: entry,
+            _ => Box::new(Text {
+                id,
+                contents: entry.contents().to_owned(),
+                latest: entry,
+            }),
         };
         self.bytes += text.weight();
-        self.by_number.insert(place, Kept::Text(Box::new(text)));
+        self.by_number.insert(number, Kept::Text(text));
     }
 
     /// A call of the tool has ended: how it began goes, unless the end needs it.
@@ -161,7 +162,6 @@ impl Fold {
             Some(Kept::Event(entry)) => self.bytes -= entry.weight(),
             Some(Kept::Text(text)) => {
                 self.bytes -= text.weight();
-                self.text_use.remove(&text.latest.number);
                 self.texts.remove(&text.id);
             }
             None => {}
@@ -180,19 +180,9 @@ impl Fold {
                         matches!(slot, Slot::Thinking | Slot::Custom(_) | Slot::Progress(_) | Slot::Text)
                     }
                 };
-                let event = self.by_number.iter().find_map(|(number, kept)| match kept {
-                    Kept::Event(entry) => may_go(entry.key).then_some((*number, *number, entry.key)),
-                    Kept::Text(_) => None,
-                });
-                let text = self.text_use.iter().find_map(|(used, place)| {
-                    let Some(Kept::Text(text)) = self.by_number.get(place) else {
-                        return None;
-                    };
-                    may_go(text.latest.key).then_some((*used, *place, text.latest.key))
-                });
-                let Some((_, number, key)) = event.into_iter().chain(text).min_by_key(|(used, ..)| *used) else {
-                    break;
-                };
+                let mut keys = self.by_number.iter().map(|(number, kept)| (*number, kept.key()));
+                let victim = keys.find(|(_, key)| may_go(*key));
+                let Some((number, key)) = victim else { break };
                 if self.forget(key).is_none()
                     && let (span, Slot::ToolBegun(_, tool)) = key
                 {

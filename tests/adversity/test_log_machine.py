@@ -62,8 +62,6 @@ class Event:
     at: float = 0.0
     text: Any = None
     """Which text it is a part of."""
-    place: int = 0
-    """Where it stands in the fold: a text stands where its first part was."""
     event_id: str | None = None
     dropped: bool = False
 
@@ -138,11 +136,7 @@ class Run:
         self.fold = [kept for kept in self.fold if kept is not earlier]
         if event.closes is not None:
             self.close_call(event.closes)
-        if event.text is None or earlier is None:
-            self.fold.append(replace(event, place=event.number))
-        else:
-            self.fold.append(replace(joined([earlier, event]), place=earlier.place))
-            self.fold.sort(key=lambda kept: kept.place)
+        self.fold.append(event if event.text is None or earlier is None else joined([earlier, event]))
         is_open = {span.index for span in self.spans}
         while len(self.fold) > self.bound:
             mine = {"thinking", "custom", "progress", "text"}
@@ -150,9 +144,7 @@ class Run:
             victims = victims or [kept for kept in self.fold if kept.key[1] in mine]
             if not victims:
                 return
-            # A text is as old as its latest part.
-            victim = min(victims, key=lambda kept: kept.number)
-            self.fold.remove(victim)
+            self.fold.remove(victims[0])
             self.forgotten += 1
 
     def close_call(self, closes: Any) -> None:

@@ -251,11 +251,9 @@ class Replay:
         before = 0
         for event in frame["b"]:
             at = event["seq"]
-            # A joined text has the number of its last part, and the place of its first.
-            joined = "delta" in (event.get("payload") or {})
-            if not (before < at or joined) or at > number:
+            if not before < at <= number:
                 self.flag("order", f"a snapshot to {number} has {at} after {before}")
-            before = before if joined else at
+            before = at
             self._same(place, at, event, folded=True)
             self._read(place, event)
         self._ended_spans(place, frame)

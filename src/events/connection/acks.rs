@@ -35,9 +35,12 @@ impl Load {
         self.bytes -= other.bytes;
     }
 
-    /// Whether a socket with so much un-acked pauses.
-    pub(super) fn is_too_much(&self) -> bool {
-        (self.events > PAUSE_EVENTS || self.bytes > PAUSE_BYTES) && !mutant!(SocketNeverPauses)
+    /// Whether a socket with so much un-acked pauses, or goes on to pause: it resumes at half of that, or it would write small
+    /// frames at the rate of the acks.
+    pub(super) fn pauses(&self, is_paused: bool) -> bool {
+        let share = if is_paused { 2 } else { 1 };
+        let is_much = self.events > PAUSE_EVENTS / share || self.bytes > PAUSE_BYTES / share as usize;
+        is_much && !mutant!(SocketNeverPauses)
     }
 }
 

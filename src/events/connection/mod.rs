@@ -283,14 +283,14 @@ impl Connection {
         let mut told = Vec::new();
         let resumes = {
             let mut state = self.state();
-            let paused = state.unacked.is_too_much();
+            let paused = state.paused;
             for (run, number) in acks {
                 if let Some(log) = state.ack(run, number) {
                     state.last_ack = now;
                     told.push((log, number));
                 }
             }
-            paused && !state.unacked.is_too_much()
+            paused && !state.paused
         };
         // Outside the lock: somebody may wait for it.
         for (log, number) in told {

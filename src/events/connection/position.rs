@@ -98,6 +98,8 @@ pub(super) struct State {
     pub(super) handed: Vec<(Arc<RunLog>, u64)>,
     /// What is un-acked, of all runs.
     pub(super) unacked: Load,
+    /// Nothing but control frames is written until enough is acknowledged.
+    pub(super) paused: bool,
     pub(super) commands: Bucket,
     ended: VecDeque<Ended>,
 }
@@ -113,6 +115,7 @@ impl State {
             last_ack: now,
             handed: Vec::new(),
             unacked: Load::default(),
+            paused: false,
             commands: Bucket::new(now),
             ended: VecDeque::new(),
         }
@@ -132,7 +135,7 @@ impl State {
         if !self.control.is_empty() {
             return Some(now);
         }
-        if self.unacked.is_too_much() {
+        if self.paused {
             return None;
         }
         let mut earliest = None;
@@ -161,9 +164,17 @@ impl State {
         self.ended = others.into();
         let positions = self.positions.iter().filter(|position| position.log.run() == log.run());
         let ended = of_run.iter().map(|ended| &ended.unacked);
+        let mut load = Load::default();
         for unacked in ended.chain(positions.map(|position| &position.unacked)) {
-            self.unacked.subtract(unacked.load());
+            load.add(unacked.load());
         }
+        self.release(load);
+    }
+
+    /// So much is not waited for any more.
+    fn release(&mut self, load: Load) {
+        self.unacked.subtract(load);
+        self.paused = self.unacked.pauses(self.paused);
     }
 
     /// Reads a new incarnation of a log from its first event, after what is left of the earlier ones. Answers how many of these
@@ -196,13 +207,13 @@ impl State {
                 next.behind = false;
             }
             if position.unacked.is_empty() || mutant!(EndedRunOwesNoAck) {
-                self.unacked.subtract(position.unacked.load());
+                self.release(position.unacked.load());
                 continue;
             }
             if self.ended.len() >= MAX_ENDED
                 && let Some(oldest) = self.ended.pop_front()
             {
-                self.unacked.subtract(oldest.unacked.load());
+                self.release(oldest.unacked.load());
             }
             self.ended.push_back(Ended {
                 log: position.log,
@@ -215,6 +226,7 @@ impl State {
     /// Counts a frame of the position at `index` as un-acked.
     pub(super) fn note_sent(&mut self, index: usize, sent: Sent) {
         self.unacked.add(sent.load);
+        self.paused = self.unacked.pauses(self.paused);
         self.positions[index].unacked.note(sent);
     }
 
@@ -225,8 +237,9 @@ impl State {
             if number > position.number {
                 return None;
             }
-            self.unacked.subtract(position.unacked.ack(number));
-            return Some(position.log.clone());
+            let (load, log) = (position.unacked.ack(number), position.log.clone());
+            self.release(load);
+            return Some(log);
         }
         // The latest, should the run id have been used more than once.
         let at = self.ended.iter().rposition(|ended| ended.log.run().as_str() == run)?;
@@ -234,11 +247,11 @@ impl State {
         if number > ended.number {
             return None;
         }
-        self.unacked.subtract(ended.unacked.ack(number));
-        let log = ended.log.clone();
+        let (load, log) = (ended.unacked.ack(number), ended.log.clone());
         if ended.unacked.is_empty() && !mutant!(AckNotCounted) {
             self.ended.remove(at);
         }
+        self.release(load);
         Some(log)
     }
 

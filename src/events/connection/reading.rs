@@ -44,7 +44,7 @@ impl Connection {
             // The writer is back: what it was handed has been written.
             handed = std::mem::take(&mut state.handed);
             out.texts = std::mem::take(&mut state.control);
-            if !state.unacked.is_too_much() {
+            if !state.paused {
                 events = self.take_turns(state, limit.max(1), now, &mut out);
             }
             state.drop_finished();
@@ -73,7 +73,7 @@ impl Connection {
         };
         let mut events = 0;
         // Each round hands every run that is ready something, or makes it readier.
-        while ready > 0 && left.events > 0 && left.bytes > 0 && !state.unacked.is_too_much() {
+        while ready > 0 && left.events > 0 && left.bytes > 0 && !state.paused {
             let index = state.turn % count;
             state.turn = (index + 1) % count;
             let position = &mut state.positions[index];
