@@ -54,7 +54,8 @@ Two shares of time-outs are given: of all requests of light users, and of those 
 to have no other request of one's own waiting and to have had no more permit-seconds in the last 4 s than everybody may
 have. With ten keys everybody wants permits all the time; a light user that happens to ask five times in a second, or
 has had a few long calls, then waits for its own turn like anybody else. Turns are counted in permit-seconds: counted in
-calls, fewer of these would time out, and whoever makes longer calls would get more (see the next table).
+calls, fewer of these would time out, and whoever makes longer calls would get more (see the next table). The
+order remembers longer than those 4 s, so that some of the second kind may remain with ten keys.
 """
 CROWD = """Users who always wait for more, with ten permits in all: how the permit-seconds are shared. Jain's index is
 1 when all have the same, and 1/20 when one of 20 has all; with weights, each share is divided by its weight.

@@ -385,6 +385,28 @@ def test_users_of_many_threads_share_the_bounds_and_nothing_else(in_threads, new
         cursor.detach()
 
 
+def test_emitters_are_made_and_collected_in_many_threads(in_threads, new_user) -> None:
+    """The latest emitter of a user is forgotten in one thread while another makes the next."""
+    user, bridge = new_user(), WebSocketBridgeFactory()
+
+    async def body(_: int) -> None:
+        for _ in range(500):
+            ctx = UserContextFactory.create_context(user)
+            await bridge.create_user_emitter(user, ctx)
+            await ctx.cleanup()
+
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        in_threads(body)
+    finally:
+        sys.setswitchinterval(often)
+    gc.collect()
+    assert bridge.get_user_emitter(user) is None
+    assert bridge.get_factory_metrics()["emitters_created"] == THREADS * 500
+    assert bridge.get_factory_metrics()["emitters_active"] == 0
+
+
 # -- contexts and engines ----------------------------------------------------------------------------------------------
 
 

@@ -859,13 +859,13 @@ async def test_an_engine_ends_at_its_deadline(new_factory, limiter, context, rea
 
 
 async def test_the_earliest_deadline_is_met_first_and_the_others_follow(new_factory, limiter, new_context):
-    factory = new_factory(engine_timeout_seconds=0.12)
+    factory = new_factory(engine_timeout_seconds=0.6)
     first = await factory.create_for_user(new_context())
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.3)
     second = await factory.create_for_user(new_context())
-    await asyncio.sleep(0.08)
+    await asyncio.sleep(0.45)
     assert (first.is_active(), second.is_active()) == (False, True)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.4)
     assert not second.is_active()
     assert nothing_left(factory, limiter)
 

@@ -102,7 +102,8 @@ class Soak:
                 lambda: self.limiter.set_limit(total=draw.choice([20, 20, 12, 3, 0])),
                 lambda: self.limiter.set_limit(per_user=draw.choice([4, 4, 1, 6])),
                 lambda: self.limiter.set_limit(resource="llm", limit=draw.choice([6, 6, 2, 0])),
-                lambda: self.limiter.set_limit(user=draw.choice(USERS), per_user=draw.randint(0, 8), weight=2),
+                # Settings are kept for as many users as are remembered.
+                lambda: self.limiter.set_limit(user=draw.choice(USERS[:30]), per_user=draw.randint(0, 8), weight=2),
                 lambda: self.limiter.reset_user(draw.choice(USERS)),
                 lambda: self.limiter.evict(0),
             ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,8 @@ class WebSocketBridgeFactory:
         self.config = config if config is not None else WebSocketConfig()
         self._emitters: set[_Held] = set()
         self._latest: dict[str, _Held] = {}
+        # Emitters are made and collected in any thread, and collected while one is made.
+        self._lock = threading.RLock()
         self._created = 0
         self._cleaned = 0
         self._closed = False
@@ -95,18 +98,22 @@ class WebSocketBridgeFactory:
             emitter = emitter_for_user(user_id, thread_id, connection_id, **bounds)
         held = _Held(emitter, self._forget)
         held.user_id = user_id
-        self._emitters.add(held)
-        self._latest[user_id] = held
-        self._created += 1
+        with self._lock:
+            self._emitters.add(held)
+            self._latest[user_id] = held
+            self._created += 1
         return emitter
 
     def _forget(self, held: _Held) -> None:
-        self._emitters.discard(held)
-        if self._latest.get(held.user_id) is held:
-            del self._latest[held.user_id]
+        with self._lock:
+            self._emitters.discard(held)
+            if self._latest.get(held.user_id) is held:
+                del self._latest[held.user_id]
 
     def _living(self) -> list[UserWebSocketEmitter]:
-        emitters = (reference() for reference in list(self._emitters))
+        with self._lock:
+            held = list(self._emitters)
+        emitters = (reference() for reference in held)
         return [emitter for emitter in emitters if emitter is not None and not emitter.is_closed]
 
     def get_user_emitter(self, user_id: str) -> UserWebSocketEmitter | None:
