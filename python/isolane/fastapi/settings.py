@@ -106,5 +106,5 @@ class IsolaneSettings(BaseSettings):
         return annotation(text) if callable(annotation) else text
 
 
-OTHER_VARIABLES = frozenset({"ISOLANE_VECTORS", "ISOLANE_SCREENSHOTS", "ISOLANE_REQUIRE_ALL"})
+OTHER_VARIABLES = frozenset({"ISOLANE_MUTANT", "ISOLANE_VECTORS", "ISOLANE_SCREENSHOTS", "ISOLANE_REQUIRE_ALL"})
 """Variables of the project's own tests."""
