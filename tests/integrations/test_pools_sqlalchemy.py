@@ -327,10 +327,14 @@ async def test_what_is_dropped_unreleased_comes_back(engine, pools):
         gc.collect()
     await settled(pools)
     assert pools.statistics()["database"].collected == 1
-    for _ in range(100):
-        if engine.pool.checkedout() == 0:
+    await engine.dispose()
+    # The driver ends a connection that was collected in its own thread, which tells this loop.
+    for _ in range(500):
+        drivers = [thread for thread in threading.enumerate() if "_connection_worker_thread" in thread.name]
+        if engine.pool.checkedout() == 0 and not drivers:
             break
         await asyncio.sleep(0.01)
+    assert (engine.pool.checkedout(), drivers) == (0, [])
 
 
 # -- deadlines and limits ----------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_thoughts_are_never_joined(context, emitter) -> None:
     assert [item["ev"]["payload"].get("reasoning") for item in items(read(context))] == [None, "one", "two"]
 
 
-def test_a_fold_keeps_the_whole_text_where_it_began(context) -> None:
+def test_a_fold_keeps_the_whole_text_where_its_latest_part_is(context) -> None:
     emitter = emitter_for_context(context, max_events=4)
     emitter.notify_agent_started("a")
     for part in "abc":
@@ -102,7 +102,7 @@ def test_a_fold_keeps_the_whole_text_where_it_began(context) -> None:
     (snapshot,) = [frame for frame in frames if frame["t"] == "snap"]
     texts = [message["payload"]["delta"] for message in snapshot["b"] if message["type"] == "text"]
     rest = [item["ev"]["payload"]["delta"] for item in items(frames)]
-    assert [message["type"] for message in snapshot["b"]] == ["agent_started", "text", "note"]
+    assert [message["type"] for message in snapshot["b"]] == ["agent_started", "note", "text"]
     assert texts == ["abcd"]
     assert rest == ["efgh"]
     assert snapshot["n"] == 6

@@ -59,6 +59,8 @@ def test_a_socket_pauses_at_512_events_and_an_ack_resumes_it(context):
     cursor.ping()
     assert [frame["t"] for frame in read_all(cursor)] == ["ping"], "control frames still go"
     ack(cursor, **{context.run_id: 128})
+    assert read_all(cursor) == [], "it resumes at half of what made it pause"
+    ack(cursor, **{context.run_id: 320})
     second = numbers(read_all(cursor))
     assert second[0] == first[-1] + 1
     ack(cursor, **{context.run_id: second[-1]})
