@@ -76,6 +76,7 @@ mutants! {
     FoldForgetsOpenSpans: "a full snapshot forgets how open spans began",
     FoldDropsAll: "what is folded is in no snapshot",
     FoldKeepsLastPart: "a snapshot has the last part of a text only",
+    CutTextLooksWhole: "a text whose beginning found no room in the snapshot looks like a whole one",
     OldestDroppedSilently: "a full log drops its oldest event, and nothing stands for it",
     CriticalShed: "a full log drops what must never be left out",
     CriticalSkipped: "a reader that is behind is not sent what must never be left out",

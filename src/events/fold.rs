@@ -2,13 +2,16 @@
 
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
 use super::log::{LogEntry, TextId};
 use crate::mutants::mutant;
+
+/// Dropped texts that are remembered.
+const MAX_CUT_TEXTS: usize = 64;
 
 /// What an event is the latest of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,6 +59,8 @@ struct Text {
     id: Arc<TextId>,
     /// The contents of all parts.
     contents: String,
+    /// Earlier parts were dropped for lack of room.
+    is_cut: bool,
     /// The latest part, of which all but the contents is.
     latest: LogEntry,
 }
@@ -74,6 +79,8 @@ pub(super) struct Fold {
     latest: HashMap<FoldKey, u64, RandomState>,
     /// Where each text stands.
     texts: HashMap<Arc<TextId>, u64, RandomState>,
+    /// Texts that were dropped, in that order: they stand at 0, which is no number.
+    cut: VecDeque<Arc<TextId>>,
     /// How many calls of a tool have begun here and not ended, by the span and the number of the tool's name.
     open_calls: HashMap<(u32, u32), u32, RandomState>,
     bytes: usize,
@@ -120,6 +127,7 @@ impl Fold {
             _ => Box::new(Text {
                 id,
                 contents: entry.contents().to_owned(),
+                is_cut: place.is_some(),
                 latest: entry,
             }),
         };
@@ -157,12 +165,36 @@ impl Fold {
         Some(number)
     }
 
+    /// Drops the contents of a text and lets the rest stand, so that what follows is not taken for the whole of it. Answers
+    /// `false` when it has none.
+    fn empty_text(&mut self, number: u64) -> bool {
+        let Some(Kept::Text(text)) = self.by_number.get_mut(&number) else {
+            return false;
+        };
+        if text.contents.is_empty() {
+            return false;
+        }
+        self.bytes -= text.weight();
+        text.contents = String::new();
+        text.is_cut = true;
+        self.bytes += text.weight();
+        true
+    }
+
     fn drop_number(&mut self, number: u64) {
         match self.by_number.remove(&number) {
             Some(Kept::Event(entry)) => self.bytes -= entry.weight(),
             Some(Kept::Text(text)) => {
                 self.bytes -= text.weight();
-                self.texts.remove(&text.id);
+                // What comes later of the text must not be taken for the whole of it.
+                if self.cut.len() >= MAX_CUT_TEXTS
+                    && let Some(oldest) = self.cut.pop_front()
+                    && self.texts.get(&oldest) == Some(&0)
+                {
+                    self.texts.remove(&oldest);
+                }
+                self.texts.insert(text.id.clone(), 0);
+                self.cut.push_back(text.id.clone());
             }
             None => {}
         }
@@ -183,13 +215,16 @@ impl Fold {
                 let mut keys = self.by_number.iter().map(|(number, kept)| (*number, kept.key()));
                 let victim = keys.find(|(_, key)| may_go(*key));
                 let Some((number, key)) = victim else { break };
+                self.forgotten += 1;
+                if self.empty_text(number) {
+                    continue;
+                }
                 if self.forget(key).is_none()
                     && let (span, Slot::ToolBegun(_, tool)) = key
                 {
                     self.latest.remove(&(span, Slot::ToolPaired(tool)));
                 }
                 self.drop_number(number);
-                self.forgotten += 1;
             }
         }
     }
@@ -198,7 +233,10 @@ impl Fold {
     pub(super) fn messages(&self) -> impl Iterator<Item = Cow<'_, str>> {
         self.by_number.values().map(|kept| match kept {
             Kept::Event(entry) => Cow::Borrowed(&*entry.text),
-            Kept::Text(text) => Cow::Owned(text.latest.with_contents(&[&text.contents])),
+            Kept::Text(text) => {
+                let is_cut = text.is_cut && !mutant!(CutTextLooksWhole);
+                Cow::Owned(text.latest.with_contents(&[&text.contents], is_cut))
+            }
         })
     }
 

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use super::json;
 use super::log::{Batch, RunLog};
 
+/// The event before a snapshot: what follows up to its id replaces what the client has.
+const SNAPSHOT: &str = "isolane.snapshot";
 /// The event that says that the stream has ended.
 const END: &str = "isolane.end";
 
@@ -71,6 +73,17 @@ fn message(text: &str, id: Option<String>) -> Record {
 
 /// What was read of a log. Of a snapshot only the last message has an id: the position after all of it.
 pub(super) fn records(out: &mut Vec<Record>, log: &RunLog, batch: &Batch<'_>) {
+    if let Some(to) = batch.snapshot_to {
+        let mut data = "{".to_owned();
+        json::number_member(&mut data, "n", to);
+        data.push('}');
+        out.push(Record {
+            event: SNAPSHOT.to_owned(),
+            data,
+            // A snapshot without messages has its position here.
+            id: batch.snapshot.is_empty().then(|| id(log, to)),
+        });
+    }
     let last = batch.snapshot.len().saturating_sub(1);
     for (at, text) in batch.snapshot.iter().enumerate() {
         let to = batch.snapshot_to.filter(|_| at == last);

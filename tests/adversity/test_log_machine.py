@@ -344,7 +344,7 @@ class Position:
     def is_finished(self, now: float, *, framed: bool) -> bool:
         """Whether a look at it, which comes some time, is the last one and is not seen by the client."""
         read_up = self.number == self.run.head or self.passes_in_silence(now, framed=framed)
-        return (self.run.gone and (read_up or not framed)) or (not framed and read_up and self.run.outcome is not None)
+        return not framed and (self.run.gone or (read_up and self.run.outcome is not None))
 
     def has_nothing_to_tell(self, now: float, *, framed: bool) -> bool:
         """Whether a look at it, which comes some time, is not seen by the client."""

@@ -119,6 +119,18 @@ def test_a_text_that_fills_the_snapshot_is_forgotten_and_counted(context) -> Non
     assert items(frames)[-1]["n"] == 40
 
 
+def test_a_text_that_lost_its_beginning_says_so(context) -> None:
+    """A snapshot replaces what a client has: the rest of a text must not be taken for the whole."""
+    emitter = emitter_for_context(context, max_run_bytes=64 * 1024)
+    delta(emitter, "the beginning, ")
+    for _ in range(40):
+        delta(emitter, "x" * 2_000)
+    (snapshot,) = [frame for frame in read(context) if frame["t"] == "snap"]
+    (text,) = [message["payload"] for message in snapshot["b"] if message["type"] == "text"]
+    assert text["truncated"] is True
+    assert set(text["delta"]) <= {"x"}
+
+
 @pytest.mark.parametrize("payload", [None, {}, {"delta": 1}, {"delta": None}, {"text": "a"}])
 def test_a_part_of_a_text_needs_its_part(emitter, payload) -> None:
     with pytest.raises(InvalidEvent, match="delta"):

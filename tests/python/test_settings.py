@@ -114,7 +114,7 @@ async def test_progress_is_kept_for_the_event_timeout() -> None:
     assert isolane.bridge.config.progress_ttl_seconds == 7
 
 
-@pytest.mark.parametrize("path", ["events", ""])
-def test_the_path_of_event_streams_begins_with_a_slash(path) -> None:
+@pytest.mark.parametrize("path", ["events", "/ws"])
+def test_the_path_of_event_streams_begins_with_a_slash_and_is_no_other(path) -> None:
     with pytest.raises(ValidationError, match=r"sse_path|SSE_PATH"):
         IsolaneSettings(sse_path=path)

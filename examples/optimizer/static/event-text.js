@@ -12,7 +12,7 @@ export function eventText(message) {
     case "tool_executing":
       return `${payload.tool_name} …`;
     case "tool_completed":
-      return `${payload.tool_name}: ${describe(payload.result)}`;
+      return `${payload.tool_name}: ${describe(payload.result ?? payload.error)}`;
     case "agent_progress":
       return `${number(payload.rows)} rows, ${payload.percent} %`;
     case "agent_completed":

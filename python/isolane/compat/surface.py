@@ -474,7 +474,7 @@ BRIDGES: tuple[Module, ...] = (
             Name(
                 "WebSocketFactoryConfig",
                 "changed",
-                "event timeout, heartbeat, compression and batching are taken and have no effect",
+                "heartbeat, compression and batching are taken and have no effect",
             ),
             Name("WebSocketFactoryConfig.from_env", "kept", "a wrong value is an error that names the variable", ""),
             *_all("kept", "ConnectionStatus"),

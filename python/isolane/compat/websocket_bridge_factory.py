@@ -56,7 +56,12 @@ class WebSocketBridgeFactory(ModernFactory):
     def __init__(self, config: WebSocketFactoryConfig | None = None) -> None:
         """Without ``config`` the settings come from the environment."""
         self.factory_config = config if config is not None else WebSocketFactoryConfig.from_env()
-        super().__init__(WebSocketConfig(max_events_per_user=self.factory_config.max_events_per_user))
+        super().__init__(
+            WebSocketConfig(
+                max_events_per_user=self.factory_config.max_events_per_user,
+                progress_ttl_seconds=self.factory_config.event_timeout_seconds,
+            )
+        )
         self._settings = IsolaneSettings(websocket_delivery_timeout=self.factory_config.delivery_timeout_seconds)
         self._connection_pool: ConnectionPool | None = None
         self._agent_registry: Any = None

@@ -26,7 +26,7 @@ class WebSocketFactoryConfig:
 
     Attributes:
         max_events_per_user: events of one run before the oldest are folded into a snapshot.
-        event_timeout_seconds: accepted, without effect: no event expires before its log.
+        event_timeout_seconds: how long an event of class 3, progress, is worth sending. Others do not expire.
         heartbeat_interval_seconds: accepted, without effect: the server's own pings find dead sockets.
         max_reconnect_attempts: how often the pool is asked for the connection again after its socket was lost.
         delivery_retries: how often a failed write is tried again on the same socket.

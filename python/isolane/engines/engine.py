@@ -104,6 +104,7 @@ class UserExecutionEngine:
         self._steps: set[UserExecutionContext] = set()
         """The contexts of the steps that have not ended."""
         self._fence: Fence | None = None
+        self._closing: asyncio.Future[None] | None = None
         self.end_reason: str | None = None
         self._background: asyncio.Task[ExecutionResult] | None = None
         self._executions = 0
@@ -500,6 +501,7 @@ class UserExecutionEngine:
         if self._closed:
             return True
         self._closed = True
+        self._closing = asyncio.get_running_loop().create_future()
         running = self._still_running()
         # Until it is known that they have: whoever waits here may be cancelled.
         stopped = not running
@@ -520,7 +522,14 @@ class UserExecutionEngine:
                 permit.release()
             if not self._factory.shares_context(self):
                 end_stream(self.context, self._outcome(), reason)
+            if not self._closing.done():
+                self._closing.set_result(None)
         return stopped
+
+    async def _until_closed(self) -> None:
+        """Wait for the end that somebody else has begun: it says how the stream ends."""
+        if self._closing is not None and not self._closing.done():
+            await asyncio.wait([self._closing])
 
     def _cut_off(self, reason: str) -> None:
         """From here on nothing takes effect that the agents do which are left behind."""

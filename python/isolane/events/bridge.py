@@ -36,7 +36,7 @@ class WebSocketConfig:
         max_event_bytes: bytes of one event's payload.
         retention_seconds: how long an ended log stays readable.
         progress_ttl_seconds: how long a progress event is worth sending.
-        max_connections: sockets of one user; one more replaces the one that read longest ago.
+        max_connections: sockets of one user; one more replaces the one that acknowledged least recently.
     """
 
     max_events_per_user: int = 1000

@@ -155,7 +155,8 @@ class Isolane:
         self.draining = True
         self.factory.refuse()
         for delivery in list(self.deliveries):
-            delivery.cursor.close(DRAINING)
+            if delivery.cursor is not None:
+                delivery.cursor.close(DRAINING)
 
     def install_signal_drain(self) -> SignalDrain | None:
         """Let clients leave before uvicorn stops: on SIGTERM and SIGINT drain first, then do what uvicorn does.

@@ -119,6 +119,8 @@ class RequestScope:
                 kept.add(engine.context.request_id)
                 continue
             await self.isolane.factory.cleanup_engine(engine)
+            # Somebody else may be ending it, as who cancels the run does.
+            await engine._until_closed()  # noqa: SLF001 - the engine's other half
         for context in owned:
             if context.request_id in kept:
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from typing import Any
+from typing import Any, Self
 
 from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -42,7 +42,7 @@ class IsolaneSettings(BaseSettings):
     permits_total: int = _own("PERMITS_TOTAL", 50, ge=1, description="agents of all users that execute at once")
     drain_seconds: float = _own("DRAIN_SECONDS", 25.0, ge=0, description="how long a shutdown waits for runs")
     websocket_path: str = _own("WEBSOCKET_PATH", "/ws", pattern="^/", description="route of the event stream")
-    sse_path: str = _own("SSE_PATH", "/events", pattern="^/", description="prefix of the runs' event streams")
+    sse_path: str = _own("SSE_PATH", "/events", pattern="^(/|$)", description="prefix of event streams; empty: none")
     signal_drain: bool = _own("SIGNAL_DRAIN", True, description="sockets leave before uvicorn handles SIGTERM")
     probe_prefix: str = _own("PROBE_PREFIX", "/_isolane", pattern="^/", description="prefix of health and readiness")
     max_connections_per_user: int = _own("MAX_CONNECTIONS_PER_USER", 3, ge=1, description="sockets of one user")
@@ -64,6 +64,12 @@ class IsolaneSettings(BaseSettings):
     websocket_delivery_timeout: float = _named("WEBSOCKET_DELIVERY_TIMEOUT", 5.0, gt=0, description="write deadline")
     websocket_enable_compression: bool = _named("WEBSOCKET_ENABLE_COMPRESSION", True, description="compress batches")
     websocket_enable_batching: bool = _named("WEBSOCKET_ENABLE_BATCHING", True, description="several events a frame")
+
+    @model_validator(mode="after")
+    def _check_paths(self) -> Self:
+        if self.sse_path.rstrip("/") == self.websocket_path.rstrip("/"):
+            raise ValueError(f"sse_path and websocket_path are both {self.sse_path}; choose another for one of them")
+        return self
 
     @classmethod
     def _variables(cls, name: str) -> list[str]:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.responses import StreamingResponse
 
-from isolane._core import EventCursor, InvalidContextError
+from isolane._core import EventCursor, InvalidContextError, user_streams
 from isolane.fastapi.principal import Principal
 from isolane.fastapi.scope import request_scope
 from isolane.fastapi.settings import IsolaneSettings
-from isolane.fastapi.sockets import READ_EVENTS, retry_ms
+from isolane.fastapi.sockets import DRAINING, FINAL_CODES, READ_EVENTS, retry_ms
 
 ServerSentEvent: Any
 EventSourceResponse: Any
@@ -26,6 +26,9 @@ except ImportError:
 
 PING_SECONDS = 10.0
 """After so long without an event a comment is sent, so that nothing between server and client takes it for dead."""
+
+FINAL_RETRY_MS = 60_000
+"""An `EventSource` comes back even after a code that means not to: then not before this."""
 
 Record = tuple[str, str, str | None, int | None]
 """Type, data, id and the time after which to reconnect, in milliseconds."""
@@ -41,29 +44,46 @@ class EventStream:
         last_event_id: the id of the last record that the client has; empty for all of them.
 
     Attributes:
-        cursor: where the client is.
+        cursor: where the client is; ``None`` when there is nothing to read.
         mode: ``exact``, ``snapshot``, ``reset`` or ``gone``; ``None`` for a client that was told the end already.
     """
 
     def __init__(self, settings: IsolaneSettings, principal: Principal, run_id: str, last_event_id: str = "") -> None:
-        self.cursor = EventCursor(
-            principal.user_id,
-            max_connections=settings.max_connections_per_user,
-            defers=settings.websocket_enable_batching,
-            records=True,
-        )
-        self.mode = self.cursor.subscribe_after(run_id, last_event_id)
+        self.cursor: EventCursor | None = None
+        self.mode: str | None = "gone"
         self._is_over = False
+        # Before it counts among the user's connections: it may take the place of another.
+        known = next((stream for stream in user_streams(principal.user_id) if stream["run_id"] == run_id), None)
+        if known is None:
+            # Raises for what is no user.
+            EventCursor(principal.user_id, max_connections=1 << 30).detach()
+        else:
+            told_all = known["outcome"] is not None and last_event_id == f"{run_id}:{known['epoch']}:end"
+            self.mode = None
+            if not told_all:
+                self.cursor = EventCursor(
+                    principal.user_id,
+                    max_connections=settings.max_connections_per_user,
+                    defers=settings.websocket_enable_batching,
+                    records=True,
+                )
+                self.mode = self.cursor.subscribe_after(run_id, last_event_id)
+        self._says_reset = self.mode == "reset"
 
     async def records(self) -> list[Record | None]:
         """Return what to send next; ``None`` among it is a sign of life. Nothing once all is told."""
         cursor = self.cursor
+        if cursor is None:
+            return []
+        if self._says_reset:
+            self._says_reset = False
+            return [("isolane.reset", "{}", None, None)]
         while not self._is_over:
             code = cursor.close_code
             if code is not None:
                 self._is_over = True
                 # An `EventSource` comes back by itself, whatever the code: when, it can be told.
-                after = retry_ms(code, 1)
+                after = retry_ms(code, 1) if code < FINAL_CODES else FINAL_RETRY_MS
                 return [("isolane.bye", json.dumps({"code": code, "retry_ms": after}), None, after)]
             records = cursor.read_records(READ_EVENTS)
             if records:
@@ -74,13 +94,31 @@ class EventStream:
                     await cursor.wait()
             except TimeoutError:
                 return [None]
+        # The writer is back: what it was handed last has been sent.
+        cursor.read_records(1)
         return []
 
     def close(self) -> None:
         """Free the cursor, and nothing else. The stream is not used after that."""
-        self.cursor.detach()
+        if self.cursor is not None:
+            self.cursor.detach()
         # A generator that was left in the middle may hold the stream for some turns of the loop.
-        del self.cursor
+        self.cursor = None
+
+
+class _Leaving:
+    """What a client is told while the service is shutting down: an `EventSource` never comes back after a 503."""
+
+    def __init__(self) -> None:
+        self._is_over = False
+
+    async def records(self) -> list[Record | None]:
+        """Return that it is to come back later, once."""
+        if self._is_over:
+            return []
+        self._is_over = True
+        after = retry_ms(DRAINING, 1)
+        return [("isolane.bye", json.dumps({"code": DRAINING, "retry_ms": after}), None, after)]
 
 
 def encode(record: Record | None) -> bytes:
@@ -96,33 +134,35 @@ def encode(record: Record | None) -> bytes:
     return "\n".join([*lines, "", ""]).encode()
 
 
-async def open_stream(request: Request, run_id: str) -> AsyncIterator[EventStream]:
+async def open_stream(request: Request, run_id: str) -> AsyncIterator[EventStream | _Leaving]:
     """The stream that a request asks for, until its response is over."""
     scope = request_scope(request)
     principal = await scope.principal(request)
     if principal is None:
         raise HTTPException(401, "Sign in first", {"WWW-Authenticate": "Bearer"})
     if scope.isolane.draining:
-        raise HTTPException(503, "The service is shutting down", {"Retry-After": "5"})
+        yield _Leaving()
+        return
     after = request.headers.get("last-event-id") or request.query_params.get("last_event_id", "")
     try:
         stream = EventStream(scope.isolane.settings, principal, run_id, after)
     except InvalidContextError:
         raise HTTPException(401, "Not a valid user") from None
+    if stream.mode is None:
+        # Tells an `EventSource` not to come back.
+        raise HTTPException(204)
+    if stream.mode == "gone":
+        stream.close()
+        raise HTTPException(404, "Not found")
     scope.isolane.deliveries.add(stream)
     try:
-        if stream.mode is None:
-            # Tells an `EventSource` not to come back.
-            raise HTTPException(204)
-        if stream.mode == "gone":
-            raise HTTPException(404, "Not found")
         yield stream
     finally:
         scope.isolane.deliveries.discard(stream)
         stream.close()
 
 
-OpenStream = Annotated[EventStream, Depends(open_stream)]
+OpenStream = Annotated[EventStream | _Leaving, Depends(open_stream)]
 
 
 async def stream_events(stream: OpenStream) -> AsyncIterator[Any]:
@@ -148,7 +188,9 @@ async def stream_bytes(stream: OpenStream) -> StreamingResponse:
 
 
 def add_event_streams(app: FastAPI, prefix: str) -> None:
-    """Add the route of event streams to an application."""
+    """Add the route of event streams to an application. Without a prefix there is none."""
+    if not prefix:
+        return
     path = f"{prefix.rstrip('/')}/{{run_id}}"
     name = "isolane_event_stream"
     if EventSourceResponse is not None:

@@ -52,6 +52,8 @@ pub(super) struct Sent {
     pub(super) load: Load,
     /// Whether its client is to acknowledge it by itself: it holds an event of class 1, or a snapshot.
     pub(super) critical: bool,
+    /// The number of the latest such frame, where several are acknowledged together.
+    pub(super) critical_to: u64,
     pub(super) at: Micros,
 }
 
@@ -59,6 +61,8 @@ pub(super) struct Sent {
 #[derive(Debug, Default)]
 pub(super) struct Unacked {
     frames: VecDeque<Sent>,
+    /// The latest ack. It may be of the middle of frames that are acknowledged together.
+    acked: u64,
 }
 
 impl Unacked {
@@ -70,9 +74,11 @@ impl Unacked {
                 // Borrowed anew: the length was needed in between.
                 if let Some(last) = self.frames.back_mut() {
                     load.add(last.load);
+                    let critical_to = if sent.critical { sent.number } else { last.critical_to };
                     *last = Sent {
                         load,
                         critical: last.critical || sent.critical,
+                        critical_to,
                         ..sent
                     };
                 }
@@ -85,6 +91,7 @@ impl Unacked {
     /// Takes what `number` acknowledges. Answers what it weighed.
     pub(super) fn ack(&mut self, number: u64) -> Load {
         let mut load = Load::default();
+        self.acked = self.acked.max(number);
         while let Some(first) = self.frames.front().filter(|first| first.number <= number) {
             load.add(first.load);
             self.frames.pop_front();
@@ -99,8 +106,10 @@ impl Unacked {
     pub(super) fn due_since(&self) -> Option<Micros> {
         let mut events = 0;
         let due = self.frames.iter().find(|sent| {
-            events += sent.load.events;
-            sent.critical || events >= ACK_EVENTS
+            // Of frames that are acknowledged in part there are no more events than numbers left.
+            let left = u32::try_from(sent.number.saturating_sub(self.acked)).unwrap_or(u32::MAX);
+            events += sent.load.events.min(left);
+            sent.critical && sent.critical_to > self.acked || events >= ACK_EVENTS
         });
         due.map(|sent| sent.at)
     }
@@ -128,6 +137,7 @@ mod tests {
             number,
             load,
             critical,
+            critical_to: if critical { number } else { 0 },
             at: number,
         }
     }
@@ -149,6 +159,31 @@ mod tests {
         assert_eq!(unacked.due_since(), Some(34));
         unacked.ack(34);
         assert_eq!(unacked.due_since(), Some(35));
+    }
+
+    #[test]
+    fn what_an_ack_covers_in_part_is_not_asked_for_again() {
+        let mut unacked = Unacked::default();
+        for number in 1..=63 {
+            unacked.note(sent(number, false));
+        }
+        // In the middle of sixteen that are acknowledged together.
+        unacked.ack(33);
+        assert_eq!(unacked.due_since(), None);
+        unacked.note(sent(64, false));
+        unacked.note(sent(65, false));
+        assert_eq!(unacked.due_since(), Some(65));
+        unacked.ack(65);
+
+        let mut unacked = Unacked::default();
+        for number in 1..=33 {
+            unacked.note(sent(number, true));
+        }
+        for number in 34..=38 {
+            unacked.note(sent(number, false));
+        }
+        unacked.ack(33);
+        assert_eq!(unacked.due_since(), None);
     }
 
     #[test]

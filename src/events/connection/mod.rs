@@ -251,16 +251,7 @@ impl Connection {
         let _ = self
             .asked
             .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-        let ping = {
-            let state = self.state();
-            frame::ping(
-                state
-                    .positions
-                    .iter()
-                    .filter(|position| !position.behind)
-                    .map(|position| (position.log.run().as_str(), position.log.head())),
-            )
-        };
+        let ping = self.state().ping();
         self.tell(ping);
     }
 
@@ -350,7 +341,9 @@ impl Connection {
         if self.own_log(stream).is_some_and(|log| told_all(&log)) {
             return None;
         }
-        Some(self.subscribe(stream, place.epoch.as_deref(), place.number))
+        // An id that cannot be read is none of this log: its client is told that it begins anew.
+        let epoch = place.epoch.as_deref().or((!id.is_empty()).then_some(""));
+        Some(self.subscribe(stream, epoch, place.number))
     }
 
     /// Begins to read a stream after `position` of `epoch`. Foreign and unknown streams get the same answer.

@@ -9,6 +9,7 @@ use super::commands::Bucket;
 use super::waiting::Parked;
 use crate::clock::Micros;
 use crate::events::RunLog;
+use crate::events::frame;
 use crate::mutants::mutant;
 
 /// Control frames that may wait to be written. A client that asks for more without reading is asked to come back.
@@ -130,6 +131,12 @@ impl State {
         fits
     }
 
+    /// A ping with the latest number of each stream.
+    pub(super) fn ping(&self) -> String {
+        let current = self.positions.iter().filter(|position| !position.behind);
+        frame::ping(current.map(|position| (position.log.run().as_str(), position.log.head())))
+    }
+
     /// When something must be written: `None` for nothing, a time that is over for at once.
     pub(super) fn due(&self, now: Micros, defers: bool) -> Option<Micros> {
         if !self.control.is_empty() {
@@ -234,12 +241,19 @@ impl State {
     pub(super) fn ack(&mut self, run: &str, number: u64) -> Option<Arc<RunLog>> {
         let is_it = |position: &&mut Position| !position.behind && position.log.run().as_str() == run;
         if let Some(position) = self.positions.iter_mut().find(is_it) {
-            if number > position.number {
-                return None;
+            if number <= position.number {
+                let (mut load, log) = (position.unacked.ack(number), position.log.clone());
+                // What was sent of earlier incarnations came before.
+                self.ended.retain(|ended| {
+                    let is_earlier = ended.log.run().as_str() == run;
+                    if is_earlier {
+                        load.add(ended.unacked.load());
+                    }
+                    !is_earlier
+                });
+                self.release(load);
+                return Some(log);
             }
-            let (load, log) = (position.unacked.ack(number), position.log.clone());
-            self.release(load);
-            return Some(log);
         }
         // The latest, should the run id have been used more than once.
         let at = self.ended.iter().rposition(|ended| ended.log.run().as_str() == run)?;

@@ -46,6 +46,10 @@ impl Connection {
             out.texts = std::mem::take(&mut state.control);
             if !state.paused {
                 events = self.take_turns(state, limit.max(1), now, &mut out);
+                if state.paused {
+                    // Few large events make no ack due: the client is asked for one.
+                    out.texts.push(state.ping());
+                }
             }
             state.drop_finished();
         }
@@ -138,9 +142,8 @@ impl Connection {
     fn read_one(&self, position: &mut Position, limits: Limits, now: Micros, out: &mut Output) -> (Written, bool) {
         let log: Arc<RunLog> = position.log.clone();
         if log.is_forgotten() {
-            if position.number < log.head() {
-                out.gone(&log);
-            }
+            // Whoever was told the end reads it no more.
+            out.gone(&log);
             position.end_told = true;
             return (Written::default(), false);
         }

@@ -125,6 +125,7 @@ impl Output {
             number,
             load: Load { events, bytes },
             critical,
+            critical_to: if critical { number } else { 0 },
             at: self.now,
         });
     }

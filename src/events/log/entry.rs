@@ -89,8 +89,9 @@ impl Entry {
         self.part().map_or("", |part| &self.text[part.at.clone()])
     }
 
-    /// Its message with other contents of its delta, which are pieces of a JSON string.
-    pub(in crate::events) fn with_contents(&self, pieces: &[&str]) -> String {
+    /// Its message with other contents of its delta, which are pieces of a JSON string. With `is_cut` the payload says that
+    /// the beginning of the text is missing.
+    pub(in crate::events) fn with_contents(&self, pieces: &[&str], is_cut: bool) -> String {
         let at = self.part().map_or(0..0, |part| part.at.clone());
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
         let mut text = String::with_capacity(self.text.len() - at.len() + length);
@@ -98,7 +99,14 @@ impl Entry {
         for piece in pieces {
             text.push_str(piece);
         }
-        text.push_str(&self.text[at.end..]);
+        let rest = &self.text[at.end..];
+        match rest.strip_prefix('"').filter(|_| is_cut) {
+            Some(rest) => {
+                text.push_str("\",\"truncated\":true");
+                text.push_str(rest);
+            }
+            None => text.push_str(rest),
+        }
         text
     }
 

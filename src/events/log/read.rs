@@ -176,7 +176,7 @@ impl<'a> Reading<'a> {
         if mutant!(TextJoinedBackwards) {
             joining.pieces.reverse();
         }
-        self.items[joining.at].text = Cow::Owned(joining.latest.with_contents(&joining.pieces));
+        self.items[joining.at].text = Cow::Owned(joining.latest.with_contents(&joining.pieces, false));
     }
 }
 

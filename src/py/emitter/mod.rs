@@ -231,8 +231,14 @@ impl UserWebSocketEmitter {
         let run = with_placeholders(|policy| Identity::check("run_id", run, policy).map(RunId::from))
             .map_err(|error| to_python(py, error))?;
         let held = lock(runs).get(&run).cloned();
-        if let Some(held) = held.filter(|(writer, _)| !writer.log().is_over()) {
-            return Ok(held);
+        if let Some((writer, scope)) = held {
+            if !writer.log().is_over() {
+                return Ok((writer, scope));
+            }
+            if matches!(writer.log().view().ended, Some((Outcome::Cancelled, _))) {
+                // The user ended it: what goes on publishing into it is told so.
+                return Err(to_python(py, EventError::Closed));
+            }
         }
         end_idle_runs(runs);
         let writer = Streams::open(&self.lane, &run, thread, bounds).map_err(|error| to_python(py, error))?;
