@@ -165,6 +165,10 @@ impl Fold {
         Some(number)
     }
 
+    fn is_emptied(&self, number: u64) -> bool {
+        matches!(self.by_number.get(&number), Some(Kept::Text(text)) if text.is_cut && text.contents.is_empty())
+    }
+
     /// Drops the contents of a text and lets the rest stand, so that what follows is not taken for the whole of it. Answers
     /// `false` when it has none.
     fn empty_text(&mut self, number: u64) -> bool {
@@ -215,8 +219,9 @@ impl Fold {
                 let mut keys = self.by_number.iter().map(|(number, kept)| (*number, kept.key()));
                 let victim = keys.find(|(_, key)| may_go(*key));
                 let Some((number, key)) = victim else { break };
-                self.forgotten += 1;
-                if self.empty_text(number) {
+                // Of a text that was emptied before, nothing more is lost.
+                self.forgotten += u64::from(!self.is_emptied(number));
+                if self.bytes > max_bytes && self.empty_text(number) {
                     continue;
                 }
                 if self.forget(key).is_none()

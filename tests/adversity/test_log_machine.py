@@ -689,7 +689,7 @@ class LogMachine(RuleBasedStateMachine):
             assert not position.opening or run.gone
             if frame["t"] == "sub":
                 assert (frame["mode"], run.gone) == ("gone", True)
-                assert position.number < run.head
+                assert not position.end_told
                 self.told_gone.add(run.run)
                 position.end_told = True
                 continue

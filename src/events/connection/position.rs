@@ -240,20 +240,20 @@ impl State {
     /// Takes an ack. Answers the log that it is of, unless nothing of that name was sent as far as that.
     pub(super) fn ack(&mut self, run: &str, number: u64) -> Option<Arc<RunLog>> {
         let is_it = |position: &&mut Position| !position.behind && position.log.run().as_str() == run;
-        if let Some(position) = self.positions.iter_mut().find(is_it) {
-            if number <= position.number {
-                let (mut load, log) = (position.unacked.ack(number), position.log.clone());
-                // What was sent of earlier incarnations came before.
-                self.ended.retain(|ended| {
-                    let is_earlier = ended.log.run().as_str() == run;
-                    if is_earlier {
-                        load.add(ended.unacked.load());
-                    }
-                    !is_earlier
-                });
-                self.release(load);
-                return Some(log);
-            }
+        if let Some(position) = self.positions.iter_mut().find(is_it)
+            && number <= position.number
+        {
+            let (mut load, log) = (position.unacked.ack(number), position.log.clone());
+            // What was sent of earlier incarnations came before.
+            self.ended.retain(|ended| {
+                let is_earlier = ended.log.run().as_str() == run;
+                if is_earlier {
+                    load.add(ended.unacked.load());
+                }
+                !is_earlier
+            });
+            self.release(load);
+            return Some(log);
         }
         // The latest, should the run id have been used more than once.
         let at = self.ended.iter().rposition(|ended| ended.log.run().as_str() == run)?;
