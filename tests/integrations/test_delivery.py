@@ -271,6 +271,8 @@ async def test_who_waits_for_a_cancelled_run_is_told_so() -> None:
             answer = await waiting
             assert (answer.status_code, answer.json()["code"]) == (409, "run_cancelled")
             assert "cancelled" in app.state.told[0]
+            # Also where the end of the request cleans up at the same time.
+            assert (await one.until("end"))["outcome"] == "cancelled"
             # The slot is free.
             assert (await http.post("/execute/talking", json={"events": 1})).json() == "done"
 
