@@ -501,12 +501,12 @@ class UserExecutionEngine:
         if self._closed:
             return True
         self._closed = True
-        self._closing = asyncio.get_running_loop().create_future()
         running = self._still_running()
         # Until it is known that they have: whoever waits here may be cancelled.
         stopped = not running
         try:
             if running:
+                self._closing = asyncio.get_running_loop().create_future()
                 ended = self._until_ended(running)
                 if self.end_reason in {"lifetime", "cancelled"}:
                     self._expired_tasks.update(running)
@@ -522,7 +522,7 @@ class UserExecutionEngine:
                 permit.release()
             if not self._factory.shares_context(self):
                 end_stream(self.context, self._outcome(), reason)
-            if not self._closing.done():
+            if self._closing is not None and not self._closing.done():
                 self._closing.set_result(None)
         return stopped
 
