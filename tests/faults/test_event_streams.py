@@ -23,6 +23,7 @@ class Reader:
         self.outcome: str | None = None
         self.connections = 0
         self.status: int | None = None
+        self.resets = 0
 
     async def follow(self) -> None:
         """Read until the stream has ended."""
@@ -51,6 +52,9 @@ class Reader:
     def _take(self, fields: dict[str, str]) -> None:
         if fields.get("event") == "isolane.end":
             self.outcome = json.loads(fields["data"])["outcome"]
+        elif fields.get("event") == "isolane.reset":
+            self.resets += 1
+            self.events.clear()
         elif "data" in fields:
             event = json.loads(fields["data"])
             assert event["type"] == fields["event"]
@@ -116,3 +120,4 @@ async def test_an_id_that_is_no_position_starts_over(proxied, last_id) -> None:
     reader.last_id = last_id.format(run=recorder.stream.run, epoch=recorder.stream.epoch)
     await reader.follow()
     assert [event["seq"] for event in reader.events] == list(range(1, 21))
+    assert reader.resets == 1, "it is told that it begins anew"
