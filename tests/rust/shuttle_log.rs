@@ -297,7 +297,7 @@ fn two_logs_that_make_room_for_each_other_do_not_wait_for_each_other() {
     explore(|| {
         let lane = lane();
         let bounds = LogBounds {
-            user_bytes: 4_000,
+            user_bytes: 5_000,
             ..LogBounds::default()
         };
         let writers = ["run-1", "run-2"].map(|run| open(&lane, run, bounds).expect("opens"));
