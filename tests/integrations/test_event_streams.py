@@ -11,8 +11,9 @@ from typing import Any, Self
 import httpx
 import pytest
 from fastapi import FastAPI
-from isolane import lane_usage
-from isolane.fastapi import sse
+from isolane import UserContextFactory, lane_usage
+from isolane._core import EventCursor, end_stream, user_streams
+from isolane.fastapi import IsolaneSettings, Principal, sse
 
 from tests.integrations.conftest import make_app
 from tests.support.history import faults
@@ -192,3 +193,29 @@ async def test_both_ways_send_the_same_bytes(monkeypatch) -> None:
                 texts.append((await ann.http.get(f"/events/{run}")).content)
     assert texts[0] == texts[1]
     assert texts[0].count(b"\n\n") == 23
+
+
+async def test_a_stream_that_is_not_there_takes_nobodys_place() -> None:
+    """Else an `EventSource` that comes back after the end would close a socket for good."""
+    context = UserContextFactory.create_context("ann-has-sockets")
+    emitter = context.get_websocket_emitter()
+    emitter.publish("mine")
+    sockets = [EventCursor(context.user_id) for _ in range(3)]
+    principal, settings = Principal(context.user_id), IsolaneSettings()
+    assert sse.EventStream(settings, principal, "run-that-never-was").mode == "gone"
+    (epoch,) = [stream["epoch"] for stream in user_streams(context.user_id)]
+    end_stream(context, "completed", "")
+    assert sse.EventStream(settings, principal, context.run_id, f"{context.run_id}:{epoch}:end").mode is None
+    assert [socket.close_code for socket in sockets] == [None, None, None]
+
+
+async def test_what_came_with_the_end_counts_as_sent() -> None:
+    context = UserContextFactory.create_context("ann-waits-for-it")
+    emitter = context.get_websocket_emitter()
+    waiting = emitter.wait(emitter.publish("mine"), "sent", timeout=2)
+    end_stream(context, "completed", "")
+    stream = sse.EventStream(IsolaneSettings(), Principal(context.user_id), context.run_id)
+    while await stream.records():
+        pass
+    await waiting
+    stream.close()

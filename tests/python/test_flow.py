@@ -11,7 +11,15 @@ import zlib
 from typing import Any
 
 import pytest
-from isolane._core import EventCursor, cancel_stream, emitter_for_context, end_stream, stream_state
+from isolane import RunClosed
+from isolane._core import (
+    EventCursor,
+    cancel_stream,
+    emitter_for_context,
+    emitter_for_user,
+    end_stream,
+    stream_state,
+)
 from isolane.testing import manual_clock
 
 EVENTS = 512
@@ -632,3 +640,47 @@ def test_records_are_of_one_run_and_of_its_user(alice, bob, new_context):
     foreign = EventCursor(bob, records=True)
     assert foreign.subscribe_after(mine.run_id, "") == "gone"
     assert foreign.read_records() == []
+
+
+# -- clients that owe no ack, and runs that go away --------------------------------------------------------------------
+
+
+def test_a_pause_asks_for_an_ack_that_is_not_due(context):
+    """Few large events: none of them makes an ack due, and the client would wait for the server for ever."""
+    emitter = context.get_websocket_emitter()
+    cursor = acking(context)
+    for _ in range(8):
+        emitter.publish("mine", {"text": "x" * 60_000})
+    frames = read_all(cursor)
+    assert numbers(frames)[-1] < 8
+    assert frames[-1]["t"] == "ping"
+
+
+def test_acks_of_a_run_id_that_was_used_again_leave_no_debt(alice):
+    cursor = EventCursor(alice, acks=True)
+    first = emitter_for_user(alice, "thread-1", None)
+    for _ in range(4):
+        first.publish("mine", priority=1, run_id="run-used-again")
+    read_all(cursor)
+    first.publish("mine", priority=1, run_id="run-used-again")
+    asyncio.run(_cleanup(first))
+    emitter_for_user(alice, "thread-1", None).publish("mine", priority=1, run_id="run-used-again")
+    assert numbers(read_all(cursor)) == [5, 1]
+    ack(cursor, **{"run-used-again": 5})
+    ack(cursor, **{"run-used-again": 1})
+    with manual_clock() as clock:
+        clock.advance(60)
+        assert cursor.ack_overdue() is None
+
+
+async def _cleanup(emitter: Any) -> None:
+    await emitter.cleanup()
+
+
+def test_a_cancelled_run_of_a_user_takes_no_more_events(alice):
+    emitter = emitter_for_user(alice, "thread-1", None)
+    emitter.publish("mine", run_id="run-cancelled")
+    cancel_stream(alice, "run-cancelled", "the user cancelled it")
+    with pytest.raises(RunClosed):
+        emitter.publish("mine", run_id="run-cancelled")
+    assert stream_state(alice, "run-cancelled") == "ended"

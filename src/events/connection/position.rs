@@ -255,12 +255,10 @@ impl State {
             self.release(load);
             return Some(log);
         }
-        // The latest, should the run id have been used more than once.
-        let at = self.ended.iter().rposition(|ended| ended.log.run().as_str() == run)?;
+        // The latest that was sent so far, should the run id have been used more than once.
+        let reaches = |ended: &Ended| ended.log.run().as_str() == run && number <= ended.number;
+        let at = self.ended.iter().rposition(reaches)?;
         let ended = &mut self.ended[at];
-        if number > ended.number {
-            return None;
-        }
         let (load, log) = (ended.unacked.ack(number), ended.log.clone());
         if ended.unacked.is_empty() && !mutant!(AckNotCounted) {
             self.ended.remove(at);
