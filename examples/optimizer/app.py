@@ -15,7 +15,7 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from examples.optimizer.agents import build_registry
-from examples.optimizer.api import runs, sign_in, uploads
+from examples.optimizer.api import runs, samples, sign_in, uploads
 from examples.optimizer.api.problems import install_problem_handlers
 from examples.optimizer.api.services import Mode, Services
 from examples.optimizer.auth import Tokens
@@ -74,7 +74,7 @@ def create_app(
         session_factory=make_session,
     )
     install_problem_handlers(app)
-    for routes in (sign_in, uploads, runs):
+    for routes in (sign_in, uploads, runs, samples):
         app.include_router(routes.router)
 
     @app.get("/isolane-client.js", include_in_schema=False)

@@ -415,6 +415,11 @@ class EventCursor:
         """
         Queues the welcome of `isolane.v1`. `reconnect_attempts` is how often in a row the client is to try again, 0 for ever.
         """
+    def written(self, /) -> None:
+        """
+        Says that the messages which were read last have been written, for a writer that reads no more. Else reading on
+        says it.
+        """
 
 @disjoint_base
 class EventTooLarge(ValueError):

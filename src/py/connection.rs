@@ -227,6 +227,14 @@ impl EventCursor {
             .collect())
     }
 
+    /// Says that the messages which were read last have been written, for a writer that reads no more. Else reading on
+    /// says it.
+    fn written(&self, py: Python<'_>) -> PyResult<()> {
+        self.stamp.check(py)?;
+        self.inner.written();
+        Ok(())
+    }
+
     /// Waits until there is something to read or the socket is to be closed.
     #[pyo3(signature = () -> "collections.abc.Awaitable[None]")]
     fn wait<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

@@ -436,7 +436,7 @@ async def test_a_write_that_fails_is_tried_again(retries, failures, code) -> Non
         task.cancel()
     else:
         await settled(task.done)
-        assert server.taken[-1] == {"type": "websocket.close", "code": 4008}
+        assert server.taken[-1] == {"type": "websocket.close", "code": 4008, "reason": "too slow"}
     await asyncio.wait({task})
     delivery.close()
 
@@ -454,6 +454,38 @@ async def test_a_write_to_a_client_that_is_gone_is_not_tried_again() -> None:
         await delivery.write(send)
     assert tries == 1
     delivery.close()
+
+
+async def test_a_large_message_gets_the_write_deadline_for_each_64_kib(monkeypatch) -> None:
+    delivery = Delivery(IsolaneSettings(websocket_delivery_timeout=0.2), Principal("ann-takes-long"), framed=True)
+    handed = iter([[{"type": "websocket.send", "text": "x" * 5 * 65536}], [{"type": "websocket.send", "text": "x"}]])
+    monkeypatch.setattr(delivery, "cursor", Handing(delivery.cursor, handed))
+    taken = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "websocket.send" and '"bye"' not in message["text"]:
+            # Longer than the deadline, and shorter than six of them.
+            await asyncio.sleep(0.4)
+            taken.append(len(message["text"]))
+
+    await asyncio.wait_for(delivery.write(send), 5)
+    assert taken == [5 * 65536]
+    assert delivery.cursor.close_code == 4008
+    delivery.close()
+
+
+class Handing:
+    """A cursor that hands out other messages than those of a log."""
+
+    def __init__(self, cursor: Any, handed: Any) -> None:
+        self._cursor = cursor
+        self._handed = handed
+
+    def read_asgi(self, _: int) -> list[dict[str, Any]]:
+        return next(self._handed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
 
 
 async def test_a_client_that_takes_nothing_is_closed_after_the_delivery_timeout() -> None:

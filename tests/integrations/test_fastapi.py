@@ -432,10 +432,31 @@ async def test_a_state_dictionary_that_a_server_shares_between_requests_mixes_no
     assert shared == {}
 
 
-@pytest.mark.parametrize("after", ["run:e:\u00b2", "run:e:99999999999999999999", "run", ":::", "run:e:-1"])
-async def test_positions_that_make_no_sense_are_survived(app, after) -> None:
+@pytest.mark.parametrize("after", ["run", "run:e:7", "a:run:e:7", "run::7"])
+async def test_a_position_in_a_run_that_is_not_known_is_survived(app, after) -> None:
     with serving(app) as port:
         async with connect(port, "ann-odd", framed=False, query=f"?{urlencode({'after': after})}") as socket:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
                 await client.post("/emit", headers=auth("ann-odd"))
             assert (await frame(socket))["type"] == "note"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("after", "run:e:\u00b2"),
+        ("after", "run:e:99999999999999999999"),
+        ("after", ":::"),
+        ("after", "run:e:-1"),
+        ("after", ""),
+        ("since", "long ago"),
+    ],
+)
+async def test_a_query_that_makes_no_sense_is_refused_with_what_is_allowed(app, name, value) -> None:
+    with serving(app) as port:
+        async with connect(port, "ann-odd", framed=False, query=f"?{urlencode({name: value})}") as socket:
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                await socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4500
+    assert closed.value.rcvd.reason.startswith(f"{name}: ")

@@ -263,7 +263,7 @@ def test_a_run_is_seen_and_cancelled_in_another_window(browser: "Browser", url: 
     for one in (opened, other):
         sign_in(one.pane(0), "hugo")
     pane, elsewhere = opened.pane(0), other.pane(0)
-    give_log(pane, "hugo.csv", make_log("hugo", 100_000))
+    pane.get_by_role("button", name="Use a long sample").click()
     start(pane)
     elsewhere.locator(".events li[data-type=agent_started]").first.wait_for()
     elsewhere.get_by_role("button", name="Cancel the run").click()
@@ -271,6 +271,8 @@ def test_a_run_is_seen_and_cancelled_in_another_window(browser: "Browser", url: 
         window.locator(".problem", has_text="The run was cancelled.").wait_for()
         assert window.locator(".running").is_hidden()
         assert window.locator(".tree [data-state=running]").count() == 0
+        assert "cancelled" in window.locator(".tree .state").all_inner_texts()
+        assert window.locator(".tree [data-state=failed]").count() == 0
     assert opened.complaints == []
     assert other.complaints == []
     # And once more, to its end: nothing of the cancelled one is in the way.

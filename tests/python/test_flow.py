@@ -20,6 +20,8 @@ from isolane._core import (
     end_stream,
     stream_state,
 )
+from isolane.fastapi import IsolaneSettings, Principal
+from isolane.fastapi.sockets import Delivery
 from isolane.testing import manual_clock
 
 EVENTS = 512
@@ -204,6 +206,22 @@ async def test_an_event_counts_as_sent_when_the_writer_comes_back(context):
     await asyncio.sleep(0.01)
     assert not waiting.done(), "it was handed out, and nobody knows whether it was written"
     read(cursor)
+    await waiting
+
+
+async def test_the_last_events_of_a_socket_that_is_closed_count_as_sent(context):
+    emitter = context.get_websocket_emitter()
+    delivery = Delivery(IsolaneSettings(), Principal(context.user_id), framed=False)
+    delivery.cursor.subscribe(context.run_id)
+    emitter.publish("mine")
+
+    async def send(message):
+        if message["type"] == "websocket.send":
+            delivery.cursor.close(4500)
+
+    waiting = asyncio.ensure_future(emitter.wait(1, level="sent", timeout=5))
+    await delivery.write(send)
+    delivery.close()
     await waiting
 
 

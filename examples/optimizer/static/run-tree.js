@@ -3,7 +3,7 @@
 import { eventText } from "./event-text.js";
 
 const STATES = { agent_completed: "completed", agent_error: "failed" };
-const STATE_NAMES = { running: "running", completed: "completed", failed: "failed", lost: "lost" };
+const STATE_NAMES = { running: "running", completed: "completed", failed: "failed", lost: "lost", cancelled: "cancelled" };
 
 export class RunTree {
   #list;
@@ -25,10 +25,12 @@ export class RunTree {
     if (state) this.#setState(span, state);
   }
 
-  /** Spans that a run left open: its end says what became of them. */
+  /** Spans that a run left open, or that its cancelling closed with an error: its end says what became of them. */
   end(run, outcome) {
+    const final = outcome === "lost" || outcome === "cancelled" ? outcome : "failed";
     for (const span of this.#spans.values()) {
-      if (span.run === run && span.state === "running") this.#setState(span, outcome === "lost" ? "lost" : "failed");
+      const isOpen = span.state === "running" || (outcome === "cancelled" && span.state === "failed");
+      if (span.run === run && isOpen) this.#setState(span, final);
     }
   }
 

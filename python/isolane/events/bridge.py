@@ -84,7 +84,6 @@ class WebSocketBridgeFactory:
         self._notices = Notices()
         self.health = HealthMonitor()
         self._created = 0
-        self._cleaned = 0
         self._closed = False
 
     def configure(self, config: WebSocketConfig) -> None:
@@ -178,16 +177,15 @@ class WebSocketBridgeFactory:
         emitters = [emitter for emitter in self._living() if emitter.user_id == user_id]
         for emitter in emitters:
             await emitter.cleanup()
-        self._cleaned += len(emitters)
         return len(emitters)
 
     def get_factory_metrics(self) -> dict[str, Any]:
         """Return counts of emitters and of the events of this process, and ``heartbeat_status`` of ``health``."""
-        stats = lane_stats()
+        stats, active = lane_stats(), len(self._living())
         return {
             "emitters_created": self._created,
-            "emitters_active": len(self._living()),
-            "emitters_cleaned": self._cleaned,
+            "emitters_active": active,
+            "emitters_cleaned": self._created - active,
             "events_published_total": stats["events_published"],
             "events_sent_total": stats["events_sent"],
             "events_failed_total": stats["events_failed"],
@@ -197,11 +195,11 @@ class WebSocketBridgeFactory:
     def get_factory_stats(self) -> FactoryStats:
         """Return what this factory has made, and the events of the process, as a frozen record. Looks at every lane."""
         stats, events = lane_stats(), event_figures()
-        figures = self.health.check().figures
+        figures, active = self.health.check().figures, len(self._living())
         return FactoryStats(
             emitters_created=self._created,
-            emitters_active=len(self._living()),
-            emitters_cleaned=self._cleaned,
+            emitters_active=active,
+            emitters_cleaned=self._created - active,
             sockets=figures["sockets"],
             streams=figures["streams"],
             events_published=stats["events_published"],
@@ -231,7 +229,6 @@ class WebSocketBridgeFactory:
         self._notices.end()
         for emitter in self._living():
             await emitter.cleanup()
-            self._cleaned += 1
 
     def __repr__(self) -> str:
         return f"<WebSocketBridgeFactory {len(self._emitters)} emitters>"

@@ -85,6 +85,10 @@ class WebSocketEvent:
             if event.user_id != user_id:
                 raise ContextIsolationError("the event belongs to another user than the one it is sent to", "publish")
             return event
+        if not isinstance(event, Mapping):
+            raise InvalidEvent(
+                f"an event is a WebSocketEvent or a dictionary with {', '.join(_KEYS)}; this is {type(event).__name__}"
+            )
         wrong = [str(key) for key in event if key not in _KEYS]
         if wrong or "type" not in event:
             what = f"unknown: {', '.join(wrong)}" if wrong else "type is missing"

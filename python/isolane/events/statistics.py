@@ -103,7 +103,7 @@ class FactoryStats:
     Attributes:
         emitters_created: emitters that this factory has made.
         emitters_active: of them, those in use.
-        emitters_cleaned: of them, those that were cleaned up.
+        emitters_cleaned: of them, those that are over: cleaned up, closed with their run, or let go.
         sockets: sockets of all users.
         streams: unexpired streams of all users that have not ended.
         events_published: accepted into a log.

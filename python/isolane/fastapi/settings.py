@@ -6,7 +6,8 @@ import difflib
 import os
 from typing import Any, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ISOLANE_"
@@ -75,6 +76,26 @@ class IsolaneSettings(BaseSettings):
     def _variables(cls, name: str) -> list[str]:
         alias = cls.model_fields[name].validation_alias
         return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_variables(cls, values: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """A setting that has two names is refused under the one that was given."""
+        try:
+            return read(values)
+        except ValidationError as error:
+            wrong = [cls._as_given(details) for details in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(error.title, wrong) from None
+
+    @classmethod
+    def _as_given(cls, details: ErrorDetails) -> InitErrorDetails:
+        first = details["loc"][0] if details["loc"] else None
+        for name in cls.model_fields:
+            variables = cls._variables(name)
+            if first in variables:
+                first = next((variable for variable in variables if variable in os.environ), first)
+        location = details["loc"] if first is None else (first, *details["loc"][1:])
+        return InitErrorDetails(type=details["type"], loc=location, input=details["input"], ctx=details.get("ctx", {}))
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +35,16 @@ ACK_SECONDS = 15.0
 RECENT_SECONDS = 60.0
 """A plain client is sent the logs of runs that ended at most this long ago, unless it asks for more."""
 MAX_INBOUND_CHARACTERS = 64 * 1024
-MAX_DIGITS = 19
-"""Digits of a position, which is a number of 64 bits."""
+_POSITION = re.compile(r"(?P<run>[^:]+)|(?P<known>.+):(?P<epoch>[^:]*):(?P<number>[0-9]{1,18})", re.DOTALL)
+"""What a plain client names: a run, or a run and how far it has come."""
 READ_EVENTS = 64
 """Most events that are written before other tasks get a turn."""
 
 BATCHES = 16
 """Batches after which other tasks get a turn even when each was small."""
+
+WRITE_BYTES = 64 * 1024
+"""A message gets the write deadline once for each so many bytes: a large snapshot makes progress that nobody sees."""
 
 RETRY_SECONDS = 0.05
 """Pause before a failed write is tried again; it doubles."""
@@ -56,6 +60,19 @@ TOO_MANY_COMMANDS = 4029
 NO_PONG = 4012
 SLOW = 4008
 DRAINING = 4001
+
+REASONS = {
+    DRAINING: "draining",
+    SLOW: "too slow",
+    4010: "resync",
+    NO_PONG: "no pong",
+    TOO_MANY_COMMANDS: "too many commands",
+    PROTOCOL_ERROR: "protocol error",
+    NOT_AUTHENTICATED: "unauthenticated",
+    4503: "forbidden",
+    4504: "replaced by a newer connection",
+}
+"""What a close code says to a person who looks at the network panel."""
 
 FIRST_RETRY_MS = 500
 LAST_RETRY_MS = 10_000
@@ -109,6 +126,7 @@ class Delivery:
         self._asked_at: float | None = None
         self._writer: asyncio.Task[Any] | None = None
         self._writing_since: float | None = None
+        self._writing: dict[str, Any] = {}
         self._stuck = False
         self._timer: asyncio.TimerHandle | None = None
         if framed:
@@ -164,14 +182,15 @@ class Delivery:
         cursor = self.cursor
         self._writer = asyncio.current_task()
         self._watch()
-        batches = 0
+        batches, is_written = 0, True
         try:
             while (code := cursor.close_code) is None:
                 messages = cursor.read_asgi(READ_EVENTS)
                 if not messages:
                     await cursor.wait()
                     continue
-                if not await self._write_batch(send, messages):
+                is_written = await self._write_batch(send, messages)
+                if not is_written:
                     cursor.close(SLOW)
                 batches += 1
                 # One client with a full log must not keep the others waiting, nor one that is published to for ever.
@@ -181,12 +200,15 @@ class Delivery:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+        if is_written:
+            cursor.written()
         await self._goodbye(send, code)
 
     async def _write_batch(self, send: Send, messages: list[dict[str, Any]]) -> bool:
         """Write the messages. Returns whether the client took each of them in time."""
         try:
             for message in messages:
+                self._writing = message
                 self._writing_since = time.monotonic()
                 try:
                     await send(message)
@@ -228,7 +250,7 @@ class Delivery:
         now = time.monotonic()
         looks = [now + self._write_seconds]
         if self._writing_since is not None:
-            late = self._writing_since + self._write_seconds
+            late = self._writing_since + self._write_seconds * (1 + _size(self._writing) // WRITE_BYTES)
             if now >= late and self._writer is not None:
                 self._stuck = True
                 self._writer.cancel()
@@ -270,7 +292,7 @@ class Delivery:
                 if self.framed and code < FINAL_CODES:
                     bye = _core.bye_frame(code, retry_ms(code, sockets))
                     await send({"type": "websocket.send", "text": bye})
-                await send({"type": "websocket.close", "code": code})
+                await send({"type": "websocket.close", "code": code, "reason": REASONS.get(code, "")})
 
     def close(self) -> None:
         """Free the cursor, and nothing else."""
@@ -311,8 +333,9 @@ class EventSocket:
             return
         self.isolane.deliveries.add(delivery)
         try:
-            if not framed:
-                _subscribe_plain(delivery.cursor, conn.query_params)
+            if not framed and (wrong := _subscribe_plain(delivery.cursor, conn.query_params)) is not None:
+                await send({"type": "websocket.close", "code": PROTOCOL_ERROR, "reason": wrong})
+                return
             await self._serve(delivery, receive, send)
         finally:
             self.isolane.deliveries.discard(delivery)
@@ -356,25 +379,35 @@ def _negotiate(scope: Scope, query: QueryParams) -> tuple[bool, str | None]:
     return False, offered[0] if offered else None
 
 
-def _subscribe_plain(cursor: EventCursor, query: QueryParams) -> None:
-    """Send a plain client the unexpired logs of its user: all live ones and the recent ones, or those it names."""
+def _size(message: dict[str, Any]) -> int:
+    return len(message.get("text") or message.get("bytes") or "")
+
+
+def _subscribe_plain(cursor: EventCursor, query: QueryParams) -> str | None:
+    """Send a plain client the unexpired logs of its user: all live ones and the recent ones, or those it names.
+
+    Returns what is wrong with the query, if anything is; nothing is sent then.
+    """
     after = query.getlist("after")
     if after:
-        for position in after:
-            run, _, rest = position.partition(":")
-            epoch, _, number = rest.partition(":")
-            # Anything else than a number of a sensible length is no position: the client starts over.
-            known = number.isascii() and number.isdigit() and len(number) < MAX_DIGITS
-            cursor.subscribe(run, epoch or None, int(number) if known else None)
-        return
+        positions = [match for position in after if (match := _POSITION.fullmatch(position)) is not None]
+        if len(positions) < len(after):
+            return "after: run, or run:epoch:seq, as in event_id"
+        for position in positions:
+            if (run := position["run"]) is not None:
+                cursor.subscribe(run, None, None)
+            else:
+                cursor.subscribe(position["known"], position["epoch"] or None, int(position["number"]))
+        return None
     try:
         since = float(query.get("since", RECENT_SECONDS))
     except ValueError:
-        since = RECENT_SECONDS
+        return "since: seconds, such as 300"
     for stream in _core.user_streams(cursor.user_id):
         ago = stream["ended_seconds_ago"]
         if ago is None or ago <= since:
             cursor.subscribe(stream["run_id"])
+    return None
 
 
 def bearer_of(headers: Headers) -> str | None:

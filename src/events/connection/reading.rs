@@ -33,6 +33,12 @@ impl Connection {
         self.read_out(limit, now).records
     }
 
+    /// The writer is back and reads no more: what it was handed last has been written.
+    pub fn written(&self) {
+        let handed = std::mem::take(&mut self.state().handed);
+        note_written(handed);
+    }
+
     fn read_out(&self, limit: usize, now: Micros) -> Output {
         let mut out = Output::new(self.mode(), self.options(), now);
         let handed;
@@ -53,12 +59,7 @@ impl Connection {
             }
             state.drop_finished();
         }
-        // Outside the lock: somebody may wait for it.
-        for (log, number) in handed {
-            for waiting in log.note_sent(number) {
-                waiting.wake();
-            }
-        }
+        note_written(handed);
         self.lane().shared().events.sent.add(events as u64);
         out
     }
@@ -174,4 +175,14 @@ impl Options {
         defers: true,
         batches: true,
     };
+}
+
+/// Tells whoever waits for it that events have been written, up to a number of each log. Not under a lock of a connection:
+/// who is woken may want it.
+fn note_written(handed: Vec<(Arc<RunLog>, u64)>) {
+    for (log, number) in handed {
+        for waiting in log.note_sent(number) {
+            waiting.wake();
+        }
+    }
 }

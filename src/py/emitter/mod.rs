@@ -646,12 +646,14 @@ impl UserWebSocketEmitter {
     fn wait<'py>(
         &self,
         py: Python<'py>,
-        n: u64,
+        n: i64,
         level: &str,
         timeout: Option<f64>,
         run_id: Option<&str>,
     ) -> PyResult<Bound<'py, PyAny>> {
         self.stamp.check(py)?;
+        // A number below the first is as little published as one beyond the last.
+        let n = u64::try_from(n).unwrap_or(0);
         let level = match level {
             "sent" => Level::Sent,
             "acked" => Level::Acked,
