@@ -875,9 +875,19 @@ class IsolationFinding:
         Correlation id of the other context, if one is known.
         """
     @property
+    def other_user_id(self, /) -> str | None:
+        """
+        Whose the other context is, if one is known.
+        """
+    @property
     def path(self, /) -> str:
         """
         Where in the context, e.g. `agent_context['rows'][0]`.
+        """
+    @property
+    def user_id(self, /) -> str:
+        """
+        Whose the context is. For operators: it stands in no text of the finding.
         """
 
 @final

@@ -82,6 +82,10 @@ pub(crate) struct IsolationFinding {
     context: String,
     /// Correlation id of the other context, if one is known.
     other: Option<String>,
+    /// Whose the context is. For operators: it stands in no text of the finding.
+    user_id: String,
+    /// Whose the other context is, if one is known.
+    other_user_id: Option<String>,
 }
 
 impl IsolationFinding {
@@ -212,12 +216,14 @@ fn still_holds(context: &Bound<'_, PyContext>, address: usize) -> PyResult<bool>
 pub(crate) fn inspect(context: &Bound<'_, PyContext>) -> PyResult<Vec<IsolationFinding>> {
     let inner = context.get();
     let identity = inner.core().identity();
-    let finding = |kind: &str, path: &str, detail: &str, other: Option<String>| IsolationFinding {
+    let finding = |kind: &str, path: &str, detail: &str, other: Option<Known>| IsolationFinding {
         kind: kind.to_owned(),
         path: path.to_owned(),
         detail: detail.to_owned(),
         context: identity.correlation(),
-        other,
+        user_id: identity.user.as_str().to_owned(),
+        other_user_id: other.as_ref().map(|other| other.user.clone()),
+        other: other.map(|other| other.correlation),
     };
     let mut findings = Vec::new();
 
@@ -263,9 +269,15 @@ pub(crate) fn inspect(context: &Bound<'_, PyContext>) -> PyResult<Vec<IsolationF
     Ok(findings)
 }
 
-/// Records the containers as the context's own. Answers the paths of those that another live context still holds, with that
-/// context's correlation id.
-fn claim(context: &Bound<'_, PyContext>, containers: &[(String, Bound<'_, PyAny>)]) -> PyResult<Vec<(String, String)>> {
+/// What a finding says of another context.
+struct Known {
+    correlation: String,
+    user: String,
+}
+
+/// Records the containers as the context's own. Answers the paths of those that another live context still holds, and what is
+/// said of that context.
+fn claim(context: &Bound<'_, PyContext>, containers: &[(String, Bound<'_, PyAny>)]) -> PyResult<Vec<(String, Known)>> {
     context.get().verified.store(true, Ordering::Release);
     let claimed = || context.get().claims.lock().unwrap_or_else(PoisonError::into_inner);
     if containers.is_empty() && claimed().is_empty() {
@@ -299,7 +311,12 @@ fn claim(context: &Bound<'_, PyContext>, containers: &[(String, Bound<'_, PyAny>
             && let Ok(other) = other.cast::<PyContext>()
             && still_holds(other, address)?
         {
-            found.push((path.clone(), other.get().core().identity().correlation()));
+            let identity = other.get().core().identity();
+            let known = Known {
+                correlation: identity.correlation(),
+                user: identity.user.as_str().to_owned(),
+            };
+            found.push((path.clone(), known));
             continue;
         }
         // The other one is gone or has let go of it.

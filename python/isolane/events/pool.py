@@ -155,3 +155,8 @@ class ConnectionPool:
 
     def __repr__(self) -> str:
         return f"<ConnectionPool {self.stats}>"
+
+
+def close_sockets(user_id: str, code: int = SLOW) -> int:
+    """Have all sockets of a user closed; the clients come back for a code below 4500. Returns how many there were."""
+    return sum(close_connection(user_id, socket["connection_id"], code) for socket in user_connections(user_id))
