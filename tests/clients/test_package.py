@@ -36,6 +36,8 @@ def test_what_is_packed() -> None:
     assert {entry["path"] for entry in packed["files"]} == {
         "README.md",
         "isolane-client.d.ts",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
         "isolane-client.js",
         "package.json",
     }
