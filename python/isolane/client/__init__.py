@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from isolane.client.client import Client, Provider, headers_of, renewal_of, value_of
-from isolane.client.records import CancelState, Ended, Event, Position, Record, Replaced, Skipped, State, StateChanged
 from isolane.client.reader import Frame
+from isolane.client.records import CancelState, Ended, Event, Position, Record, Replaced, Skipped, State, StateChanged
 from isolane.client.sockets import Socket, open_websocket
 
 BUFFER = 256

@@ -305,14 +305,17 @@ class Client:
                     if not pending[1].done():
                         pending[1].set_result(cast("CancelState", state))
             case Expiring():
-                if self._renew is not None and (link.renewing is None or link.renewing.done()):
-                    link.renewing = asyncio.create_task(self._sign_in_again(link, self._renew), name="isolane renew")
+                self._begin_renewal(link)
             case Bye(retry):
                 link.retry = retry
             case Broken(reason):
                 raise SocketClosedError(ABNORMAL, reason)
             case _:
                 self._put(effect)
+
+    def _begin_renewal(self, link: _Link) -> None:
+        if self._renew is not None and (link.renewing is None or link.renewing.done()):
+            link.renewing = asyncio.create_task(self._sign_in_again(link, self._renew), name="isolane client renewal")
 
     async def _sign_in_again(self, link: _Link, renew: Renew) -> None:
         """Send a new credential on the open socket. Without one in time the server closes it for good."""
