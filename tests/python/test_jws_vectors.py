@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from isolane.security.authentication import KeySetError
-from isolane.security.authentication.jws import RejectedError, decode, verify_compact
+from isolane.security.authentication.jws import _RejectedError, decode, verify_compact
 from isolane.security.authentication.keys import ALGORITHMS, KeySet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def accepts(keys: dict[str, Any], token: Any) -> bool:
     algorithms = frozenset(named)
     try:
         verify_compact(token, KeySet(keys, algorithms), algorithms)
-    except (RejectedError, KeySetError):
+    except (_RejectedError, KeySetError):
         return False
     return True
 
@@ -109,5 +109,5 @@ def test_a_key_is_for_one_algorithm(vector) -> None:
     verify_compact(vector["valid"], keys, frozenset(family))
     if other is not None:
         bound = KeySet({**vector["key"], "alg": other}, frozenset(family))
-        with pytest.raises(RejectedError, match="algorithm_of_another_key"):
+        with pytest.raises(_RejectedError, match="algorithm_of_another_key"):
             verify_compact(vector["valid"], bound, frozenset(family))

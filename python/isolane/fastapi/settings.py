@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from isolane.security.authentication.credentials import Method
-from isolane.security.authentication.origins import check_origins
+from isolane.security.authentication.origins import OWN, check_origins
 
 PREFIX = "ISOLANE_"
 
@@ -73,9 +73,7 @@ class IsolaneSettings(BaseSettings):
     websocket_enable_batching: bool = _named("WEBSOCKET_ENABLE_BATCHING", True, description="several events a frame")
 
     allowed_origins: str = _own(
-        "ALLOWED_ORIGINS",
-        "",
-        description="origins of pages that may open sockets, with commas; empty: the service's own",
+        "ALLOWED_ORIGINS", "self", description="origins of pages that may open sockets, with commas; self: its own"
     )
     websocket_auth_methods: str = _own(
         "WEBSOCKET_AUTH_METHODS",
@@ -115,7 +113,7 @@ class IsolaneSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_cookies(self) -> Self:
-        if Method.COOKIE in self.socket_methods and not _listed(self.allowed_origins):
+        if Method.COOKIE in self.socket_methods and not set(self.origins_allowed) - {OWN}:
             raise ValueError(
                 f"{PREFIX}WEBSOCKET_AUTH_METHODS names cookie, which browsers send for any page: name the pages that "
                 f"may connect in {PREFIX}ALLOWED_ORIGINS, such as https://app.example"

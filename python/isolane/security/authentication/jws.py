@@ -17,7 +17,7 @@ MAX_TOKEN_BYTES = 8 * 1024
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+")
 
 
-class RejectedError(Exception):
+class _RejectedError(Exception):
     """Why a token does not count: for the audit log, and never for who sent it."""
 
     def __init__(self, reason: str, *, expired: bool = False) -> None:
@@ -40,28 +40,28 @@ def verify_compact(token: str, keys: KeySet, algorithms: frozenset[str]) -> tupl
     """Return header and payload of a token whose signature one of the keys verifies.
 
     Raises:
-        RejectedError: anything about it is not as it should be.
+        _RejectedError: anything about it is not as it should be.
     """
     if not isinstance(token, str) or len(token) > MAX_TOKEN_BYTES:
-        raise RejectedError("too_long")
+        raise _RejectedError("too_long")
     if not _COMPACT.fullmatch(token):
-        raise RejectedError("malformed")
+        raise _RejectedError("malformed")
     head, body, signature = token.split(".")
     header = json_object(decode(head))
     algorithm = header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in algorithms:
-        raise RejectedError("algorithm_not_allowed")
+        raise _RejectedError("algorithm_not_allowed")
     if "crit" in header:
         # Nothing that could be named there is understood here.
-        raise RejectedError("critical_header")
+        raise _RejectedError("critical_header")
     kid = header.get("kid")
     if kid is not None and not isinstance(kid, str):
-        raise RejectedError("malformed")
+        raise _RejectedError("malformed")
     key = keys.find(kid)
     if key is None:
-        raise RejectedError("unknown_key")
+        raise _RejectedError("unknown_key")
     if algorithm != key.algorithm:
-        raise RejectedError("algorithm_of_another_key")
+        raise _RejectedError("algorithm_of_another_key")
     payload = decode(body)
     decode(signature)
     _check_signature(token, key)
@@ -79,7 +79,7 @@ def _check_signature(token: str, key: Key) -> None:
     try:
         jwt.PyJWS().decode_complete(token, ready, algorithms=[key.algorithm])
     except (jwt.PyJWTError, ValueError):
-        raise RejectedError("bad_signature") from None
+        raise _RejectedError("bad_signature") from None
 
 
 def decode(part: str) -> bytes:
@@ -87,9 +87,9 @@ def decode(part: str) -> bytes:
     try:
         data = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
     except ValueError:
-        raise RejectedError("malformed") from None
+        raise _RejectedError("malformed") from None
     if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != part:
-        raise RejectedError("malformed")
+        raise _RejectedError("malformed")
     return data
 
 
@@ -98,9 +98,9 @@ def json_object(data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise RejectedError("malformed") from None
+        raise _RejectedError("malformed") from None
     if not isinstance(value, dict):
-        raise RejectedError("malformed")
+        raise _RejectedError("malformed")
     return value
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from isolane import _core
 from isolane.security.authentication.claims import ClaimRules
 from isolane.security.authentication.errors import InvalidTokenError, TokenExpiredError
-from isolane.security.authentication.jws import RejectedError, json_object, need_pyjwt, verify_compact
+from isolane.security.authentication.jws import _RejectedError, json_object, need_pyjwt, verify_compact
 from isolane.security.authentication.keys import KeySet, check_algorithms
 from isolane.security.authentication.records import note_refusal
 from isolane.security.events import AuditSink
@@ -103,10 +103,10 @@ class JwtVerifier:
         try:
             header, payload = verify_compact(token, keys, self._algorithms)
             if self._typ is not None and _bare(str(header.get("typ", ""))) != self._typ:
-                raise RejectedError("wrong_type")  # noqa: TRY301 - one place tells the audit log
+                raise _RejectedError("wrong_type")  # noqa: TRY301 - one place tells the audit log
             claims = json_object(payload)
             user_id, expires_at = self._rules.check(claims, _core.unix_time())
-        except RejectedError as error:
+        except _RejectedError as error:
             reason, refused = error.reason, TokenExpiredError() if error.expired else InvalidTokenError()
         else:
             return VerifiedToken(user_id, expires_at, MappingProxyType(claims))
