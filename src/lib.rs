@@ -49,7 +49,10 @@ mod _core {
         },
         ids::UnifiedIDManager,
         json::to_json,
-        lanes::{_advance_clock, _manual_clock, lane_stats, lane_usage, monotonic, set_max_idle_lanes, sweep_lanes},
+        lanes::{
+            _advance_clock, _manual_clock, lane_stats, lane_usage, monotonic, set_max_idle_lanes, sweep_lanes,
+            unix_time,
+        },
         limits::{PyFairLimiter, PyPermit, Slot, Suspension, SyncSlot, default_limiter, set_default_limiter},
         loopaccount::{LoopAccount, account, loop_account, loop_blockers},
         loops::_before_exit,

@@ -57,8 +57,13 @@ export interface Storage {
 }
 
 export interface Options {
-  /** A bearer token, sent as the subprotocol `bearer.<token>`; a function is asked before each connection. */
+  /**
+   * A bearer token, sent as the subprotocol `bearer.<token>`. A function is asked before each connection, and when the
+   * sign-in ends soon; if it throws an error whose `status` is 401 or 403, the client closes for good.
+   */
   token?: string | (() => string | Promise<string>);
+  /** Instead of a token: a function that gets a ticket, since each opens one connection. Otherwise the same. */
+  ticket?: string | (() => string | Promise<string>);
   /** Further subprotocols to offer. */
   protocols?: string[];
   /** The class to open sockets with; default: the global one. */
@@ -101,6 +106,7 @@ export type Effect =
   | { kind: "end"; run: string; outcome: Outcome }
   | { kind: "welcome"; attempts: number; pingMs: number }
   | { kind: "cancel"; run: string; cid?: string; state: CancelState }
+  | { kind: "expiring"; inMs: number }
   | { kind: "bye"; code: number; retryMs?: number }
   | { kind: "broken"; reason: string };
 

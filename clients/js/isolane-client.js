@@ -18,6 +18,8 @@ const PENDING_CANCELS = 64;
 const INFLATED_BYTES = 16 * 2 ** 20;
 const FINAL = 4500;
 const ABNORMAL = 1006;
+const UNAUTHENTICATED = 4501;
+const FORBIDDEN = 4503;
 
 /**
  * The protocol without a socket: frames in, effects out. It alone knows the positions.
@@ -110,6 +112,9 @@ export class StreamReader {
         break;
       case "cancel":
         yield { kind: "cancel", run: frame.s, cid: frame.cid, state: frame.state };
+        break;
+      case "auth_expiring":
+        yield { kind: "expiring", inMs: frame.expires_in_ms };
         break;
       case "bye":
         yield { kind: "bye", code: frame.code, retryMs: frame.retry_ms };
@@ -288,6 +293,7 @@ class Link {
     this.heard = performance.now();
     this.retryMs = null;
     this.welcomed = false;
+    this.renewing = false;
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.#take({ kind: "open" });
     socket.onmessage = ({ data }) => {
@@ -414,6 +420,9 @@ export class IsolaneClient {
     this.#url = new URL(url, globalThis.location?.href);
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
     this.#options = { protocols: [], WebSocket: globalThis.WebSocket, ...options };
+    if (options.token !== undefined && options.ticket !== undefined) {
+      throw new TypeError("give a token or a ticket: a connection signs in once");
+    }
     if (!this.#options.WebSocket) throw new TypeError("there is no WebSocket here: pass one as the option WebSocket");
     this.#compress = (options.compress ?? true) && inflates();
     this.#storageKey = options.storageKey ?? `isolane:${this.#url.pathname}`;
@@ -515,6 +524,9 @@ export class IsolaneClient {
       case "cancel":
         this.#cancelled(effect);
         break;
+      case "expiring":
+        this.#renew(link);
+        break;
       case "bye":
         link.retryMs = effect.retryMs ?? null;
         break;
@@ -558,17 +570,48 @@ export class IsolaneClient {
     const attempt = (this.#connecting += 1);
     this.#call("onState", "connecting", {});
     if (attempt !== this.#connecting || this.#stopped) return;
-    const { token } = this.#options;
-    if (typeof token !== "function") this.#open(token);
+    const [kind, given] = this.#credential();
+    if (typeof given !== "function") this.#open({ [kind]: given });
     else
       Promise.resolve()
-        .then(token)
-        .then((value) => attempt === this.#connecting && !this.#stopped && this.#open(value))
-        .catch((error) => attempt === this.#connecting && this.#lost(ABNORMAL, `there is no token: ${error.message}`));
+        .then(given)
+        .then((value) => attempt === this.#connecting && !this.#stopped && this.#open({ [kind]: value }))
+        .catch((error) => attempt === this.#connecting && this.#withoutCredential(kind, error));
   }
 
-  #open(token) {
+  #credential() {
+    const { token, ticket } = this.#options;
+    return ticket === undefined ? ["token", token] : ["ticket", ticket];
+  }
+
+  /** Whoever gives tokens says that there is none for this user: trying again is of no use. */
+  #withoutCredential(kind, error) {
+    const reason = `there is no ${kind}: ${error.message}`;
+    if (error.status === 401) this.#final(UNAUTHENTICATED, reason);
+    else if (error.status === 403) this.#final(FORBIDDEN, reason);
+    else this.#lost(ABNORMAL, reason);
+  }
+
+  /** Signs in again on the open socket. Without a function to ask the server closes it for good in the end. */
+  async #renew(link) {
+    const [kind, given] = this.#credential();
+    if (typeof given !== "function" || link.renewing) return;
+    link.renewing = true;
+    for (let failures = 0; this.#link === link; failures += 1) {
+      try {
+        const value = await given();
+        if (value && this.#link === link) link.command({ t: "auth_refresh", [kind]: value });
+        break;
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, backoffMs(failures)));
+      }
+    }
+    link.renewing = false;
+  }
+
+  #open({ token, ticket }) {
     const url = new URL(this.#url);
+    if (ticket) url.searchParams.set("ticket", ticket);
     if (this.#compress) url.searchParams.set("compress", "deflate-raw");
     // A browser cannot send headers with a socket: the token goes as a subprotocol of its own.
     const protocols = [SUBPROTOCOL, ...(token ? [`bearer.${token}`] : []), ...this.#options.protocols];

@@ -68,7 +68,8 @@ def create_app(
     setup(
         app,
         # A page that is left open finds its way back whenever the server does.
-        settings=IsolaneSettings(websocket_max_reconnect_attempts=0),
+        # The page signs out when a socket is refused: for that it has to see the close code.
+        settings=IsolaneSettings(websocket_max_reconnect_attempts=0, websocket_accept_then_close=True),
         authenticate=tokens.authenticate,
         registry=build_registry(),
         session_factory=make_session,

@@ -95,6 +95,7 @@ __all__ = [
     "stream_state",
     "sweep_lanes",
     "to_json",
+    "unix_time",
     "user_connections",
     "user_streams",
 ]
@@ -352,6 +353,14 @@ class EventCursor:
         """
         Queues the answer to a wish to cancel a run: `accepted`, `ended` or `gone`.
         """
+    def auth_expiring(self, /, expires_in_ms: SupportsIndex) -> None:
+        """
+        Queues the announcement that the sign-in ends in so many milliseconds.
+        """
+    def auth_refreshed(self, /, expires_in_ms: SupportsIndex | None = None) -> None:
+        """
+        Queues the answer to a client that signed in again; `None` when the sign-in does not end by itself.
+        """
     def close(self, /, code: SupportsIndex) -> None:
         """
         Says that the socket is to be closed with `code`. The first code counts.
@@ -374,7 +383,7 @@ class EventCursor:
         """
         Handles a frame of a client: answers `sub`, `ack`, `pong` or `ignored`, and `refused` when it gave too many commands,
         which closes the connection. A wish to cancel a run is returned, as the run and what the client calls the wish, to be
-        answered by `answer_cancel`. Raises `ValueError` for a frame that is not well-formed.
+        answered by `answer_cancel`; `auth_refresh` is for the caller to read, and to answer by `auth_refreshed`. Raises `ValueError` for a frame that is not well-formed.
         """
     def ping(self, /) -> None:
         """
@@ -2119,6 +2128,11 @@ def sweep_lanes(*, idle_lanes: bool = False) -> int:
 def to_json(value: Any) -> str:
     """
     The JSON of a value, as publishing would write it. For tests and for agents that want to look before they publish.
+    """
+
+def unix_time() -> float:
+    """
+    Seconds since 1970 by the clock of the core.
     """
 
 def user_connections(user_id: str) -> list[dict[str, typing.Any]]:

@@ -47,6 +47,8 @@ pub enum ClientFrame {
         /// What the client calls this wish.
         command: Option<String>,
     },
+    /// It signs in again. What with is for whoever checks it.
+    AuthRefresh,
     /// It is still there.
     Pong,
     /// A frame of a later version, to be ignored.
@@ -84,6 +86,7 @@ impl ClientFrame {
                 run: id(raw.s).ok_or("a cancel frame names its run in s")?,
                 command: id(raw.cid),
             }),
+            "auth_refresh" => Ok(Self::AuthRefresh),
             "pong" => Ok(Self::Pong),
             _ => Ok(Self::Unknown),
         }

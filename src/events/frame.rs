@@ -188,6 +188,22 @@ pub fn bye(code: u16, retry_ms: u64) -> String {
     close(out)
 }
 
+/// The announcement that the sign-in of a connection ends soon.
+pub(super) fn auth_expiring(expires_in_ms: u64) -> String {
+    let mut out = open("auth_expiring");
+    json::number_member(&mut out, "expires_in_ms", expires_in_ms);
+    close(out)
+}
+
+/// The answer to a client that signed in again on its connection. Without a time the sign-in does not end by itself.
+pub(super) fn auth_refreshed(expires_in_ms: Option<u64>) -> String {
+    let mut out = open("auth_refreshed");
+    if let Some(expires_in_ms) = expires_in_ms {
+        json::number_member(&mut out, "expires_in_ms", expires_in_ms);
+    }
+    close(out)
+}
+
 /// What became of a client's wish to cancel a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelState {

@@ -145,14 +145,18 @@ impl EventCursor {
 
     /// Handles a frame of a client: answers `sub`, `ack`, `pong` or `ignored`, and `refused` when it gave too many commands,
     /// which closes the connection. A wish to cancel a run is returned, as the run and what the client calls the wish, to be
-    /// answered by `answer_cancel`. Raises `ValueError` for a frame that is not well-formed.
+    /// answered by `answer_cancel`; `auth_refresh` is for the caller to read, and to answer by `auth_refreshed`. Raises
+    /// `ValueError` for a frame that is not well-formed.
     #[pyo3(signature = (text) -> "str | tuple[str, str | None]")]
     fn handle<'py>(&self, py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
         self.stamp.check(py)?;
         self.inner.heard();
         let frame = ClientFrame::parse(text).map_err(PyValueError::new_err)?;
         let now = CLOCK.monotonic();
-        let is_command = matches!(frame, ClientFrame::Subscribe { .. } | ClientFrame::Cancel { .. });
+        let is_command = matches!(
+            frame,
+            ClientFrame::Subscribe { .. } | ClientFrame::Cancel { .. } | ClientFrame::AuthRefresh
+        );
         if is_command && !self.inner.may_command(now) {
             return Ok(intern!(py, "refused").clone().into_any());
         }
@@ -170,6 +174,7 @@ impl EventCursor {
                 intern!(py, "ack")
             }
             ClientFrame::Cancel { run, command } => return Ok((run, command).into_pyobject(py)?.into_any()),
+            ClientFrame::AuthRefresh => intern!(py, "auth_refresh"),
             ClientFrame::Pong => intern!(py, "pong"),
             ClientFrame::Unknown => intern!(py, "ignored"),
         };
@@ -184,6 +189,21 @@ impl EventCursor {
             return Err(PyValueError::new_err("state must be 'accepted', 'ended' or 'gone'"));
         };
         self.inner.answer_cancel(run_id, cid, state);
+        Ok(())
+    }
+
+    /// Queues the announcement that the sign-in ends in so many milliseconds.
+    fn auth_expiring(&self, py: Python<'_>, expires_in_ms: u64) -> PyResult<()> {
+        self.stamp.check(py)?;
+        self.inner.auth_expiring(expires_in_ms);
+        Ok(())
+    }
+
+    /// Queues the answer to a client that signed in again; `None` when the sign-in does not end by itself.
+    #[pyo3(signature = (expires_in_ms = None))]
+    fn auth_refreshed(&self, py: Python<'_>, expires_in_ms: Option<u64>) -> PyResult<()> {
+        self.stamp.check(py)?;
+        self.inner.auth_refreshed(expires_in_ms);
         Ok(())
     }
 

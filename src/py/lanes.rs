@@ -68,6 +68,12 @@ pub(crate) fn monotonic() -> f64 {
     seconds(CLOCK.monotonic())
 }
 
+/// Seconds since 1970 by the clock of the core.
+#[pyfunction]
+pub(crate) fn unix_time() -> f64 {
+    seconds(CLOCK.unix())
+}
+
 /// For tests: stops the clock of the core (`True`) or gives it back to the system (`False`).
 #[pyfunction]
 pub(crate) fn _manual_clock(on: bool) {

@@ -22,6 +22,15 @@ if (options.tokens) {
   options.token = async () => tokens.shift();
 }
 
+if (options.tickets) {
+  const { tickets } = options;
+  options.ticket = async () => {
+    const ticket = tickets.shift();
+    if (ticket === undefined) throw Object.assign(new Error("sign in"), { status: 401 });
+    return ticket;
+  };
+}
+
 const client = new IsolaneClient(url, {
   ...options,
   onEvent: (run, message, { number, skipped }) => {

@@ -52,6 +52,9 @@ class PythonFollower(Follower):
     async def start(self, url: str, *, tokens: list[str] | None = None, **options: Any) -> None:
         if tokens is not None:
             options["token"] = lambda: tokens.pop(0)
+        if "tickets" in options:
+            tickets = options.pop("tickets")
+            options["ticket"] = lambda: tickets.pop(0)
         self.client = connect(url, **options)
         self._reading = asyncio.create_task(self._read())
         self._cancels: set[asyncio.Task[None]] = set()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from isolane.client import Ended, Event, Position, Replaced, Skipped
-from isolane.client.reader import Broken, Bye, Cancelled, Send, StreamReader, Welcomed
+from isolane.client.reader import Broken, Bye, Cancelled, Expiring, Send, StreamReader, Welcomed
 
 
 def told(effect: Any) -> list[Any]:  # noqa: PLR0911 - a table
@@ -25,6 +25,8 @@ def told(effect: Any) -> list[Any]:  # noqa: PLR0911 - a table
             return ["welcome", effect.attempts, round(effect.ping_seconds * 1000)]
         case Cancelled():
             return ["cancel", effect.run_id, effect.cid, effect.state]
+        case Expiring():
+            return ["expiring", round(effect.seconds * 1000)]
         case Bye():
             return ["bye", round(effect.retry_seconds * 1000) if effect.retry_seconds else None]
         case Broken():

@@ -20,6 +20,8 @@ function told(effect) {
       return ["welcome", effect.attempts, effect.pingMs];
     case "cancel":
       return ["cancel", effect.run, effect.cid ?? null, effect.state];
+    case "expiring":
+      return ["expiring", effect.inMs];
     case "bye":
       return ["bye", effect.retryMs];
     case "broken":

@@ -18,7 +18,12 @@ EVENTS = 60
 @pytest.fixture
 async def proxied():
     """A served site, and a proxy before it."""
-    site = Site(History(1), websocket_heartbeat_interval=1.0, websocket_max_reconnect_attempts=0)
+    site = Site(
+        History(1),
+        websocket_heartbeat_interval=1.0,
+        websocket_max_reconnect_attempts=0,
+        websocket_accept_then_close=True,
+    )
     # The users of these tests have names of their own already, which are their tokens.
     site.mark = ""
     # The library below compresses too, unless it is told not to.

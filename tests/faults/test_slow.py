@@ -104,7 +104,7 @@ async def test_a_plain_client_that_stops_reading_is_given_up() -> None:
             recorder = site.run("plain", max_events=100_000, max_run_bytes=64 << 20, max_user_bytes=64 << 20)
             async with connect(
                 f"ws://127.0.0.1:{proxy.port}/ws",
-                subprotocols=[f"bearer.{recorder.user}"],
+                subprotocols=["events", f"bearer.{recorder.user}"],
                 compression=None,
                 close_timeout=0.1,
             ):

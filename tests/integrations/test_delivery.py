@@ -332,7 +332,7 @@ async def test_a_plain_client_gets_text_whatever_it_asks_for() -> None:
     with serving(make()) as port:
         url = f"ws://127.0.0.1:{port}/ws?protocol=events&compress=deflate-raw"
         async with (
-            websockets.connect(url, subprotocols=["bearer.ann-plain"]) as socket,
+            websockets.connect(url, subprotocols=["events", "bearer.ann-plain"]) as socket,
             client(port, "ann-plain") as http,
         ):
             await http.post("/start/talking", json={"events": 1, "words": 500})

@@ -30,7 +30,7 @@ def auth(user: str) -> dict[str, str]:
 
 
 def connect(port: int, user: str, *, framed: bool = True, path: str = "/ws", query: str = ""):
-    protocols = [*(["isolane.v1"] if framed else []), f"bearer.{user}"]
+    protocols = ["isolane.v1" if framed else "events", f"bearer.{user}"]
     return websockets.connect(f"ws://127.0.0.1:{port}{path}{query}", subprotocols=protocols)
 
 
@@ -109,7 +109,15 @@ def test_the_front_ends_rules_find_a_message_that_breaks_them() -> None:
     assert broken_rules({"event_type": "agent_started", "data": {}, "timestamp": 1})
 
 
-async def test_nobody_signed_in_is_401_and_4501(app) -> None:
+async def test_nobody_signed_in_is_401() -> None:
+    with serving(make_app()) as port, pytest.raises(websockets.InvalidStatus) as refused:
+        await websockets.connect(f"ws://127.0.0.1:{port}/ws", subprotocols=["isolane.v1"])
+    assert refused.value.response.status_code == 401
+    assert json.loads(refused.value.response.body)["code"] == "unauthenticated"
+
+
+async def test_nobody_signed_in_is_4501_where_pages_are_to_see_it() -> None:
+    app = make_app(websocket_accept_then_close=True)
     with serving(app) as port:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             answer = await client.post("/execute/echo", json={})

@@ -114,7 +114,7 @@ async def test_a_notice_reaches_every_socket_of_its_user_and_nobody_elses():
         address = f"ws://127.0.0.1:{port}/ws"
 
         def connect(user: str, *protocols: str):
-            return websockets.connect(address, subprotocols=[*protocols, f"bearer.{user}"])
+            return websockets.connect(address, subprotocols=[*(protocols or ("events",)), f"bearer.{user}"])
 
         async with (
             connect("ann-of-notices") as plain,

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from isolane.client.pace import Pace, asked_wait, backoff
-from isolane.client.reader import Broken, Bye, Cancelled, Effect, Frame, Send, StreamReader, Welcomed
+from isolane.client.reader import Broken, Bye, Cancelled, Effect, Expiring, Frame, Send, StreamReader, Welcomed
 from isolane.client.records import CancelState, Position, Record, Replaced, StateChanged
 from isolane.client.sockets import ABNORMAL, MAX_BYTES, Socket, SocketClosedError
 
@@ -31,6 +31,8 @@ _REASONS = {
 }
 
 OpenSocket = Callable[[], Awaitable[Socket]]
+Provider = str | Callable[[], str | Awaitable[str]]
+Renew = Callable[[], Awaitable[Frame | None]]
 
 
 class _Link:
@@ -44,6 +46,7 @@ class _Link:
         self.welcomed = False
         self.silence = WELCOME_SECONDS
         self.retry: float | None = None
+        self.renewing: asyncio.Task[None] | None = None
 
     def command(self, frame: Frame) -> None:
         self.commands.append(frame)
@@ -58,10 +61,18 @@ class Client:
     sending; nothing is lost, it comes when it is read.
     """
 
-    def __init__(self, open_socket: OpenSocket, *, buffer: int, positions: Mapping[str, Position] | None) -> None:
+    def __init__(
+        self,
+        open_socket: OpenSocket,
+        *,
+        buffer: int,
+        positions: Mapping[str, Position] | None,
+        renew: Renew | None = None,
+    ) -> None:
         if buffer < 1:
             raise ValueError(f"buffer is {buffer}: it takes at least one record")
         self._open_socket = open_socket
+        self._renew = renew
         self._buffer = buffer
         self._reader = StreamReader()
         for run_id, position in (positions or {}).items():
@@ -224,11 +235,13 @@ class Client:
             return error.code, error.reason, link.retry
         finally:
             self._link = None
-            writer.cancel()
+            tasks = {task for task in (writer, link.renewing) if task is not None}
+            for task in tasks:
+                task.cancel()
             with contextlib.suppress(TimeoutError, SocketClosedError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await socket.close()
-            await asyncio.wait({writer})
+            await asyncio.wait(tasks)
         raise AssertionError("a socket is read until it is closed")
 
     async def _read(self, link: _Link) -> None:
@@ -291,12 +304,33 @@ class Client:
                     del self._cancels[run_id]
                     if not pending[1].done():
                         pending[1].set_result(cast("CancelState", state))
+            case Expiring():
+                self._begin_renewal(link)
             case Bye(retry):
                 link.retry = retry
             case Broken(reason):
                 raise SocketClosedError(ABNORMAL, reason)
             case _:
                 self._put(effect)
+
+    def _begin_renewal(self, link: _Link) -> None:
+        if self._renew is not None and (link.renewing is None or link.renewing.done()):
+            link.renewing = asyncio.create_task(self._sign_in_again(link, self._renew), name="isolane client renewal")
+
+    async def _sign_in_again(self, link: _Link, renew: Renew) -> None:
+        """Send a new credential on the open socket. Without one in time the server closes it for good."""
+        failures = 0
+        while True:
+            try:
+                frame = await renew()
+            except OSError:
+                # No network: there is still time.
+                await asyncio.sleep(backoff(failures))
+                failures += 1
+                continue
+            if frame is not None:
+                link.command(frame)
+            return
 
     def _put(self, record: Record) -> None:
         self._records.append(record)
@@ -336,11 +370,24 @@ def _decode(data: str | bytes) -> Frame:
     return frame
 
 
-async def headers_of(
-    token: str | Callable[[], str | Awaitable[str]] | None, headers: Mapping[str, str] | None
-) -> dict[str, str]:
-    """Return the headers of a handshake. A token that is a function is asked for anew."""
-    value: Any = token() if callable(token) else token
+async def value_of(provider: Provider | None) -> str | None:
+    """Return a token or ticket. One that is a function is asked for anew."""
+    value: Any = provider() if callable(provider) else provider
     if inspect.isawaitable(value):
         value = await value
+    return value or None
+
+
+async def headers_of(token: Provider | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the headers of a handshake."""
+    value = await value_of(token)
     return {**(headers or {}), **({"Authorization": f"Bearer {value}"} if value else {})}
+
+
+async def renewal_of(token: Provider | None, ticket: Provider | None) -> Frame | None:
+    """Return the frame that signs in again, or ``None`` where there is no function to ask."""
+    if callable(ticket):
+        value = await value_of(ticket)
+        return {"t": "auth_refresh", "ticket": value} if value else None
+    value = await value_of(token) if callable(token) else None
+    return {"t": "auth_refresh", "token": value} if value else None

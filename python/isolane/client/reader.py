@@ -61,7 +61,14 @@ class Broken:
     reason: str
 
 
-Effect = Send | Welcomed | Cancelled | Bye | Broken | Event | Skipped | Replaced | Ended
+@dataclass(frozen=True, slots=True)
+class Expiring:
+    """The sign-in of the connection ends soon, unless it is renewed."""
+
+    seconds: float
+
+
+Effect = Send | Welcomed | Cancelled | Expiring | Bye | Broken | Event | Skipped | Replaced | Ended
 
 
 class _Stream:
@@ -166,6 +173,8 @@ class StreamReader:
             yield from read(frame)
         elif frame.get("t") == "cancel":
             yield Cancelled(frame["s"], frame.get("cid"), frame["state"])
+        elif frame.get("t") == "auth_expiring":
+            yield Expiring(frame["expires_in_ms"] / 1000)
         elif frame.get("t") == "bye":
             retry = frame.get("retry_ms")
             yield Bye(retry / 1000 if retry else None)

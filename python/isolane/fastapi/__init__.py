@@ -11,12 +11,24 @@ async def execute(request: Request, ctx: Ctx, engine: Engine): ...
 
 try:
     from isolane.fastapi.application import Isolane, setup
+    from isolane.fastapi.authenticators import JwtAuthenticator, SessionAuthenticator
     from isolane.fastapi.connection import Run, UserConnection
-    from isolane.fastapi.dependencies import Connection, Ctx, Emitter, Engine, OptionalCtx
+    from isolane.fastapi.dependencies import (
+        Authenticated,
+        Connection,
+        Ctx,
+        Emitter,
+        Engine,
+        OptionalCtx,
+        require_mfa,
+        require_mfa_by,
+        require_permissions,
+        require_roles,
+    )
+    from isolane.fastapi.gate import bearer_of
     from isolane.fastapi.middleware import IsolaneMiddleware
     from isolane.fastapi.principal import NotAuthenticatedError, Principal
     from isolane.fastapi.settings import IsolaneSettings, SettingsConflictError
-    from isolane.fastapi.sockets import bearer_of
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"fastapi", "starlette", "pydantic", "pydantic_settings"}:
         raise
@@ -25,6 +37,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 __all__ = [
+    "Authenticated",
     "Connection",
     "Ctx",
     "Emitter",
@@ -32,12 +45,18 @@ __all__ = [
     "Isolane",
     "IsolaneMiddleware",
     "IsolaneSettings",
+    "JwtAuthenticator",
     "NotAuthenticatedError",
     "OptionalCtx",
     "Principal",
     "Run",
+    "SessionAuthenticator",
     "SettingsConflictError",
     "UserConnection",
     "bearer_of",
+    "require_mfa",
+    "require_mfa_by",
+    "require_permissions",
+    "require_roles",
     "setup",
 ]

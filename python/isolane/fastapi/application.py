@@ -32,13 +32,20 @@ from isolane.events.bridge import WebSocketBridgeFactory, WebSocketConfig
 from isolane.events.lag import LoopLagMonitor
 from isolane.fastapi import problems
 from isolane.fastapi.draining import SignalDrain
+from isolane.fastapi.event_socket import EventSocket
+from isolane.fastapi.gate import Gate
 from isolane.fastapi.middleware import IsolaneMiddleware
-from isolane.fastapi.principal import Principal
+from isolane.fastapi.principal import NotAuthenticatedError, Principal
+from isolane.fastapi.scope import request_scope
 from isolane.fastapi.settings import IsolaneSettings
-from isolane.fastapi.sockets import DRAINING, EventSocket
+from isolane.fastapi.sockets import DRAINING, NOT_AUTHENTICATED
 from isolane.fastapi.sse import add_event_streams
 from isolane.fastapi.workers import MANY_WORKERS, worker_count
 from isolane.memory.limits import MemoryGate
+from isolane.security.authentication.errors import AccessRefusedError
+from isolane.security.authentication.sessions import Session, SessionRegistry
+from isolane.security.authentication.tickets import Tickets, TicketStore
+from isolane.security.events import AuditSink
 
 if TYPE_CHECKING:
     from isolane.fastapi.sockets import Delivery
@@ -51,6 +58,7 @@ SWEEP_SECONDS = 15.0
 Authenticate = Callable[[HTTPConnection], Principal | Awaitable[Principal | None] | None]
 ResolveIds = Callable[[HTTPConnection], Any]
 SessionFactory = Callable[[UserExecutionContext], Any]
+AuthorizeCommand = Callable[[Principal, str, str], bool]
 
 
 class Isolane:
@@ -64,6 +72,7 @@ class Isolane:
         limiter: hands out the permits.
         registry: the classes of agents.
         memory: asked before each run, or ``None``.
+        gate: says who a connection is of, and which sockets may be opened.
     """
 
     def __init__(
@@ -75,9 +84,20 @@ class Isolane:
         registry: AgentRegistry,
         memory: MemoryGate | None = None,
         limiter: FairLimiter | None = None,
+        *,
+        sessions: SessionRegistry | None = None,
+        ticket_store: TicketStore | None = None,
+        authorize_command: AuthorizeCommand | None = None,
+        audit: AuditSink | None = None,
     ) -> None:
         self.settings = settings
         self.authenticate = authenticate
+        self.authorize_command = authorize_command
+        tickets = Tickets(settings.websocket_ticket_seconds, store=ticket_store, audit=audit)
+        self.gate = Gate(settings, authenticate, tickets, audit)
+        self._sessions = sessions
+        if sessions is not None:
+            sessions.add_listener(self._session_ended)
         self.session_factory = session_factory
         self.resolve_ids = resolve_ids
         self.registry = registry
@@ -180,6 +200,41 @@ class Isolane:
         self.keep(asyncio.create_task(self._cancel(user_id, run_id, reason), name="isolane cancel"))
         return "accepted"
 
+    def may_command(self, principal: Principal, command: str, run_id: str) -> bool:
+        """Whether the user may give a command on a socket, as the application's ``authorize_command`` says.
+
+        Whatever it answers but ``True``, and whatever it raises, is a no.
+        """
+        if self.authorize_command is None:
+            return True
+        try:
+            allowed = self.authorize_command(principal, command, run_id)
+        except Exception:
+            logger.exception("authorize_command failed; the command was refused")
+            allowed = False
+        if allowed is not True:
+            self.gate.note_denied(principal, command)
+        return allowed is True
+
+    def logout(self, user_id: str, session_id: str | None = None) -> int:
+        """Close the user's sockets and event streams with 4501, of all sessions or of one. Runs go on.
+
+        Sessions of ``setup(sessions=...)`` do this by themselves when they end. A token that the client still has opens
+        a new socket: ``authenticate`` is to refuse it. Returns how many were closed.
+        """
+        closed = 0
+        for delivery in list(self.deliveries):
+            cursor, principal = delivery.cursor, delivery.principal
+            if cursor is None or principal.user_id.strip() != user_id.strip():
+                continue
+            if session_id is None or principal.session_id == session_id:
+                cursor.close(NOT_AUTHENTICATED)
+                closed += 1
+        return closed
+
+    def _session_ended(self, session: Session) -> None:
+        self.logout(session.principal.user_id, session.id)
+
     async def _cancel(self, user_id: str, run_id: str, reason: str) -> None:
         if not await self.factory.cancel_run(user_id, run_id, reason):
             # No engine runs it: whoever publishes into it is told that it has ended.
@@ -190,6 +245,8 @@ class Isolane:
         while True:
             await asyncio.sleep(min(SWEEP_SECONDS, self.settings.cleanup_interval))
             sweep_lanes()
+            if self._sessions is not None:
+                self._sessions.sweep()
             self.bridge.end_idle_notices()
 
     def _warn(self) -> None:
@@ -225,6 +282,16 @@ class Isolane:
             return JSONResponse({"status": "draining"}, 503, {"Retry-After": "5"})
         return JSONResponse({"status": "ready"})
 
+    async def ws_ticket(self, request: Request) -> JSONResponse:
+        """Give the signed-in user a ticket that opens one socket, or one event stream, from the page that asks."""
+        try:
+            principal = await request_scope(request).require_principal(request)
+            ticket = await self.gate.issue_ticket(request, principal)
+        except (AccessRefusedError, NotAuthenticatedError) as error:
+            return problems.problem_of(error).response(problems.correlation_of(request))
+        answer = {"ticket": ticket, "expires_in": self.gate.ticket_seconds}
+        return JSONResponse(answer, headers={"Cache-Control": "no-store"})
+
 
 def setup(
     app: FastAPI,
@@ -236,6 +303,10 @@ def setup(
     registry: AgentRegistry | None = None,
     memory: MemoryGate | None = None,
     limiter: FairLimiter | None = None,
+    sessions: SessionRegistry | None = None,
+    ticket_store: TicketStore | None = None,
+    authorize_command: AuthorizeCommand | None = None,
+    audit: AuditSink | None = None,
     problem_details: bool = True,
 ) -> Isolane:
     """Add isolane to an application, before it starts.
@@ -251,6 +322,11 @@ def setup(
         memory: asked before each run, such as a ``MemoryOptimizationManager``. Default: memory limits nobody.
         limiter: hands out the permits, such as one with named resources or an adaptive limit. Default: one with the
             numbers of the settings.
+        sessions: the sessions that ``authenticate`` knows: when one ends, its sockets and event streams are closed.
+        ticket_store: keeps tickets for sockets. Default: this process does.
+        authorize_command: asked with the principal, ``cancel`` and the run before a socket's command is done; a plain
+            function. Anything but ``True`` is answered as if the run were not there. Default: all are done.
+        audit: is told who signs in to sockets, and who is refused. Default: nobody is.
         problem_details: answer isolane's exceptions with problem documents.
 
     Adds one middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
@@ -272,6 +348,10 @@ def setup(
         registry if registry is not None else AgentRegistry(),
         memory,
         limiter,
+        sessions=sessions,
+        ticket_store=ticket_store,
+        authorize_command=authorize_command,
+        audit=audit,
     )
     app.state.isolane = isolane
     app.add_middleware(IsolaneMiddleware, isolane=isolane)
@@ -280,6 +360,7 @@ def setup(
     prefix = isolane.settings.probe_prefix.rstrip("/")
     app.add_route(f"{prefix}/health", isolane.health, methods=["GET"], include_in_schema=False)
     app.add_route(f"{prefix}/ready", isolane.ready, methods=["GET"], include_in_schema=False)
+    app.add_route(f"{prefix}/ws-ticket", isolane.ws_ticket, methods=["POST"], include_in_schema=False)
     app.router.add_websocket_route(isolane.settings.websocket_path, EventSocket(isolane), name="isolane_events")  # type: ignore[arg-type]
     add_event_streams(app, isolane.settings.sse_path)
     original = app.router.lifespan_context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -93,7 +94,13 @@ class UserConnection:
         from isolane.fastapi.sockets import Delivery  # noqa: PLC0415 - the route module imports this one
 
         isolane = self._scope.isolane
-        delivery = Delivery(isolane.settings, self.principal, framed=framed, isolane=isolane)
+        delivery = Delivery(
+            isolane.settings,
+            self.principal,
+            framed=framed,
+            isolane=isolane,
+            reauthenticate=functools.partial(isolane.gate.of_message, self._conn),
+        )
         isolane.deliveries.add(delivery)
         writer = asyncio.create_task(delivery.write(websocket.send), name="isolane socket writer")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends
@@ -10,7 +11,10 @@ from starlette.requests import HTTPConnection
 from isolane._core import UserExecutionContext, UserWebSocketEmitter
 from isolane.engines.engine import UserExecutionEngine
 from isolane.fastapi.connection import UserConnection
+from isolane.fastapi.principal import Principal
 from isolane.fastapi.scope import request_scope
+from isolane.security.authentication.errors import RoleRequiredError
+from isolane.security.authentication.roles import MfaPolicy, check_mfa
 
 ON_A_SOCKET = (
     "{name} belongs to one run, and a WebSocket has many: use `connection: Connection` and "
@@ -60,3 +64,78 @@ OptionalCtx = Annotated[UserExecutionContext | None, Depends(get_optional_contex
 Engine = Annotated[UserExecutionEngine, Depends(get_engine)]
 Emitter = Annotated[UserWebSocketEmitter, Depends(get_emitter)]
 Connection = Annotated[UserConnection, Depends(get_connection)]
+
+
+async def get_principal(conn: HTTPConnection) -> Principal:
+    """Who is signed in. Raises ``NotAuthenticatedError`` for nobody."""
+    return await request_scope(conn).require_principal(conn)
+
+
+def require_roles(*roles: str) -> Callable[[HTTPConnection], Awaitable[Principal]]:
+    """Make a dependency that lets users pass who have all of these roles, and gives the principal.
+
+    Use it as ``Depends(require_roles("admin"))``. It raises ``RoleRequiredError``, which is answered with 403.
+
+    Args:
+        roles: one or more.
+
+    Raises:
+        ValueError: none was named.
+    """
+    return _require("roles", roles)
+
+
+def require_permissions(*permissions: str) -> Callable[[HTTPConnection], Awaitable[Principal]]:
+    """Make a dependency that lets users pass who have all of these permissions, and gives the principal.
+
+    Args:
+        permissions: one or more, as ``RolePermissions`` names them.
+
+    Raises:
+        ValueError: none was named.
+    """
+    return _require("permissions", permissions)
+
+
+def _require(kind: str, names: tuple[str, ...]) -> Callable[[HTTPConnection], Awaitable[Principal]]:
+    if not names:
+        raise ValueError(f"name the {kind} that are needed")
+    needed = frozenset(names)
+
+    async def dependency(conn: HTTPConnection) -> Principal:
+        principal = await request_scope(conn).require_principal(conn)
+        if not needed <= getattr(principal, kind):
+            request_scope(conn).isolane.gate.note_denied(principal, kind)
+            raise RoleRequiredError
+        return principal
+
+    return dependency
+
+
+async def require_mfa(conn: HTTPConnection) -> Principal:
+    """A dependency that lets users pass who signed in with two factors, and gives the principal.
+
+    Use it as ``Depends(require_mfa)``. It raises ``MfaRequiredError``, which is answered with 403.
+    """
+    principal = await request_scope(conn).require_principal(conn)
+    check_mfa(principal)
+    return principal
+
+
+def require_mfa_by(policy: MfaPolicy, action: str | None = None) -> Callable[[HTTPConnection], Awaitable[Principal]]:
+    """Make a dependency that asks for a second factor from whom, and for what, the policy says.
+
+    Args:
+        policy: who needs it, and for which actions.
+        action: what the path operation does. Default: nothing that the policy names.
+    """
+
+    async def dependency(conn: HTTPConnection) -> Principal:
+        principal = await request_scope(conn).require_principal(conn)
+        policy.check(principal, action)
+        return principal
+
+    return dependency
+
+
+Authenticated = Annotated[Principal, Depends(get_principal)]

@@ -26,6 +26,18 @@ from isolane.agents.registry import UnknownAgentError
 from isolane.engines.errors import EngineDrainingError, EngineLimitError, RunCancelledError, RunExpiredError
 from isolane.fastapi.principal import NotAuthenticatedError
 from isolane.limits import LimitTimeout
+from isolane.security.authentication.errors import (
+    AccessRefusedError,
+    AuthInQueryForbiddenError,
+    CredentialRefusedError,
+    InvalidTokenError,
+    MfaRequiredError,
+    OriginNotAllowedError,
+    RoleRequiredError,
+    SignInLimitError,
+    SubprotocolRefusedError,
+    TokenExpiredError,
+)
 
 logger = logging.getLogger("isolane.fastapi")
 
@@ -100,9 +112,27 @@ def _not_found(error: Any) -> Problem:
     return Problem(404, "not_found", "Not found", close_code=4503)
 
 
+def _access(error: AccessRefusedError) -> Problem:
+    return Problem(error.status_code, error.code, str(error), getattr(error, "retry_after", None), error.close_code)
+
+
 PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     InvalidContextError: _invalid,
     NotAuthenticatedError: lambda _: Problem(401, "unauthenticated", "Sign in first", close_code=4501),
+    **dict.fromkeys(
+        (
+            InvalidTokenError,
+            TokenExpiredError,
+            AuthInQueryForbiddenError,
+            CredentialRefusedError,
+            OriginNotAllowedError,
+            SubprotocolRefusedError,
+            RoleRequiredError,
+            MfaRequiredError,
+            SignInLimitError,
+        ),
+        _access,
+    ),
     ContextIsolationError: _not_found,
     EngineDrainingError: lambda error: Problem(503, "draining", str(error), error.retry_after, 4001),
     EngineLimitError: lambda error: _limit(error, "engine_limit"),
@@ -118,14 +148,23 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
 """What a client is told of each of isolane's exceptions."""
 
 
+def problem_of(error: Exception) -> Problem:
+    """Return what a client is told of one of isolane's exceptions."""
+    return PROBLEMS[next(kind for kind in type(error).__mro__ if kind in PROBLEMS)](error)
+
+
+def correlation_of(conn: HTTPConnection) -> str:
+    """Return the id under which an answer is found in logs: the caller's, or a new one."""
+    return (conn.headers.get("x-request-id") or UnifiedIDManager.generate_request_id())[:128]
+
+
 async def handle(conn: HTTPConnection, error: Exception) -> Response | None:
     """Answer an exception of isolane: a problem document, or a close code on a socket."""
-    problem = PROBLEMS[next(kind for kind in type(error).__mro__ if kind in PROBLEMS)](error)
+    problem = problem_of(error)
     if isinstance(conn, WebSocket):
         await conn.close(problem.close_code, problem.code)
         return None
-    correlation = conn.headers.get("x-request-id") or UnifiedIDManager.generate_request_id()
-    return problem.response(correlation[:128])
+    return problem.response(correlation_of(conn))
 
 
 def register(app: Starlette) -> None:

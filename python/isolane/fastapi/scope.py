@@ -37,15 +37,18 @@ class RequestScope:
         """Whether there is anything to close."""
         return bool(self._owned or self._engines)
 
-    async def principal(self, conn: HTTPConnection) -> Principal | None:
-        """Ask the application who this is, once."""
+    async def principal(self, conn: HTTPConnection, *, by_ticket: bool = False) -> Principal | None:
+        """Ask the application who this is, once. ``by_ticket`` for event streams, which may sign in as sockets do.
+
+        Raises:
+            AccessRefusedError: the credential does not count, or a socket must not be opened.
+        """
         if not self._authenticated:
-            answer = self.isolane.authenticate(conn)
-            if inspect.isawaitable(answer):
-                answer = await answer
-            if answer is not None and not isinstance(answer, Principal):
-                raise TypeError(f"authenticate must return a Principal or None, got {type(answer).__name__}")
-            self._principal = answer
+            gate = self.isolane.gate
+            if conn.scope["type"] == "websocket":
+                self._principal = await gate.of_socket(conn)
+            else:
+                self._principal = await (gate.of_stream(conn) if by_ticket else gate.of_request(conn))
             self._authenticated = True
         return self._principal
 

@@ -6,9 +6,19 @@ import difflib
 import os
 from typing import Any, Self
 
-from pydantic import AliasChoices, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, InitErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from isolane.security.authentication.credentials import Method
+from isolane.security.authentication.origins import OWN, check_origins
 
 PREFIX = "ISOLANE_"
 
@@ -24,6 +34,10 @@ def _named(seed_name: str, default: Any, **constraints: Any) -> Any:
 
 def _own(name: str, default: Any, **constraints: Any) -> Any:
     return Field(default, validation_alias=AliasChoices(PREFIX + name), **constraints)
+
+
+def _listed(text: str) -> list[str]:
+    return [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
 class IsolaneSettings(BaseSettings):
@@ -65,6 +79,54 @@ class IsolaneSettings(BaseSettings):
     websocket_delivery_timeout: float = _named("WEBSOCKET_DELIVERY_TIMEOUT", 5.0, gt=0, description="write deadline")
     websocket_enable_compression: bool = _named("WEBSOCKET_ENABLE_COMPRESSION", True, description="compress batches")
     websocket_enable_batching: bool = _named("WEBSOCKET_ENABLE_BATCHING", True, description="several events a frame")
+
+    allowed_origins: str = _own(
+        "ALLOWED_ORIGINS", "self", description="origins of pages that may open sockets, with commas; self: its own"
+    )
+    websocket_auth_methods: str = _own(
+        "WEBSOCKET_AUTH_METHODS",
+        "ticket,subprotocol,header",
+        description="how sockets may sign in, with commas; also message and cookie",
+    )
+    websocket_ticket_seconds: float = _own(
+        "WEBSOCKET_TICKET_SECONDS", 30.0, gt=0, le=30, description="how long a ticket counts"
+    )
+    websocket_accept_then_close: bool = _own(
+        "WEBSOCKET_ACCEPT_THEN_CLOSE", False, description="refused sockets are opened and closed, so that pages see why"
+    )
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: str) -> str:
+        check_origins(_listed(value))
+        return value
+
+    @field_validator("websocket_auth_methods")
+    @classmethod
+    def _check_methods(cls, value: str) -> str:
+        unknown = [name for name in _listed(value) if name not in set(Method)]
+        if unknown or not _listed(value):
+            raise ValueError(f"{', '.join(unknown) or 'nothing'} is no way to sign in; use some of {', '.join(Method)}")
+        return value
+
+    @property
+    def origins_allowed(self) -> tuple[str, ...]:
+        """The origins of ``allowed_origins``."""
+        return check_origins(_listed(self.allowed_origins))
+
+    @property
+    def socket_methods(self) -> frozenset[Method]:
+        """The methods of ``websocket_auth_methods``."""
+        return frozenset(Method(name) for name in _listed(self.websocket_auth_methods))
+
+    @model_validator(mode="after")
+    def _check_cookies(self) -> Self:
+        if Method.COOKIE in self.socket_methods and not set(self.origins_allowed) - {OWN}:
+            raise ValueError(
+                f"{PREFIX}WEBSOCKET_AUTH_METHODS names cookie, which browsers send for any page: name the pages that "
+                f"may connect in {PREFIX}ALLOWED_ORIGINS, such as https://app.example"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_paths(self) -> Self:

@@ -1,28 +1,28 @@
-"""The WebSocket route: a socket is a cursor into the streams of its user.
+"""What a socket is written with: a cursor into the streams of its user.
 
-Written as a plain ASGI endpoint: messages go from the core to the server without a layer between.
+Messages go from the core to the server without a layer between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import random
-import re
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from starlette.datastructures import Headers, QueryParams
-from starlette.requests import HTTPConnection
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 from starlette.websockets import WebSocketDisconnect
 
 from isolane import _core
-from isolane._core import SUBPROTOCOL, EventCursor, InvalidContextError
+from isolane._core import EventCursor
+from isolane.fastapi.gate import bearer_of
 from isolane.fastapi.principal import Principal
-from isolane.fastapi.scope import request_scope
 from isolane.fastapi.settings import IsolaneSettings
+from isolane.security.authentication.errors import AccessRefusedError
 
 if TYPE_CHECKING:
     from isolane.fastapi.application import Isolane
@@ -34,9 +34,9 @@ ACK_SECONDS = 15.0
 """How long an ack may be due before the socket is closed for resume."""
 RECENT_SECONDS = 60.0
 """A plain client is sent the logs of runs that ended at most this long ago, unless it asks for more."""
+EXPIRING_SECONDS = 60.0
+"""So long before its sign-in ends a client is told."""
 MAX_INBOUND_CHARACTERS = 64 * 1024
-_POSITION = re.compile(r"(?P<run>[^:]+)|(?P<known>.+):(?P<epoch>[^:]*):(?P<number>[0-9]{1,18})", re.DOTALL)
-"""What a plain client names: a run, or a run and how far it has come."""
 READ_EVENTS = 64
 """Most events that are written before other tasks get a turn."""
 
@@ -48,9 +48,6 @@ WRITE_BYTES = 64 * 1024
 
 RETRY_SECONDS = 0.05
 """Pause before a failed write is tried again; it doubles."""
-
-COMPRESSION = "deflate-raw"
-"""What a client asks for with the query parameter ``compress``."""
 
 FINAL_CODES = 4500
 """Codes from here on are final: the client is not to come back."""
@@ -74,6 +71,8 @@ REASONS = {
 }
 """What a close code says to a person who looks at the network panel."""
 
+Reauthenticate = Callable[[Mapping[str, Any]], Awaitable[Principal | None]]
+
 FIRST_RETRY_MS = 500
 LAST_RETRY_MS = 10_000
 
@@ -96,6 +95,10 @@ class Delivery:
         compresses: the client has asked for compressed frames.
         isolane: cancels the runs that the client wants to end, and knows how many sockets there are.
         retries: try a failed write again, as the settings say; ``False`` where ``send`` does that itself.
+        reauthenticate: says who sends a token over the open socket; ``None`` where nobody is asked for one.
+
+    Attributes:
+        principal: the user, as signed in now.
     """
 
     def __init__(
@@ -107,7 +110,9 @@ class Delivery:
         compresses: bool = False,
         isolane: Isolane | None = None,
         retries: bool = True,
+        reauthenticate: Reauthenticate | None = None,
     ) -> None:
+        self.principal = principal
         self.cursor = EventCursor(
             principal.user_id,
             framed=framed,
@@ -119,6 +124,9 @@ class Delivery:
         )
         self.framed = framed
         self._isolane = isolane
+        self._reauthenticate = reauthenticate
+        self._refreshing: asyncio.Task[None] | None = None
+        self._told_of_expiry = False
         self._idle_seconds = settings.websocket_heartbeat_interval / 2
         self._write_seconds = settings.websocket_delivery_timeout
         self._retries = settings.websocket_delivery_retries if retries else None
@@ -168,12 +176,52 @@ class Delivery:
 
     def _handle(self, text: str) -> str:
         said = self.cursor.handle(text)
+        if said == "auth_refresh":
+            self._begin_refresh(json.loads(text))
         if isinstance(said, str):
             return said
         run_id, cid = said
-        state = self._isolane.cancel_run(self.cursor.user_id, run_id) if self._isolane is not None else "gone"
+        isolane = self._isolane
+        state = "gone"
+        if isolane is not None and isolane.may_command(self.principal, "cancel", run_id):
+            state = isolane.cancel_run(self.cursor.user_id, run_id)
         self.cursor.answer_cancel(run_id, cid, state)
         return "cancel"
+
+    def _begin_refresh(self, message: Mapping[str, Any]) -> None:
+        """Ask who sends this. One at a time: what comes meanwhile is not looked at."""
+        if self._reauthenticate is None or self._isolane is None or self._refreshing is not None:
+            return
+        self._refreshing = asyncio.create_task(
+            self._refresh(self._reauthenticate, message), name="isolane socket refresh"
+        )
+        self._isolane.keep(self._refreshing)
+
+    async def _refresh(self, reauthenticate: Reauthenticate, message: Mapping[str, Any]) -> None:
+        """Go on with the sign-in that the client sends, if it is the same user's. Anything else ends the socket."""
+        principal = None
+        try:
+            principal = await reauthenticate(message)
+        except AccessRefusedError:
+            pass
+        finally:
+            self._refreshing = None
+            if principal is None or not self._is_same(principal):
+                self.cursor.close(NOT_AUTHENTICATED)
+        if self.cursor.close_code is None and principal is not None:
+            self.principal = principal
+            self._told_of_expiry = False
+            left = self._seconds_left()
+            self.cursor.auth_refreshed(None if left is None else max(0, round(left * 1000)))
+            if self._timer is not None:
+                self._timer.cancel()
+                self._watch()
+
+    def _is_same(self, principal: Principal) -> bool:
+        same = principal.user_id == self.principal.user_id
+        if not same and self._isolane is not None:
+            self._isolane.gate.note_stranger(self.principal)
+        return same
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -256,11 +304,34 @@ class Delivery:
                 self._writer.cancel()
             else:
                 looks.append(late)
+        looks.append(self._look_for_expiry(now))
         if self.framed:
             # The server's own protocol pings find dead sockets of plain clients; those answer nothing else.
             looks.append(self._look_for_pong(now))
             looks.append(self._look_for_ack(now))
         self._timer = asyncio.get_running_loop().call_later(max(0.001, min(looks) - now), self._watch)
+
+    def _seconds_left(self) -> float | None:
+        """How long the sign-in counts; ``None`` when it does not end by itself."""
+        expires_at = self.principal.expires_at
+        return None if expires_at is None else expires_at - _core.unix_time()
+
+    def _look_for_expiry(self, now: float) -> float:
+        """Tell the client that its sign-in ends soon, and end the socket with it. Returns when to look again."""
+        left = self._seconds_left()
+        if left is None:
+            return now + self._write_seconds
+        if left <= 0:
+            if self.cursor.close_code is None and self._isolane is not None:
+                self._isolane.gate.note_expired(self.principal, "expired_on_socket")
+            self.cursor.close(NOT_AUTHENTICATED)
+            return now + self._write_seconds
+        if self.framed and not self._told_of_expiry:
+            if left > EXPIRING_SECONDS:
+                return now + left - EXPIRING_SECONDS
+            self._told_of_expiry = True
+            self.cursor.auth_expiring(round(left * 1000))
+        return now + left
 
     def _look_for_pong(self, now: float) -> float:
         """Ask a silent client whether it is there, or give it up. Returns when to look again."""
@@ -296,130 +367,13 @@ class Delivery:
 
     def close(self) -> None:
         """Free the cursor, and nothing else."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         self.cursor.detach()
-
-
-class EventSocket:
-    """The ASGI endpoint of the event stream."""
-
-    def __init__(self, isolane: Isolane) -> None:
-        self.isolane = isolane
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one socket until it closes."""
-        conn = HTTPConnection(scope)
-        principal = await request_scope(conn).principal(conn)
-        if (await receive())["type"] != "websocket.connect":
-            return
-        framed, chosen = _negotiate(scope, conn.query_params)
-        await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
-        if principal is None:
-            # After accepting: a browser shows a script the close code, but not the status of a refused handshake.
-            await send({"type": "websocket.close", "code": NOT_AUTHENTICATED, "reason": "unauthenticated"})
-            return
-        if self.isolane.draining:
-            if framed:
-                bye = _core.bye_frame(DRAINING, retry_ms(DRAINING, len(self.isolane.deliveries)))
-                await send({"type": "websocket.send", "text": bye})
-            await send({"type": "websocket.close", "code": DRAINING, "reason": "draining"})
-            return
-        try:
-            compresses = conn.query_params.get("compress") == COMPRESSION
-            delivery = Delivery(
-                self.isolane.settings, principal, framed=framed, compresses=compresses, isolane=self.isolane
-            )
-        except InvalidContextError:
-            await send({"type": "websocket.close", "code": NOT_AUTHENTICATED, "reason": "invalid user"})
-            return
-        self.isolane.deliveries.add(delivery)
-        try:
-            if not framed and (wrong := _subscribe_plain(delivery.cursor, conn.query_params)) is not None:
-                await send({"type": "websocket.close", "code": PROTOCOL_ERROR, "reason": wrong})
-                return
-            await self._serve(delivery, receive, send)
-        finally:
-            self.isolane.deliveries.discard(delivery)
-            delivery.close()
-
-    async def _serve(self, delivery: Delivery, receive: Receive, send: Send) -> None:
-        writer = asyncio.create_task(delivery.write(send), name="isolane socket writer")
-        reader = asyncio.create_task(_read(delivery, receive), name="isolane socket reader")
-        try:
-            await asyncio.wait({writer, reader}, return_when=asyncio.FIRST_COMPLETED)
-            if reader.done() and delivery.cursor.close_code is not None:
-                # The reader has found a reason to close, which the writer tells the client.
-                await asyncio.wait({writer}, timeout=2.0)
-        finally:
-            for task in (writer, reader):
-                task.cancel()
-            # Waiting for them does not take on their cancellation, nor lose our own.
-            await asyncio.wait({writer, reader})
-        for task in (writer, reader):
-            error = None if task.cancelled() else task.exception()
-            if error is not None and not isinstance(error, OSError):
-                # A socket that goes away while it is written to is no error of ours.
-                logger.debug("a socket ended: %s", type(error).__name__)
-
-
-async def _read(delivery: Delivery, receive: Receive) -> None:
-    """Read what the client says until it is gone or breaks the protocol."""
-    while True:
-        message = await receive()
-        if message["type"] == "websocket.disconnect":
-            return
-        if not delivery.take_or_close(message.get("text")):
-            return
-
-
-def _negotiate(scope: Scope, query: QueryParams) -> tuple[bool, str | None]:
-    """Return whether frames are spoken, and the subprotocol to select: a browser wants one of those it offered."""
-    offered: list[str] = scope.get("subprotocols") or []
-    if query.get("protocol") != "events" and SUBPROTOCOL in offered:
-        return True, SUBPROTOCOL
-    return False, offered[0] if offered else None
 
 
 def _size(message: dict[str, Any]) -> int:
     return len(message.get("text") or message.get("bytes") or "")
 
 
-def _subscribe_plain(cursor: EventCursor, query: QueryParams) -> str | None:
-    """Send a plain client the unexpired logs of its user: all live ones and the recent ones, or those it names.
-
-    Returns what is wrong with the query, if anything is; nothing is sent then.
-    """
-    after = query.getlist("after")
-    if after:
-        positions = [match for position in after if (match := _POSITION.fullmatch(position)) is not None]
-        if len(positions) < len(after):
-            return "after: run, or run:epoch:seq, as in event_id"
-        for position in positions:
-            if (run := position["run"]) is not None:
-                cursor.subscribe(run, None, None)
-            else:
-                cursor.subscribe(position["known"], position["epoch"] or None, int(position["number"]))
-        return None
-    try:
-        since = float(query.get("since", RECENT_SECONDS))
-    except ValueError:
-        return "since: seconds, such as 300"
-    for stream in _core.user_streams(cursor.user_id):
-        ago = stream["ended_seconds_ago"]
-        if ago is None or ago <= since:
-            cursor.subscribe(stream["run_id"])
-    return None
-
-
-def bearer_of(headers: Headers) -> str | None:
-    """Return the token of an ``Authorization: Bearer`` header, or of a ``bearer.`` entry of the offered subprotocols.
-
-    A browser cannot send headers with a WebSocket, and a token in the address would stand in every log.
-    """
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token:
-        return token.strip()
-    for entry in headers.get("sec-websocket-protocol", "").split(","):
-        name, _, value = entry.strip().partition(".")
-        if name == "bearer" and value:
-            return value
-    return None
+__all__ = ["Delivery", "bearer_of", "retry_ms"]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.responses import StreamingResponse
 
-from isolane._core import EventCursor, InvalidContextError, user_streams
+from isolane._core import EventCursor, InvalidContextError, unix_time, user_streams
 from isolane.fastapi.principal import Principal
 from isolane.fastapi.scope import request_scope
 from isolane.fastapi.settings import IsolaneSettings
-from isolane.fastapi.sockets import DRAINING, FINAL_CODES, READ_EVENTS, retry_ms
+from isolane.fastapi.sockets import DRAINING, FINAL_CODES, NOT_AUTHENTICATED, READ_EVENTS, retry_ms
+from isolane.security.authentication.errors import AccessRefusedError
 
 ServerSentEvent: Any
 EventSourceResponse: Any
@@ -44,11 +46,13 @@ class EventStream:
         last_event_id: the id of the last record that the client has; empty for all of them.
 
     Attributes:
+        principal: the user.
         cursor: where the client is; ``None`` when there is nothing to read.
         mode: ``exact``, ``snapshot``, ``reset`` or ``gone``; ``None`` for a client that was told the end already.
     """
 
     def __init__(self, settings: IsolaneSettings, principal: Principal, run_id: str, last_event_id: str = "") -> None:
+        self.principal = principal
         self.cursor: EventCursor | None = None
         self.mode: str | None = "gone"
         self._is_over = False
@@ -79,6 +83,9 @@ class EventStream:
             self._says_reset = False
             return [("isolane.reset", "{}", None, None)]
         while not self._is_over:
+            left = self._seconds_left()
+            if left <= 0:
+                cursor.close(NOT_AUTHENTICATED)
             code = cursor.close_code
             if code is not None:
                 self._is_over = True
@@ -90,12 +97,18 @@ class EventStream:
                 self._is_over = records[-1][0] == "isolane.end"
                 return [(event, data, event_id, None) for event, data, event_id in records]
             try:
-                async with asyncio.timeout(PING_SECONDS):
+                async with asyncio.timeout(min(PING_SECONDS, left)):
                     await cursor.wait()
             except TimeoutError:
-                return [None]
+                if left > PING_SECONDS:
+                    return [None]
         cursor.written()
         return []
+
+    def _seconds_left(self) -> float:
+        """How long the sign-in counts."""
+        expires_at = self.principal.expires_at
+        return math.inf if expires_at is None else expires_at - unix_time()
 
     def close(self) -> None:
         """Free the cursor, and nothing else. The stream is not used after that."""
@@ -136,7 +149,11 @@ def encode(record: Record | None) -> bytes:
 async def open_stream(request: Request, run_id: str) -> AsyncIterator[EventStream | _Leaving]:
     """The stream that a request asks for, until its response is over."""
     scope = request_scope(request)
-    principal = await scope.principal(request)
+    try:
+        principal = await scope.principal(request, by_ticket=True)
+    except AccessRefusedError as error:
+        # Whatever the application does with isolane's exceptions, the stream is not opened.
+        raise HTTPException(error.status_code, str(error), {"WWW-Authenticate": "Bearer"}) from None
     if principal is None:
         raise HTTPException(401, "Sign in first", {"WWW-Authenticate": "Bearer"})
     if scope.isolane.draining:

@@ -269,6 +269,16 @@ impl Connection {
         self.tell(frame::cancelled(run, command, state));
     }
 
+    /// Tells the client that its sign-in ends in so many milliseconds.
+    pub fn auth_expiring(&self, expires_in_ms: u64) {
+        self.tell(frame::auth_expiring(expires_in_ms));
+    }
+
+    /// Answers a client that signed in again.
+    pub fn auth_refreshed(&self, expires_in_ms: Option<u64>) {
+        self.tell(frame::auth_refreshed(expires_in_ms));
+    }
+
     /// The client has acknowledged these numbers of these runs. What was not sent, or is of no run that it reads, is ignored.
     pub fn ack<'a>(&self, acks: impl Iterator<Item = (&'a str, u64)>, now: Micros) {
         let mut told = Vec::new();
