@@ -39,6 +39,8 @@ from isolane.fastapi.sockets import DRAINING, EventSocket
 from isolane.fastapi.sse import add_event_streams
 from isolane.fastapi.workers import MANY_WORKERS, worker_count
 from isolane.memory.limits import MemoryGate
+from isolane.security.contamination import ContaminationDetector
+from isolane.security.probe import CanaryProbe
 
 if TYPE_CHECKING:
     from isolane.fastapi.sockets import Delivery
@@ -64,6 +66,8 @@ class Isolane:
         limiter: hands out the permits.
         registry: the classes of agents.
         memory: asked before each run, or ``None``.
+        contamination: looks for data of one user on its way to another, or ``None``.
+        probe: runs synthetic users through the application, or ``None``.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class Isolane:
         registry: AgentRegistry,
         memory: MemoryGate | None = None,
         limiter: FairLimiter | None = None,
+        contamination: ContaminationDetector | None = None,
+        probe_seconds: float | None = None,
     ) -> None:
         self.settings = settings
         self.authenticate = authenticate
@@ -103,6 +109,14 @@ class Isolane:
             limiter=self.limiter,
             memory=memory,
         )
+        self.contamination = contamination
+        if contamination is not None and contamination.quarantine is not None:
+            contamination.quarantine.attach(self.factory)
+        self.probe: CanaryProbe | None = None
+        if probe_seconds is not None:
+            if contamination is None:
+                raise TypeError("probe_seconds needs a detector, which makes the canaries: pass contamination= as well")
+            self.probe = CanaryProbe(self.factory, contamination, interval=probe_seconds)
         self.deliveries: set[Delivery | EventStream] = set()
         self.draining = False
         self.forced_closes = 0
@@ -131,9 +145,15 @@ class Isolane:
         signals = self.install_signal_drain() if self.settings.signal_drain else None
         self.lag.start()
         self.bridge.health.start()
+        if self.contamination is not None:
+            self.contamination.install()
+        if self.probe is not None:
+            self.probe.start()
         try:
             yield
         finally:
+            if self.probe is not None:
+                await self.probe.stop()
             if signals is not None:
                 signals.remove()
             sweeper.cancel()
@@ -144,6 +164,14 @@ class Isolane:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
             await self.bridge.shutdown()
+            # Last: what still runs while the service drains is looked at as well.
+            self._stop_looking()
+
+    def _stop_looking(self) -> None:
+        if self.contamination is not None:
+            if self.contamination.quarantine is not None:
+                self.contamination.quarantine.close()
+            self.contamination.uninstall()
 
     def start_draining(self) -> None:
         """Take no more runs, answer not ready, and send the sockets away with 4001.
@@ -210,6 +238,8 @@ class Isolane:
             "loop": {**loop_account(), "lag": self.lag.figures()},
             "lanes": lane_stats(),
             "isolation_violations": isolation_violations(),
+            **({"contamination": self.contamination.figures()} if self.contamination is not None else {}),
+            **({"probe": self.probe.last} if self.probe is not None else {}),
             "sockets": len(self.deliveries),
             "forced_closes": self.forced_closes,
             **({"memory": memory_metrics()} if memory_metrics is not None else {}),
@@ -236,6 +266,8 @@ def setup(
     registry: AgentRegistry | None = None,
     memory: MemoryGate | None = None,
     limiter: FairLimiter | None = None,
+    contamination: ContaminationDetector | None = None,
+    probe_seconds: float | None = None,
     problem_details: bool = True,
 ) -> Isolane:
     """Add isolane to an application, before it starts.
@@ -251,6 +283,9 @@ def setup(
         memory: asked before each run, such as a ``MemoryOptimizationManager``. Default: memory limits nobody.
         limiter: hands out the permits, such as one with named resources or an adaptive limit. Default: one with the
             numbers of the settings.
+        contamination: looks at events, caches and errors while the application runs. Default: nobody does. For the
+            bodies of responses add ``ContaminationMiddleware``.
+        probe_seconds: how often its ``CanaryProbe`` runs, such as 60. Default: never.
         problem_details: answer isolane's exceptions with problem documents.
 
     Adds one middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
@@ -272,6 +307,8 @@ def setup(
         registry if registry is not None else AgentRegistry(),
         memory,
         limiter,
+        contamination,
+        probe_seconds,
     )
     app.state.isolane = isolane
     app.add_middleware(IsolaneMiddleware, isolane=isolane)

@@ -26,6 +26,7 @@ from isolane.agents.registry import UnknownAgentError
 from isolane.engines.errors import EngineDrainingError, EngineLimitError, RunCancelledError, RunExpiredError
 from isolane.fastapi.principal import NotAuthenticatedError
 from isolane.limits import LimitTimeout
+from isolane.security.errors import ResponseWithheldError, UserQuarantinedError
 
 logger = logging.getLogger("isolane.fastapi")
 
@@ -104,6 +105,8 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     InvalidContextError: _invalid,
     NotAuthenticatedError: lambda _: Problem(401, "unauthenticated", "Sign in first", close_code=4501),
     ContextIsolationError: _not_found,
+    ResponseWithheldError: lambda error: Problem(500, error.code, "The response was withheld", close_code=4503),
+    UserQuarantinedError: lambda error: Problem(403, error.code, "No run can be started", close_code=4503),
     EngineDrainingError: lambda error: Problem(503, "draining", str(error), error.retry_after, 4001),
     EngineLimitError: lambda error: _limit(error, "engine_limit"),
     RunCancelledError: lambda _: Problem(409, "run_cancelled", "The run was cancelled"),
