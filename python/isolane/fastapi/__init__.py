@@ -12,6 +12,7 @@ async def execute(request: Request, ctx: Ctx, engine: Engine): ...
 try:
     from isolane.fastapi.application import Isolane, setup
     from isolane.fastapi.connection import Run, UserConnection
+    from isolane.fastapi.contamination import ContaminationMiddleware
     from isolane.fastapi.dependencies import Connection, Ctx, Emitter, Engine, OptionalCtx
     from isolane.fastapi.middleware import IsolaneMiddleware
     from isolane.fastapi.principal import NotAuthenticatedError, Principal
@@ -26,6 +27,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "Connection",
+    "ContaminationMiddleware",
     "Ctx",
     "Emitter",
     "Engine",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +13,7 @@ from isolane.fastapi.scope import STATE_KEY, RequestScope
 from isolane.security.contamination import ContaminationDetector
 from isolane.security.errors import ResponseWithheldError
 from isolane.security.findings import ScanMode
+from isolane.security.streams import StreamGuard
 
 UserOfConnection = Callable[[HTTPConnection], str | None | Awaitable[str | None]]
 
@@ -45,13 +45,9 @@ class ContaminationMiddleware:
         response = _Response(self, scope, send)
         try:
             await self.app(scope, receive, response.send)
-        except ResponseWithheldError:
-            if response.started:
-                # The server ends the connection, which a client takes for what it is: an incomplete response.
-                raise
-            await response.refuse()
         finally:
             response.close()
+        await response.refuse()
 
     async def whose(self, scope: Scope) -> str | None:
         """Return the user of a connection."""
@@ -67,32 +63,48 @@ class _Response:
         self._scope = scope
         self._send = send
         self._held: Message | None = None
-        self._guard: Any = None
-        self.started = False
+        self._guard: StreamGuard | None = None
+        self._refused = False
 
     async def send(self, message: Message) -> None:
+        """Pass a message on, or nothing from the first on that must not pass: the application need not know."""
+        if self._refused:
+            return
         if message["type"] == "http.response.start":
             self._held = message
             return
         if message["type"] == "http.response.body":
-            if self._guard is None:
-                user = await self._middleware.whose(self._scope)
-                self._guard = self._middleware.detector.stream(user, "http_out")
-                headers = [(self._held or {}).get("headers", [])]
-                self._guard.look({"headers": [[bytes(part) for part in pair] for pairs in headers for pair in pairs]})
-            self._guard.feed(bytes(message.get("body", b"")))
-            if self._held is not None:
-                held, self._held = self._held, None
-                self.started = True
-                await self._send(held)
+            try:
+                await self._look(message)
+            except ResponseWithheldError:
+                self._refused = True
+                return
+        if self._held is not None:
+            held, self._held = self._held, None
+            await self._send(held)
         await self._send(message)
 
+    async def _look(self, message: Message) -> None:
+        if self._guard is None:
+            user = await self._middleware.whose(self._scope)
+            self._guard = self._middleware.detector.stream(user, "http_out")
+            for name, value in (self._held or {}).get("headers", ()):
+                self._guard.feed(bytes(name) + b": " + bytes(value) + b"\n")
+        self._guard.feed(bytes(message.get("body", b"")))
+
     async def refuse(self) -> None:
-        problem = PROBLEMS[ResponseWithheldError](ResponseWithheldError("http_out"))
-        response = problem.response(UnifiedIDManager.generate_request_id())
-        await response({**self._scope, "method": self._scope.get("method", "GET")}, _nothing, self._send)
+        """Say that it was withheld, in place of what was."""
+        if not self._refused:
+            return
+        error = ResponseWithheldError("http_out")
+        if self._held is None:
+            # Bytes were sent: the server ends the connection, which a client takes for an incomplete response.
+            raise error
+        response = PROBLEMS[ResponseWithheldError](error).response(UnifiedIDManager.generate_request_id())
+        await response(self._scope, _nothing, self._send)
 
     def close(self) -> None:
+        """Report on what was seen."""
         if self._guard is not None:
             self._guard.close()
 

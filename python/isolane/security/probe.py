@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from isolane._core import EventCursor, UserExecutionContext, UnifiedIDManager, end_stream
+from isolane._core import EventCursor, UnifiedIDManager, UserExecutionContext, end_stream
 from isolane.agents.base import BaseAgent
 from isolane.security.contamination import ContaminationDetector
 from isolane.security.findings import ScanMode, Verdict
