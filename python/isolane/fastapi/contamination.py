@@ -15,7 +15,7 @@ from isolane.security.errors import ResponseWithheldError
 from isolane.security.findings import ScanMode
 from isolane.security.streams import StreamGuard
 
-UserOfConnection = Callable[[HTTPConnection], str | None | Awaitable[str | None]]
+UserOfConnection = Callable[[HTTPConnection], str | Awaitable[str | None] | None]
 
 
 class ContaminationMiddleware:
@@ -42,14 +42,14 @@ class ContaminationMiddleware:
         if scope["type"] != "http" or self.detector.mode("http_out") is ScanMode.OFF:
             await self.app(scope, receive, send)
             return
-        response = _Response(self, scope, send)
+        response = _Response(self.detector, self._whose, scope, send)
         try:
             await self.app(scope, receive, response.send)
         finally:
             response.close()
         await response.refuse()
 
-    async def whose(self, scope: Scope) -> str | None:
+    async def _whose(self, scope: Scope) -> str | None:
         """Return the user of a connection."""
         answer = self._user(HTTPConnection(scope))
         return await answer if isinstance(answer, Awaitable) else answer
@@ -58,8 +58,15 @@ class ContaminationMiddleware:
 class _Response:
     """One response on its way out."""
 
-    def __init__(self, middleware: ContaminationMiddleware, scope: Scope, send: Send) -> None:
-        self._middleware = middleware
+    def __init__(
+        self,
+        detector: ContaminationDetector,
+        whose: Callable[[Scope], Awaitable[str | None]],
+        scope: Scope,
+        send: Send,
+    ) -> None:
+        self._detector = detector
+        self._whose = whose
         self._scope = scope
         self._send = send
         self._held: Message | None = None
@@ -86,8 +93,8 @@ class _Response:
 
     async def _look(self, message: Message) -> None:
         if self._guard is None:
-            user = await self._middleware.whose(self._scope)
-            self._guard = self._middleware.detector.stream(user, "http_out")
+            user = await self._whose(self._scope)
+            self._guard = self._detector.stream(user, "http_out")
             for name, value in (self._held or {}).get("headers", ()):
                 self._guard.feed(bytes(name) + b": " + bytes(value) + b"\n")
         self._guard.feed(bytes(message.get("body", b"")))

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from isolane._core import (
     Scanner,
@@ -28,6 +28,9 @@ from isolane.security.findings import (
     ScanMode,
 )
 from isolane.security.quarantine import Quarantine
+
+if TYPE_CHECKING:
+    from isolane.security.streams import StreamGuard
 
 logger = logging.getLogger("isolane.security")
 
@@ -163,7 +166,7 @@ class ContaminationDetector:
         if mode is not ScanMode.OFF:
             try:
                 collected.add(self.scanner.scan(user_of(context), result, boundary))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever a value raises when it is looked into
                 self._failed(error, collected)
         return self._judge(user_of(context), boundary, collected)
 
@@ -180,7 +183,7 @@ class ContaminationDetector:
         try:
             async for item in result:
                 guard.look(item)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the same
             self._failed(error, guard.collected)
         return guard.report()
 
@@ -360,8 +363,8 @@ class ContaminationDetector:
     def figures(self) -> dict[str, Any]:
         """Return counts: ``violations`` (reports with any), ``withheld``, ``granted``, ``errors`` and more.
 
-        ``hook_errors`` are responses that failed, such as an audit log that takes no records; ``boundaries`` has of each
-        scan point ``deliveries``, ``bytes``, ``own`` and ``foreign``; ``leak_probability_upper_bound`` is never 0.
+        ``hook_errors`` are responses that failed, such as an audit log that takes no records; ``boundaries`` has of
+        each scan point ``deliveries``, ``bytes``, ``own`` and ``foreign``; ``leak_probability_upper_bound`` is never 0.
         """
         figures = self.scanner.figures()
         deliveries = sum(of["deliveries"] for of in figures["boundaries"].values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Self, cast
 
 from isolane._core import ContextIsolationError
 
@@ -19,8 +19,8 @@ class AuditUnavailableError(RuntimeError):
 
     def __init__(self, audit_class: str, reason: str) -> None:
         super().__init__(
-            f"the audit log takes no record of class {audit_class!r}: {reason}. The operation was refused, since it must "
-            "be recorded; see to the log's disk, or set another failure policy for this class"
+            f"the audit log takes no record of class {audit_class!r}: {reason}. The operation was refused, since it "
+            "must be recorded; see to the log's disk, or set another failure policy for this class"
         )
         self.audit_class = audit_class
         self.reason = reason
@@ -41,7 +41,7 @@ class ResponseWithheldError(ContextIsolationError):
             f"the delivery was withheld at the {boundary} boundary; the audit log says why. Whoever is responsible for "
             "the service must look at it; trying again is of no use"
         )
-        return super().__new__(cls, text, boundary)
+        return cast("Self", super().__new__(cls, text, boundary))
 
 
 class UserQuarantinedError(RuntimeError):
@@ -56,6 +56,6 @@ class UserQuarantinedError(RuntimeError):
     def __init__(self, message: str = "") -> None:
         super().__init__(
             message
-            or "no run is started for this user while an isolation violation is looked into; an operator ends that with "
-            "Quarantine.release(user_id, by=..., reason=...)"
+            or "no run is started for this user while an isolation violation is looked into; an operator ends that "
+            "with Quarantine.release(user_id, by=..., reason=...)"
         )

@@ -33,7 +33,10 @@ class ProbeAgent(BaseAgent):
     timeout_seconds: ClassVar[float] = ROUND_SECONDS
 
     async def execute_with_context(
-        self, context: UserExecutionContext, request: Any, results: Mapping[str, Any]
+        self,
+        context: UserExecutionContext,
+        request: Any,
+        results: Mapping[str, Any],  # noqa: ARG002 - every agent gets them
     ) -> Any:
         """Publish the canary in each kind of event, and read it from the cache of the context."""
         canary = str(request)

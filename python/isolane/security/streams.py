@@ -68,6 +68,7 @@ class StreamGuard:
             self.collected.error,
         )
         self._reported = len(self.collected.sightings)
+        self.collected.error = None
         return self._detector._judge(self._user, self._boundary, new)  # noqa: SLF001 - the other half of it
 
     def report(self) -> ContaminationReport:
