@@ -197,7 +197,7 @@ pub fn after_fork_in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
-fn random_u64() -> u64 {
+pub(crate) fn random_u64() -> u64 {
     RANDOM.with_borrow_mut(|pool| {
         let forks = FORKS.load(Ordering::Relaxed);
         if pool.used + 8 > POOL_BYTES || pool.forks != forks {

@@ -9,6 +9,7 @@ pub mod engines;
 pub mod error;
 pub mod events;
 pub mod ids;
+pub mod isolation;
 pub mod lanes;
 pub mod limits;
 pub mod loopaccount;
@@ -48,6 +49,11 @@ mod _core {
             RunFenced,
         },
         ids::UnifiedIDManager,
+        isolation::{
+            _note_contamination, PyScanner, PySighting, PyWindow,
+            gate::{_install_scanner, _uninstall_scanner},
+            leak_probability, secret_bits,
+        },
         json::to_json,
         lanes::{
             _advance_clock, _manual_clock, lane_stats, lane_usage, monotonic, set_max_idle_lanes, sweep_lanes,

@@ -142,6 +142,16 @@ mutants! {
     OwnerNotComparedAtBind: "an emitter or a permit may be bound to another user's context",
     RunOfAnotherUserAccepted: "two users may have a run of one id",
     SessionNotCompared: "two users may hold one database session",
+    // Contents.
+    CanaryNotVerified: "text that looks like a canary passes for one",
+    EveryCanaryIsOwn: "the canary of another user passes for one's own",
+    EncodedCanaryMissed: "a canary behind escapes, in base 64 or in hexadecimal is not seen",
+    FormerKeyForgotten: "a canary of before the key was changed is not known any more",
+    SecretsNotSearched: "registered secrets are not looked for",
+    SharedSecretAlarms: "a secret that two users have is taken for the first one's",
+    StreamForgetsEnd: "what a stream cuts in two is not seen",
+    KeysNotScanned: "the keys of dictionaries are not looked at",
+    SightingNotTold: "what a boundary of the process sees is told to nobody",
     // Lanes and processes.
     LaneEvictedInUse: "a lane is evicted while something uses it",
     IdleLanesUnbounded: "idle lanes are never evicted",

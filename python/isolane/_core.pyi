@@ -48,7 +48,10 @@ __all__ = [
     "PlaceholderPolicy",
     "RunClosed",
     "RunFenced",
+    "Scanner",
+    "Sighting",
     "Slot",
+    "StreamWindow",
     "Suspension",
     "SyncSlot",
     "TTLCache",
@@ -59,7 +62,10 @@ __all__ = [
     "_after_fork_in_child",
     "_before_exit",
     "_deep_copy",
+    "_install_scanner",
     "_manual_clock",
+    "_note_contamination",
+    "_uninstall_scanner",
     "account",
     "audit_isolation",
     "bind_context_cache",
@@ -80,12 +86,14 @@ __all__ = [
     "isolation_violations",
     "lane_stats",
     "lane_usage",
+    "leak_probability",
     "loop_account",
     "loop_blockers",
     "memory_of",
     "memory_users",
     "monotonic",
     "resources_of",
+    "secret_bits",
     "set_default_limiter",
     "set_max_idle_lanes",
     "set_placeholder_policy",
@@ -383,7 +391,8 @@ class EventCursor:
         """
         Handles a frame of a client: answers `sub`, `ack`, `pong` or `ignored`, and `refused` when it gave too many commands,
         which closes the connection. A wish to cancel a run is returned, as the run and what the client calls the wish, to be
-        answered by `answer_cancel`; `auth_refresh` is for the caller to read, and to answer by `auth_refreshed`. Raises `ValueError` for a frame that is not well-formed.
+        answered by `answer_cancel`; `auth_refresh` is for the caller to read, and to answer by `auth_refreshed`. Raises
+        `ValueError` for a frame that is not well-formed.
         """
     def ping(self, /) -> None:
         """
@@ -1146,6 +1155,129 @@ class RunFenced(RunClosed):
     def __new__(cls, /, message: str) -> RunFenced: ...
 
 @final
+class Scanner:
+    """
+    Finds canaries, secrets and objects of other users. `ContaminationDetector` is what applications use.
+    """
+    def __new__(cls, /, key: bytes | None = None) -> Scanner: ...
+    def __repr__(self, /) -> str: ...
+    def controls(self, /) -> bool:
+        """
+        Whether a canary of one's own is seen and a foreign one caught.
+        """
+    def count_all(self, /, observer: str | None, text: str) -> int:
+        """
+        Looks for everything in one text. Returns how many sightings there are.
+        """
+    def count_canaries(self, /, text: str) -> int:
+        """
+        Looks for canaries as they are in a text, and for nothing else: the search whose speed is measured.
+        """
+    def figures(self, /) -> dict[str, typing.Any]:
+        """
+        Counts: `minted`, `secrets`, `errors`, and of each boundary `deliveries`, `bytes`, `own`, `foreign`.
+        """
+    def forget(self, /, user_id: str) -> int:
+        """
+        Lets go of everything that is held of a user. Returns how many secrets that were.
+        """
+    def forget_texts(self, /) -> None:
+        """
+        Lets go of the ends of texts that came in parts.
+        """
+    def hash_of(self, /, user_id: str) -> str:
+        """
+        The keyed hash that stands for a user.
+        """
+    def holds(self, /, user_id: str) -> bool:
+        """
+        Whether anything is held of a user.
+        """
+    def mint(self, /, user_id: str) -> str:
+        """
+        A new canary of the user.
+        """
+    def note_error(self, /) -> None:
+        """
+        Counts a scan that could not be done.
+        """
+    def note_inbound(self, /, user_id: str, value: Any) -> int:
+        """
+        Looks at what the user brought. Returns how much of it is somebody else's, and new.
+        """
+    def register(self, /, user_id: str, value: str) -> int:
+        """
+        Names a value as the user's. Returns how many pieces of it are looked for.
+        """
+    def rotate(self, /, key: bytes | None = None) -> None:
+        """
+        Makes canaries with another key from now on. Those of the key before are still known.
+        """
+    def scan(
+        self, /, observer: str | None, value: Any, boundary: str, *, first: bool = True
+    ) -> tuple[int, int, bool, list[Sighting]]:
+        """
+        Looks at a value. `first=False` for what was scanned on its way before, which does not count for the bound.
+        """
+
+@final
+class Sighting:
+    """
+    Something of another user that was seen on its way to one. Has nothing of the text.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def evidence_id(self, /) -> str:
+        """
+        The keyed hash of what was found.
+        """
+    @property
+    def form(self, /) -> str:
+        """
+        `plain`, `folded`, `escaped`, `base64` or `hex`.
+        """
+    @property
+    def is_prior(self, /) -> bool:
+        """
+        The observer brought it.
+        """
+    @property
+    def length(self, /) -> int:
+        """
+        How many bytes it takes.
+        """
+    @property
+    def observer_hash(self, /) -> str:
+        """
+        The keyed hash of who was to see it.
+        """
+    @property
+    def offset(self, /) -> int:
+        """
+        Where in the text, in bytes.
+        """
+    @property
+    def owner_hash(self, /) -> str:
+        """
+        The keyed hash of whose it is.
+        """
+    @property
+    def owner_user_id(self, /) -> str | None:
+        """
+        Whose it is, if this process knows; for grants and quarantine, not for reports.
+        """
+    @property
+    def path(self, /) -> str:
+        """
+        Where in the value.
+        """
+    @property
+    def tier(self, /) -> str:
+        """
+        `owner_tag`, `canary` or `secret`.
+        """
+
+@final
 class Slot:
     """
     A permit for the length of a block: `async with`. Each slot is used once at a time.
@@ -1154,6 +1286,17 @@ class Slot:
     def __aexit__(
         self, /, kind: Any | None = None, _exception: object = None, _traceback: object = None
     ) -> collections.abc.Awaitable[None]: ...
+
+@final
+class StreamWindow:
+    """
+    The end of one stream, kept so that nothing is missed because it was cut in two.
+    """
+    def __new__(cls, /, scanner: Scanner) -> StreamWindow: ...
+    def feed(self, /, observer: str | None, piece: Any, boundary: str) -> tuple[int, int, bool, list[Sighting]]:
+        """
+        Looks at the next piece, a text or bytes.
+        """
 
 @final
 class Suspension:
@@ -1877,9 +2020,24 @@ def _deep_copy(value: dict[Any, Any]) -> dict[Any, Any]:
     The deep copy that contexts make of their dictionaries, alone, to be measured beside `copy.deepcopy`.
     """
 
+def _install_scanner(scanner: Scanner, handler: Any, boundaries: SupportsGetItem[int, str]) -> None:
+    """
+    Has the boundaries of this process ask `scanner`, and `handler` when something is found. Takes the place of the one before.
+    """
+
 def _manual_clock(on: bool) -> None:
     """
     For tests: stops the clock of the core (`True`) or gives it back to the system (`False`).
+    """
+
+def _note_contamination(boundary: str) -> None:
+    """
+    Counts a violation that contents showed, with those of the owner tags.
+    """
+
+def _uninstall_scanner(scanner: Scanner) -> None:
+    """
+    Has them ask nobody, if it is `scanner` that they ask.
     """
 
 def account(
@@ -2045,6 +2203,11 @@ def lane_usage(user_id: str) -> dict[str, int] | None:
     unexpired logs), `streams`, `connections`; `None` when there is no lane.
     """
 
+def leak_probability(scanned: SupportsIndex, leaks: SupportsIndex = 0) -> float:
+    """
+    How likely one delivery leaks at most, at 95 %, after so many of which `leaks` did. Never 0.
+    """
+
 def loop_account(user_id: str | None = None) -> dict[str, typing.Any]:
     """
     What a user, or all users together, have used of the event loops of this process: see `LoopAccount.figures`. Of a user who
@@ -2082,6 +2245,11 @@ def resources_of(
     """
     What `ResourceMetrics` is made of: bytes of the user, connections of the user, tasks of the context, and the per cent of one
     processor that the user took since this was last asked of the context, by what `cpu_seconds` was then and is now.
+    """
+
+def secret_bits(value: str) -> float:
+    """
+    How many bits it takes to guess a text, as `register_secret` estimates it.
     """
 
 def set_default_limiter(limiter: FairLimiter) -> None:

@@ -11,10 +11,12 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::context::PyContext;
 use super::errors::ContextStateError;
+use super::isolation::gate;
 use super::process::{CLOCK, Stamp, lane_of};
 use super::stored::{Stored, charged};
 use crate::cache::{Bounds, Cache, Reclaim, Shelf};
 use crate::clock::{Clock, Micros, SECOND, micros, seconds};
+use crate::isolation::Boundary;
 use crate::lanes::LaneHandle;
 use crate::owner::OwnerTag;
 
@@ -94,12 +96,21 @@ impl TtlCache {
         self.stamp.check(py)?;
         let now = now();
         let found = self.locked(|cache, gone| cache.get(key, now, gone).map(|(stored, _)| stored.clone_ref(py)));
-        found.map_or(Ok(None), |stored| stored.value(py))
+        let Some(value) = found.map_or(Ok(None), |stored| stored.value(py))? else {
+            return Ok(None);
+        };
+        if gate::is_on(Boundary::CacheGet) {
+            gate::check_value(Boundary::CacheGet, self.tag().user().as_str(), &value)?;
+        }
+        Ok(Some(value))
     }
 
     fn insert(&self, key: &str, value: &Bound<'_, PyAny>, size: Option<usize>) -> PyResult<()> {
         let py = value.py();
         self.stamp.check(py)?;
+        if gate::is_on(Boundary::CachePut) {
+            gate::check_value(Boundary::CachePut, self.tag().user().as_str(), value)?;
+        }
         let serial = Arc::new(AtomicU64::new(0));
         let mut weak = None;
         if self.weak {

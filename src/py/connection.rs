@@ -8,12 +8,14 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::awaitable::{ReadyNone, Stand, Steps, as_next};
+use super::isolation::gate;
 use super::loops::{FutureSteps, LoopFuture, Step, beside_exception};
 use super::process::{CLOCK, Stamp, lane_of};
 use crate::clock::{Clock, SECOND, seconds};
 use crate::events::{
     CancelState, ClientFrame, Connection, CursorMode, Options, Outcome, Parking, Streams, Wake, deflate, frame,
 };
+use crate::isolation::Boundary;
 use crate::mutants::mutant;
 
 /// Added to a wait for what may be written later: loops ring up to a millisecond early.
@@ -40,6 +42,24 @@ impl Drop for EventCursor {
         if self.stamp.is_current() {
             Streams::detach(&self.inner);
         }
+    }
+}
+
+/// Nothing more is written to a socket that was about to be sent something of another user.
+const FORBIDDEN: u16 = 4503;
+
+impl EventCursor {
+    /// What the detector, if one is installed, lets pass to the socket: all of it, or nothing and the socket is closed.
+    fn passed<T>(&self, py: Python<'_>, texts: Vec<T>, text: impl Fn(&T) -> &str) -> Vec<T> {
+        if !gate::is_on(Boundary::WsOut) {
+            return texts;
+        }
+        let user = self.inner.lane().user().as_str();
+        if texts.iter().all(|each| gate::may_write(py, user, text(each))) {
+            return texts;
+        }
+        self.inner.close(FORBIDDEN);
+        Vec::new()
     }
 }
 
@@ -216,7 +236,7 @@ impl EventCursor {
     #[pyo3(signature = (limit = 64))]
     fn read(&self, py: Python<'_>, limit: usize) -> PyResult<Vec<String>> {
         self.stamp.check(py)?;
-        Ok(self.inner.read(limit, CLOCK.monotonic()))
+        Ok(self.passed(py, self.inner.read(limit, CLOCK.monotonic()), String::as_str))
     }
 
     /// The same as ASGI messages. Large frames of a socket that compresses are bytes.
@@ -241,6 +261,7 @@ impl EventCursor {
     fn read_records(&self, py: Python<'_>, limit: usize) -> PyResult<Vec<(String, String, Option<String>)>> {
         self.stamp.check(py)?;
         let records = self.inner.read_records(limit, CLOCK.monotonic());
+        let records = self.passed(py, records, |record| &record.data);
         Ok(records
             .into_iter()
             .map(|record| (record.event, record.data, record.id))

@@ -18,6 +18,7 @@ from isolane.testing import manual_clock
 
 from tests.adversity import (  # noqa: F401 - they add their scenarios to the others
     client_scenarios,
+    contamination_scenarios,
     limit_scenarios,
     memory_scenarios,
     pool_scenarios,
@@ -32,6 +33,8 @@ SECONDS = 10.0
 NOT_OURS = {
     "BaseAgent.execute_with_context": "an agent's own, run by execute_agent",
     "MemoryGate.admit": "a protocol; the manager's is below",
+    "Quarantinable.cleanup_user_context": "a protocol; the factory's is below",
+    "ProbeAgent.execute_with_context": "the engine awaits it for the probe",
     "Socket.receive": "a protocol",
     "Socket.send": "the same",
     "Socket.close": "the same",

@@ -37,6 +37,7 @@ from isolane.agents.pipeline import check_pipeline
 from isolane.agents.result import ExecutionResult
 from isolane.engines.errors import EngineClosedError, RunCancelledError, RunExpiredError
 from isolane.limits import LimitTimeout
+from isolane.security.errors import ResponseWithheldError
 
 if TYPE_CHECKING:
     from isolane.engines.factory import ExecutionEngineFactory
@@ -433,10 +434,14 @@ class UserExecutionEngine:
         try:
             emitter.close_open("the agent ended without completing the tool", spans=False)
             try:
-                if error is not None:
+                if isinstance(error, ResponseWithheldError):
+                    await self._publish_withheld(emitter, name)
+                elif error is not None:
                     await emitter.notify_agent_error(agent_name=name, error=error)
                 else:
                     await emitter.notify_agent_completed(agent_name=name, result=result)
+            except ResponseWithheldError:
+                await self._publish_withheld(emitter, name)
             except (InvalidEvent, EventTooLarge, BudgetExceeded) as refused:
                 # With as little as possible; when even that has no room, the end of the stream closes the execution.
                 with contextlib.suppress(BudgetExceeded):
@@ -449,6 +454,13 @@ class UserExecutionEngine:
         except RunClosed:
             # The engine was closed by force; the stream has its last events.
             return
+
+    @staticmethod
+    async def _publish_withheld(emitter: UserWebSocketEmitter, name: str) -> None:
+        """Tell the user that something was withheld, and nothing of what it was."""
+        await emitter.notify_agent_error(
+            agent_name=name, error="the response was withheld", metadata={"code": ResponseWithheldError.code}
+        )
 
     # -- state -----------------------------------------------------------------------------------------------------
 

@@ -112,6 +112,8 @@ class ExecutionEngineFactory:
         self.admission_timeout = admission_timeout
         self.loop_seconds = loop_seconds
         self.idle_timeout = idle_timeout
+        self.quarantine: Any = None
+        """Asked before a run is started, such as a ``Quarantine``, which sets it."""
         self._slots = FairLimiter(max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout)
         self._book = EngineBook()
         self._engines: dict[int, UserExecutionEngine] = {}
@@ -135,7 +137,7 @@ class ExecutionEngineFactory:
         Raises ``EngineLimitError`` when the user has ``max_engines_per_user`` engines,
         ``ExecutionEngineFactoryError`` when the context is not valid or the engine cannot be built,
         ``MemoryLimitExceededError`` when the gate of ``memory=`` refuses, ``ContextIsolationError`` for a planted
-        violation.
+        violation, ``UserQuarantinedError`` while the user is in quarantine.
         """
         self._check_open()
         try:
@@ -145,18 +147,18 @@ class ExecutionEngineFactory:
         shared = self._engine_above(context)
         if shared is not None:
             return shared
-        self._check_not_ended(context)
+        self._check_may_start(context)
         if self.memory is not None:
             # Before the slot: who waits for memory keeps nobody from running.
             await self.memory.admit(context, self.wait_timeout)
             self._check_open()
-            self._check_not_ended(context)
+            self._check_may_start(context)
         slot = await self._reserve(context)
         if self.at_limit != "reject":
             try:
                 # A shutdown may have begun, or the run may have ended, while this one waited.
                 self._check_open()
-                self._check_not_ended(context)
+                self._check_may_start(context)
             except BaseException:
                 slot.release()
                 raise
@@ -226,6 +228,11 @@ class ExecutionEngineFactory:
     def reopen(self) -> None:
         """Make engines again after a shutdown."""
         self._draining = False
+
+    def _check_may_start(self, context: UserExecutionContext) -> None:
+        if self.quarantine is not None:
+            self.quarantine.check(context.user_id)
+        self._check_not_ended(context)
 
     @staticmethod
     def _check_not_ended(context: UserExecutionContext) -> None:

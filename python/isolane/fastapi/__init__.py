@@ -13,6 +13,7 @@ try:
     from isolane.fastapi.application import Isolane, setup
     from isolane.fastapi.authenticators import JwtAuthenticator, SessionAuthenticator
     from isolane.fastapi.connection import Run, UserConnection
+    from isolane.fastapi.contamination import ContaminationMiddleware
     from isolane.fastapi.dependencies import (
         Authenticated,
         Connection,
@@ -39,6 +40,7 @@ except ModuleNotFoundError as error:
 __all__ = [
     "Authenticated",
     "Connection",
+    "ContaminationMiddleware",
     "Ctx",
     "Emitter",
     "Engine",

@@ -45,7 +45,9 @@ from isolane.memory.limits import MemoryGate
 from isolane.security.authentication.errors import AccessRefusedError
 from isolane.security.authentication.sessions import Session, SessionRegistry
 from isolane.security.authentication.tickets import Tickets, TicketStore
+from isolane.security.contamination import ContaminationDetector
 from isolane.security.events import AuditSink
+from isolane.security.probe import CanaryProbe
 
 if TYPE_CHECKING:
     from isolane.fastapi.sockets import Delivery
@@ -73,6 +75,8 @@ class Isolane:
         registry: the classes of agents.
         memory: asked before each run, or ``None``.
         gate: says who a connection is of, and which sockets may be opened.
+        contamination: looks for data of one user on its way to another, or ``None``.
+        probe: runs synthetic users through the application, or ``None``.
     """
 
     def __init__(
@@ -89,6 +93,8 @@ class Isolane:
         ticket_store: TicketStore | None = None,
         authorize_command: AuthorizeCommand | None = None,
         audit: AuditSink | None = None,
+        contamination: ContaminationDetector | None = None,
+        probe_seconds: float | None = None,
     ) -> None:
         self.settings = settings
         self.authenticate = authenticate
@@ -123,6 +129,14 @@ class Isolane:
             limiter=self.limiter,
             memory=memory,
         )
+        self.contamination = contamination
+        if contamination is not None and contamination.quarantine is not None:
+            contamination.quarantine.attach(self.factory)
+        self.probe: CanaryProbe | None = None
+        if probe_seconds is not None:
+            if contamination is None:
+                raise TypeError("probe_seconds needs a detector, which makes the canaries: pass contamination= as well")
+            self.probe = CanaryProbe(self.factory, contamination, interval=probe_seconds)
         self.deliveries: set[Delivery | EventStream] = set()
         self.draining = False
         self.forced_closes = 0
@@ -151,9 +165,15 @@ class Isolane:
         signals = self.install_signal_drain() if self.settings.signal_drain else None
         self.lag.start()
         self.bridge.health.start()
+        if self.contamination is not None:
+            self.contamination.install()
+        if self.probe is not None:
+            self.probe.start()
         try:
             yield
         finally:
+            if self.probe is not None:
+                await self.probe.stop()
             if signals is not None:
                 signals.remove()
             sweeper.cancel()
@@ -164,6 +184,14 @@ class Isolane:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
             await self.bridge.shutdown()
+            # Last: what still runs while the service drains is looked at as well.
+            self._stop_looking()
+
+    def _stop_looking(self) -> None:
+        if self.contamination is not None:
+            if self.contamination.quarantine is not None:
+                self.contamination.quarantine.close()
+            self.contamination.uninstall()
 
     def start_draining(self) -> None:
         """Take no more runs, answer not ready, and send the sockets away with 4001.
@@ -267,6 +295,8 @@ class Isolane:
             "loop": {**loop_account(), "lag": self.lag.figures()},
             "lanes": lane_stats(),
             "isolation_violations": isolation_violations(),
+            **({"contamination": self.contamination.figures()} if self.contamination is not None else {}),
+            **({"probe": self.probe.last} if self.probe is not None else {}),
             "sockets": len(self.deliveries),
             "forced_closes": self.forced_closes,
             **({"memory": memory_metrics()} if memory_metrics is not None else {}),
@@ -307,6 +337,8 @@ def setup(
     ticket_store: TicketStore | None = None,
     authorize_command: AuthorizeCommand | None = None,
     audit: AuditSink | None = None,
+    contamination: ContaminationDetector | None = None,
+    probe_seconds: float | None = None,
     problem_details: bool = True,
 ) -> Isolane:
     """Add isolane to an application, before it starts.
@@ -327,6 +359,9 @@ def setup(
         authorize_command: asked with the principal, ``cancel`` and the run before a socket's command is done; a plain
             function. Anything but ``True`` is answered as if the run were not there. Default: all are done.
         audit: is told who signs in to sockets, and who is refused. Default: nobody is.
+        contamination: looks at events, caches and errors while the application runs. Default: nobody does. For the
+            bodies of responses add ``ContaminationMiddleware``.
+        probe_seconds: how often its ``CanaryProbe`` runs, such as 60. Default: never.
         problem_details: answer isolane's exceptions with problem documents.
 
     Adds one middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
@@ -352,6 +387,8 @@ def setup(
         ticket_store=ticket_store,
         authorize_command=authorize_command,
         audit=audit,
+        contamination=contamination,
+        probe_seconds=probe_seconds,
     )
     app.state.isolane = isolane
     app.add_middleware(IsolaneMiddleware, isolane=isolane)

@@ -38,6 +38,7 @@ from isolane.security.authentication.errors import (
     SubprotocolRefusedError,
     TokenExpiredError,
 )
+from isolane.security.errors import ResponseWithheldError, UserQuarantinedError
 
 logger = logging.getLogger("isolane.fastapi")
 
@@ -134,6 +135,8 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
         _access,
     ),
     ContextIsolationError: _not_found,
+    ResponseWithheldError: lambda error: Problem(500, error.code, "The response was withheld", close_code=4503),
+    UserQuarantinedError: lambda error: Problem(403, error.code, "No run can be started", close_code=4503),
     EngineDrainingError: lambda error: Problem(503, "draining", str(error), error.retry_after, 4001),
     EngineLimitError: lambda error: _limit(error, "engine_limit"),
     RunCancelledError: lambda _: Problem(409, "run_cancelled", "The run was cancelled"),

@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from isolane.security.errors import AuditUnavailableError
+from isolane.security.contamination import ContaminationDetector
+from isolane.security.errors import AuditUnavailableError, ResponseWithheldError, UserQuarantinedError
 from isolane.security.events import AuditClass, AuditSink, SecurityEvent, Severity
+from isolane.security.findings import ContaminationReport, ContaminationViolation, ScanCoverage, ScanMode
+from isolane.security.quarantine import Quarantine
+from isolane.security.scanpoints import ContaminationAuditSink, ContaminationLogFilter
+from isolane.security.streams import StreamGuard
 
-__all__ = ["AuditClass", "AuditSink", "AuditUnavailableError", "SecurityEvent", "Severity"]
+__all__ = [
+    "AuditClass",
+    "AuditSink",
+    "AuditUnavailableError",
+    "ContaminationAuditSink",
+    "ContaminationDetector",
+    "ContaminationLogFilter",
+    "ContaminationReport",
+    "ContaminationViolation",
+    "Quarantine",
+    "ResponseWithheldError",
+    "ScanCoverage",
+    "ScanMode",
+    "SecurityEvent",
+    "Severity",
+    "StreamGuard",
+    "UserQuarantinedError",
+]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self, cast
+
+from isolane._core import ContextIsolationError
+
 
 class AuditUnavailableError(RuntimeError):
     """The audit log takes no record now, and the class of the event says that the operation must not go on without one.
@@ -20,3 +24,38 @@ class AuditUnavailableError(RuntimeError):
         )
         self.audit_class = audit_class
         self.reason = reason
+
+
+class ResponseWithheldError(ContextIsolationError):
+    """What was to be delivered held data of another user, or could not be looked at, so it was not delivered.
+
+    Attributes:
+        code: always ``response_withheld``, which is all that a client is told.
+    """
+
+    code = "response_withheld"
+
+    def __new__(cls, boundary: str = "http_out") -> Self:
+        """Make the error of a boundary."""
+        text = (
+            f"the delivery was withheld at the {boundary} boundary; the audit log says why. Whoever is responsible for "
+            "the service must look at it; trying again is of no use"
+        )
+        return cast("Self", super().__new__(cls, text, boundary))
+
+
+class UserQuarantinedError(RuntimeError):
+    """A violation was found in which the user has a part, so no run is started for the user until an operator releases.
+
+    Attributes:
+        code: always ``quarantined``.
+    """
+
+    code = "quarantined"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(
+            message
+            or "no run is started for this user while an isolation violation is looked into; an operator ends that "
+            "with Quarantine.release(user_id, by=..., reason=...)"
+        )

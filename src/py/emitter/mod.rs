@@ -24,6 +24,7 @@ use self::payload::{Built, Payload, error_text, joined};
 use super::awaitable::ReadyAwaitable;
 use super::context::PyContext;
 use super::errors::{InvalidEvent, to_python};
+use super::isolation::gate;
 use super::policy::with_placeholders;
 use super::process::{CLOCK, Stamp};
 use super::request::NoteId;
@@ -34,6 +35,7 @@ use crate::events::{
     StreamWriter, Streams,
 };
 use crate::ids::{self, RequestId, RunId, ThreadId};
+use crate::isolation::Boundary;
 use crate::lanes::LaneHandle;
 use crate::metrics::Counter;
 
@@ -273,6 +275,7 @@ impl UserWebSocketEmitter {
 
     fn emit(&self, py: Python<'_>, run: Option<&str>, draft: Draft<'_>) -> PyResult<u64> {
         self.stamp.check(py)?;
+        self.scan(py, run, &draft)?;
         let (kind, now) = (draft.kind, CLOCK.now());
         let published = match &self.target {
             Target::Run {
@@ -301,6 +304,32 @@ impl UserWebSocketEmitter {
         let number = published.map_err(|error| to_python(py, error))?;
         self.note_accepted(kind, now.unix);
         Ok(number)
+    }
+
+    /// Has the detector, if one is installed, look at what is to be published.
+    fn scan(&self, py: Python<'_>, run: Option<&str>, draft: &Draft<'_>) -> PyResult<()> {
+        let is_error = matches!(draft.kind, EventKind::Error);
+        let boundary = if is_error { Boundary::Error } else { Boundary::WsOut };
+        if !gate::is_on(boundary) {
+            return Ok(());
+        }
+        let user = self.lane.user().as_str();
+        gate::check_text(py, boundary, user, "payload", draft.payload)?;
+        if let Some(message) = draft.message {
+            gate::check_text(py, boundary, user, "message", message)?;
+        }
+        if let Some(Delta {
+            message,
+            at: (from, to),
+        }) = draft.extra.delta
+        {
+            let run = match &self.target {
+                Target::Run { run, .. } => run.as_str(),
+                Target::User { .. } => run.unwrap_or_default(),
+            };
+            gate::check_part(py, boundary, user, (run, message), &draft.payload[from..to])?;
+        }
+        Ok(())
     }
 
     fn answer(py: Python<'_>, number: u64) -> ReadyAwaitable {

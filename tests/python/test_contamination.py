@@ -1,0 +1,677 @@
+"""The detector: what it finds, what it takes for the user's own, what it does then, and what it admits not to know."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import collections
+import dataclasses
+import gc
+import json
+import logging
+import os
+import uuid
+import weakref
+from typing import Any
+
+import isolane
+import pydantic
+import pytest
+from isolane import (
+    ContaminationAuditSink,
+    ContaminationDetector,
+    ContaminationLogFilter,
+    Quarantine,
+    ResponseWithheldError,
+    ScanMode,
+    UserQuarantinedError,
+)
+from isolane._core import EventCursor, leak_probability, secret_bits
+from isolane.security import AuditClass, SecurityEvent
+
+ANN, BOB = "ann-of-contamination", "bob-of-contamination"
+SECRET = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
+
+
+@pytest.fixture
+def detector():
+    return ContaminationDetector()
+
+
+@pytest.fixture
+def installed():
+    """Return a maker of detectors that the process's boundaries ask, until the test ends."""
+    made = []
+
+    def make(modes: Any = "enforce", **options: Any) -> ContaminationDetector:
+        made.append(ContaminationDetector(modes, **options))
+        made[-1].install()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.uninstall()
+
+
+class Records:
+    """An audit sink that keeps what it takes."""
+
+    def __init__(self) -> None:
+        self.events: list[SecurityEvent] = []
+
+    def record(self, event: SecurityEvent) -> None:
+        self.events.append(event)
+
+
+def verdicts(detector: ContaminationDetector, value: Any) -> tuple[str, str]:
+    """What it says to ann, whose the value is, and to bob."""
+    return detector.check_sync(ANN, value).verdict, detector.check_sync(BOB, value).verdict
+
+
+# -- what it finds -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Row:
+    note: str
+    cells: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    note: str
+
+
+class Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    note: str
+
+
+class Plain:
+    def __init__(self, note: str) -> None:
+        self.hidden = {"note": note}
+
+
+class WithSlots:
+    __slots__ = ("note",)
+
+    def __init__(self, note: str) -> None:
+        self.note = note
+
+
+class Mapped(collections.UserDict):
+    pass
+
+
+def caused(note: str) -> BaseException:
+    try:
+        try:
+            {}[note]
+        except KeyError as inner:
+            raise RuntimeError("outer") from inner
+    except RuntimeError as error:
+        return error
+
+
+def noted(note: str) -> BaseException:
+    error = ValueError("plain")
+    error.add_note(note)
+    return error
+
+
+def deep(note: str, depth: int) -> Any:
+    value: Any = note
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def cyclic(note: str) -> Any:
+    value: dict[str, Any] = {"inner": []}
+    value["inner"].append(value)
+    value["inner"].append(note)
+    return value
+
+
+PLACES = {
+    "text": lambda c: c,
+    "bytes": lambda c: c.encode(),
+    "bytearray": lambda c: bytearray(c.encode()),
+    "memoryview": lambda c: memoryview(c.encode()),
+    "list": lambda c: [1, None, [c]],
+    "tuple": lambda c: ((c,),),
+    "set": lambda c: {c},
+    "frozenset": lambda c: frozenset([c]),
+    "value": lambda c: {"a": {"b": c}},
+    "key": lambda c: {"a": {c: 1}},
+    "tuple key": lambda c: {("a", c): 1},
+    "json": lambda c: json.dumps({"a": {"b": c}}),
+    "dataclass": lambda c: Row("x", [c]),
+    "slotted dataclass": Slotted,
+    "pydantic": lambda c: Model(note=c),
+    "pydantic extra": lambda c: Model(note="x", other={"deep": c}),
+    "attributes": Plain,
+    "slots": WithSlots,
+    "mapping": lambda c: Mapped(a=c),
+    "deque": lambda c: collections.deque([c]),
+    "exception": lambda c: ValueError("x", c),
+    "cause": caused,
+    "note of an exception": noted,
+    "group": lambda c: ExceptionGroup("several", [ValueError(c)]),
+    "closure": lambda c: lambda: c,
+    "depth": lambda c: deep(c, 64),
+    "cycle": cyclic,
+    "surrogate": lambda c: f"\ud800{c}",
+    "percent": lambda c: "".join(f"%{ord(x):02X}" for x in c),
+    "escaped": lambda c: "".join(f"\\u{ord(x):04x}" for x in c),
+    "base64": lambda c: base64.b64encode(f"..{c}".encode()).decode(),
+    "url-safe base64": lambda c: base64.urlsafe_b64encode(f"\xff\xfe{c}".encode()).decode(),
+    "hex": lambda c: c.encode().hex(),
+    "capitals": str.upper,
+    "no width": "\u200b".join,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_canary_is_found_wherever_it_is(detector, place):
+    assert verdicts(detector, PLACES[place](detector.mint(ANN))) == ("clean", "contaminated")
+
+
+def test_a_uuid_object_is_a_text(detector):
+    detector.register_secret(ANN, SECRET)
+    assert detector.check_sync(BOB, {"id": uuid.UUID(SECRET)}).violations[0].tier == "secret"
+
+
+def test_what_is_too_deep_is_not_called_clean(detector):
+    detector.mint(ANN)
+    report = detector.check_sync(ANN, deep("something", 66))
+    assert (report.verdict, report.coverage.complete) == ("inconclusive", False)
+    assert detector.check_sync(ANN, deep("something", 64)).verdict == "clean"
+
+
+def test_an_iterator_is_not_used_up_and_not_called_clean(detector):
+    canary = detector.mint(ANN)
+    values = iter([canary])
+    assert detector.check_sync(BOB, [values, "some text"]).verdict == "inconclusive"
+    assert next(values) == canary
+
+
+def test_an_object_of_another_user_is_found(detector, new_context):
+    own, other = new_context(ANN), new_context(BOB)
+    report = detector.check_sync(own, {"context": other, "own": own, "text": "x" * 20})
+    assert [(one.tier, one.path) for one in report.violations] == [("owner_tag", "$[context]")]
+    cache = isolane.TTLCache(BOB)
+    assert not detector.check_sync(own, [cache]).violations, "a cache does not say whose it is"
+
+
+def test_a_report_says_where_and_whose_and_nothing_else(detector):
+    canary = detector.mint(ANN)
+    value = {"rows": [{"the note": f"so {canary}", canary: {"x": canary}}]}
+    report = detector.check_sync(BOB, value)
+    assert {one.path for one in report.violations} == {
+        "$[rows][0][entry 0]",
+        "$[rows][0][key 1]",
+        "$[rows][0][entry 1][x]",
+    }
+    first = next(one for one in report.violations if one.path.endswith("[entry 0]"))
+    assert (first.offset, first.length, first.form, first.tier) == (3, 37, "plain", "canary")
+    assert len({one.evidence_id for one in report.violations}) == 1
+    assert first.owner_hash != first.observer_hash
+    shown = repr(report) + str(report.as_data())
+    assert canary not in shown
+    assert ANN not in shown
+    assert BOB not in shown
+
+
+def test_children_have_what_their_parents_have(detector, new_context):
+    parent = new_context(ANN)
+    canary = detector.mint(parent)
+    assert detector.check_sync(parent.create_child_context("below"), canary).verdict == "clean"
+
+
+def test_nobody_in_particular_has_nothing(detector):
+    assert detector.check_sync(None, detector.mint(ANN)).verdict == "contaminated"
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_is_found_in_any_place_and_is_the_users_own(detector):
+    assert detector.register_secret(ANN, SECRET) == 1
+    for text in (SECRET, f"user_{SECRET.upper()}", f'{{"id":"{SECRET}"}}', SECRET.replace("-", "%2d")):
+        assert verdicts(detector, {"a": text}) == ("clean", "contaminated"), text
+
+
+def test_what_two_users_have_is_nobodys(detector):
+    detector.register_secret(ANN, SECRET)
+    detector.register_secret(BOB, SECRET)
+    assert detector.check_sync("eve-of-contamination", SECRET).verdict == "clean"
+
+
+def test_what_is_easy_to_guess_is_refused_without_being_shown(detector):
+    with pytest.raises(ValueError, match="64") as caught:
+        detector.register_secret(ANN, "secret-word")
+    assert "secret-word" not in str(caught.value)
+    assert secret_bits("secret-word") < 64 < secret_bits(SECRET)
+
+
+def test_secrets_have_a_bound(detector):
+    for number in range(1_000):
+        detector.register_secret(ANN, f"6f9619ff-8b86-4d01-b42d-{number:012x}")
+    with pytest.raises(isolane.BudgetExceeded) as caught:
+        detector.register_secret(ANN, "one-more-0123456789-secret")
+    assert (caught.value.scope, caught.value.limit) == ("user", 1_000)
+
+
+# -- what is no leak ---------------------------------------------------------------------------------------------------
+
+
+def test_what_a_user_brought_is_told_once(detector):
+    canary = detector.mint(ANN)
+    assert detector.note_inbound(BOB, {"pasted": canary}) == 1
+    first = detector.check_sync(BOB, canary)
+    assert (first.verdict, len(first.prior_exposures)) == ("clean", 1)
+    again = detector.check_sync(BOB, canary)
+    assert (again.verdict, again.prior_exposures) == ("clean", ())
+    assert detector.check_sync(BOB, detector.mint(ANN)).verdict == "contaminated"
+    assert detector.check_sync("eve-of-contamination", canary).verdict == "contaminated"
+    assert detector.figures()["violations"] == 2
+
+
+class Friends:
+    def __init__(self, allowed: set[tuple[str, str]]) -> None:
+        self.allowed = allowed
+
+    def allows(self, owner: str, reader: str) -> bool:
+        return (owner, reader) in self.allowed
+
+
+def test_what_is_granted_passes_to_whom_it_is_granted():
+    detector = ContaminationDetector("enforce", grants=Friends({(ANN, BOB)}))
+    canary = detector.mint(ANN)
+    report = detector.check_sync(BOB, canary)
+    assert (report.verdict, report.granted, report.withheld) == ("clean", 1, False)
+    assert detector.check_sync("eve-of-contamination", canary).withheld
+    other = ContaminationDetector("enforce", grants=Friends({(BOB, ANN)}))
+    assert other.check_sync(BOB, other.mint(ANN)).withheld, "the other way round is another grant"
+
+
+def test_grants_that_cannot_be_asked_allow_nothing():
+    class Broken:
+        def allows(self, owner: str, reader: str) -> bool:
+            raise OSError("no database")
+
+    detector = ContaminationDetector("enforce", grants=Broken())
+    assert detector.check_sync(BOB, detector.mint(ANN)).withheld
+
+
+def test_a_shared_key_is_known_in_another_process_and_the_former_one_too():
+    key, later = os.urandom(32), os.urandom(32)
+    one, two = ContaminationDetector(key=key), ContaminationDetector(key=key)
+    canary = one.mint(ANN)
+    two.mint(ANN)
+    assert verdicts(two, canary) == ("clean", "contaminated")
+    two.rotate_key(later)
+    assert verdicts(two, canary) == ("clean", "contaminated")
+    two.rotate_key()
+    assert two.check_sync(BOB, canary).verdict == "clean", "older keys are not known any more"
+    with pytest.raises(ValueError, match="32 random bytes, got 3"):
+        ContaminationDetector(key=b"abc")
+
+
+# -- what it admits ----------------------------------------------------------------------------------------------------
+
+
+def test_a_detector_that_has_seen_nothing_says_so(detector):
+    assert detector.check_sync(ANN, "some text").verdict == "inconclusive", "nothing is planted"
+    detector.mint(ANN)
+    assert detector.check_sync(ANN, []).verdict == "inconclusive", "nothing was scanned"
+    assert detector.check_sync(ANN, "some text").verdict == "clean"
+    detector.set_mode("http_out", "off")
+    assert detector.check_sync(ANN, "some text").verdict == "inconclusive", "nobody looks"
+
+
+def test_controls_that_fail_make_it_inconclusive(detector, monkeypatch):
+    detector.mint(ANN)
+    assert detector.sweep().verdict == "clean"
+
+    class Blind:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(scanner, name)
+
+        def controls(self) -> bool:
+            return False
+
+    scanner = detector.scanner
+    monkeypatch.setattr(detector, "scanner", Blind())
+    assert detector.check_sync(ANN, "some text").verdict == "inconclusive"
+    assert not detector.sweep().ok
+
+
+def test_the_bound_is_three_over_the_deliveries(detector):
+    detector.mint(ANN)
+    for _ in range(300):
+        report = detector.check_sync(ANN, "some text")
+    assert report.leak_probability_upper_bound == pytest.approx(0.01)
+    assert leak_probability(3_000_000) == pytest.approx(1e-6)
+    assert leak_probability(0) == 1.0
+    detector.check_sync(BOB, detector.mint(ANN))
+    assert detector.figures()["leak_probability_upper_bound"] > 0.01
+
+
+class Hostile:
+    @property
+    def __dict__(self) -> Any:
+        raise OSError("no")
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Any:
+        raise OSError("no such table")
+
+
+def test_what_cannot_be_looked_into_passes_where_it_is_observed_and_not_where_it_is_enforced():
+    observing, enforcing = ContaminationDetector("observe"), ContaminationDetector("enforce")
+    report = observing.check_sync(ANN, [Hostile()])
+    assert (report.verdict, report.withheld, report.error) == ("inconclusive", False, "OSError")
+    value = [Hostile()]
+    assert observing.guard(value, boundary="tool_out", context=ANN) is value
+    with pytest.raises(ResponseWithheldError) as caught:
+        enforcing.guard(value, boundary="tool_out", context=ANN)
+    assert (caught.value.boundary, caught.value.code) == ("tool_out", "response_withheld")
+    assert (observing.figures()["errors"], enforcing.figures()["errors"]) == (2, 1)
+
+
+def test_wrong_words_are_refused():
+    with pytest.raises(ValueError, match="elsewhere"):
+        ContaminationDetector({"elsewhere": "observe"})
+    with pytest.raises(ValueError, match="off, observe or enforce"):
+        ContaminationDetector({"log": "maybe"})
+    with pytest.raises(ValueError, match="boundary must be one of"):
+        ContaminationDetector().check_sync(ANN, "x", boundary="elsewhere")
+    with pytest.raises(TypeError, match="needs a user"):
+        ContaminationDetector().mint(None)
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 36, 37, 200])
+@pytest.mark.parametrize("form", [str, lambda c: "".join(f"%{ord(x):02x}" for x in c)], ids=["plain", "percent"])
+async def test_a_stream_is_stopped_where_a_canary_is_complete(size, form):
+    detector = ContaminationDetector("enforce")
+    text = f"{'before ' * 60}{form(detector.mint(ANN))} after"
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    own = detector.stream(ANN, "llm_out")
+    assert "".join(own.feed(piece) for piece in pieces) == text
+    assert own.close().coverage.observed_own == 1
+    guard, passed = detector.stream(BOB, "llm_out"), ""
+    with pytest.raises(ResponseWithheldError):
+        for piece in pieces:
+            passed += guard.feed(piece)
+    assert form(detector.mint(ANN))[:5] not in passed or len(passed) < len(text) - len(" after")
+    with pytest.raises(ResponseWithheldError):
+        guard.feed("nothing more")
+    assert detector.figures()["violations"] == 1
+
+
+async def test_async_iterators_are_read_and_passed_on():
+    async def items(*values: Any) -> Any:
+        for value in values:
+            yield value
+
+    detector = ContaminationDetector("enforce")
+    canary = detector.mint(ANN)
+    report = await detector.detect_data_contamination(BOB, items("a", canary[:20], canary[20:]))
+    assert (report.verdict, report.withheld) == ("contaminated", True)
+    report = await detector.detect_data_contamination(BOB, items({"rows": [canary]}))
+    assert report.violations[0].path == "$[rows][0]"
+    assert (await detector.detect_data_contamination(ANN, items("a", canary))).verdict == "clean"
+    passed = []
+    with pytest.raises(ResponseWithheldError):
+        async for item in detector.passing(BOB, items("one", canary, "two"), boundary="llm_out"):
+            passed.append(item)  # noqa: PERF401 - what was passed on before the error counts
+    assert passed == ["one"]
+
+
+# -- what it does then -------------------------------------------------------------------------------------------------
+
+
+def test_the_ladder_is_gone_up_whatever_a_step_comes_to():
+    class Sick:
+        def record(self, event: SecurityEvent) -> None:
+            raise isolane.security.AuditUnavailableError("isolation", "the disk is full")
+
+    told: list[Any] = []
+    quarantine = Quarantine(drain_seconds=0)
+    before = isolane.isolation_violations()["content"]
+    detector = ContaminationDetector("enforce", audit=Sick(), quarantine=quarantine, on_violation=told.append)
+    assert detector.check_sync(BOB, detector.mint(ANN)).withheld
+    assert set(quarantine.users()) == {ANN, BOB}
+    assert [report.verdict for report in told] == ["contaminated"]
+    assert detector.figures()["hook_errors"] == 1
+    assert isolane.isolation_violations()["content"] == before + 1
+
+
+def test_what_is_only_observed_puts_nobody_into_quarantine():
+    audit, quarantine = Records(), Quarantine()
+    detector = ContaminationDetector("observe", audit=audit, quarantine=quarantine)
+    assert not detector.check_sync(BOB, detector.mint(ANN)).withheld
+    (event,) = audit.events
+    assert (event.name, event.audit_class, event.user_id) == ("isolation_violation", AuditClass.ISOLATION, BOB)
+    assert quarantine.users() == {}
+
+
+async def test_a_user_in_quarantine_starts_nothing_until_released(new_user):
+    audit = Records()
+    user, other = new_user("ann"), new_user("bob")
+    quarantine = Quarantine(audit=audit, drain_seconds=0.01)
+    factory = isolane.ExecutionEngineFactory()
+    quarantine.attach(factory)
+    running = await factory.create_for_user(isolane.UserContextFactory.create_context(user))
+    assert quarantine.quarantine(user, "a test")
+    assert not quarantine.quarantine(user, "again")
+    with pytest.raises(UserQuarantinedError):
+        await factory.create_for_user(isolane.UserContextFactory.create_context(user))
+    await factory.cleanup_engine(await factory.create_for_user(isolane.UserContextFactory.create_context(other)))
+    async with asyncio.timeout(5):
+        while running.is_active() or factory.get_factory_metrics()["engines_active"]:
+            await asyncio.sleep(0.005)
+    assert quarantine.release(user, by="an operator", reason="looked into")
+    assert not quarantine.release(user, by="an operator", reason="again")
+    await factory.cleanup_engine(await factory.create_for_user(isolane.UserContextFactory.create_context(user)))
+    assert [event.name for event in audit.events] == ["user_quarantined", "user_released"]
+    assert audit.events[1].data == {"by": "an operator", "reason": "looked into"}
+
+
+def test_a_release_that_cannot_be_recorded_is_none():
+    class Sick:
+        def record(self, event: SecurityEvent) -> None:
+            raise isolane.security.AuditUnavailableError("admin", "the disk is full")
+
+    quarantine = Quarantine(audit=Sick())
+    assert quarantine.quarantine(ANN, "a test"), "that takes effect all the same"
+    with pytest.raises(isolane.security.AuditUnavailableError):
+        quarantine.release(ANN, by="an operator", reason="a test")
+    assert quarantine.is_quarantined(ANN)
+
+
+# -- isolane's own boundaries ------------------------------------------------------------------------------------------
+
+
+async def test_an_event_with_data_of_another_user_is_not_published(installed, new_context, read_plain):
+    detector = installed()
+    ctx = new_context()
+    emitter = ctx.get_websocket_emitter()
+    canary, own = detector.mint(ANN), detector.mint(ctx)
+    emitter.publish("mine", {"note": own})
+    with pytest.raises(ResponseWithheldError):
+        emitter.publish("mine", {"rows": [canary]})
+    await emitter.notify_agent_started("data")
+    with pytest.raises(ResponseWithheldError):
+        await emitter.notify_agent_error(error=ValueError(canary))
+    texts = json.dumps(read_plain(ctx.user_id, ctx.run_id))
+    assert own in texts
+    assert canary not in texts
+    boundaries = detector.figures()["boundaries"]
+    assert (boundaries["ws_out"]["foreign"], boundaries["error"]["foreign"]) == (1, 1)
+    assert boundaries["ws_out"]["own"] >= 2, "once when it was published, once when it was read"
+
+
+async def test_a_canary_that_is_cut_over_parts_of_a_text_is_found(installed, new_context):
+    detector = installed()
+    ctx = new_context()
+    emitter = ctx.get_websocket_emitter()
+    canary = detector.mint(ANN)
+    await emitter.send_custom_event("text", {"delta": canary[:20]}, message_id="m")
+    with pytest.raises(ResponseWithheldError):
+        await emitter.send_custom_event("text", {"delta": canary[20:]}, message_id="m")
+    await emitter.send_custom_event("text", {"delta": canary[20:]}, message_id="another")
+
+
+async def test_what_is_in_the_log_already_is_not_written_to_a_socket(installed, new_context):
+    ctx = new_context()
+    made = installed("off")
+    canary = made.mint(ANN)
+    ctx.get_websocket_emitter().publish("mine", {"note": canary})
+    made.set_mode("ws_out", "enforce")
+    cursor = EventCursor(ctx.user_id, framed=False)
+    cursor.subscribe(ctx.run_id)
+    assert cursor.read() == []
+    assert cursor.close_code == 4503
+    made.set_mode("ws_out", "observe")
+    other = EventCursor(ctx.user_id, framed=False)
+    other.subscribe(ctx.run_id)
+    assert canary in "".join(other.read())
+    assert made.figures()["violations"] == 2
+
+
+def test_a_cache_takes_and_gives_nothing_of_another_user(installed, new_user):
+    detector = installed({"cache_put": "enforce", "cache_get": "off"})
+    cache = isolane.TTLCache(new_user())
+    canary = detector.mint(ANN)
+    with pytest.raises(ResponseWithheldError):
+        cache["rows"] = {"note": [canary]}
+    assert "rows" not in cache
+    detector.set_mode("cache_put", "off")
+    cache["rows"] = {"note": [canary]}
+    detector.set_mode("cache_get", "enforce")
+    with pytest.raises(ResponseWithheldError):
+        cache.get("rows")
+    detector.set_mode("cache_get", "observe")
+    assert cache["rows"] == {"note": [canary]}
+    own = detector.mint(cache_owner := new_user("own"))
+    of_own = isolane.TTLCache(cache_owner)
+    of_own["a"] = own
+    assert of_own["a"] == own
+
+
+def test_a_value_that_cannot_be_looked_into_is_the_caches_to_judge(installed, new_user):
+    detector = installed({"cache_put": "observe", "cache_get": "off"})
+    cache = isolane.TTLCache(new_user())
+    cache.set("a", Hostile(), size=8)
+    detector.set_mode("cache_put", "enforce")
+    with pytest.raises(ResponseWithheldError):
+        cache.set("b", Hostile(), size=8)
+    assert detector.figures()["errors"] == 2
+
+
+def test_one_detector_is_asked_at_a_time_and_then_none(installed, new_user):
+    first, second = installed(), installed()
+    cache = isolane.TTLCache(new_user())
+    # Each has a key of its own, so the second knows nothing of the first one's canaries.
+    cache["a"] = first.mint(ANN)
+    first.uninstall()
+    with pytest.raises(ResponseWithheldError):
+        cache["b"] = second.mint(ANN)
+    second.uninstall()
+    cache["b"] = second.mint(ANN)
+
+
+async def test_the_user_is_told_that_something_was_withheld_and_not_what(installed, new_user, read_plain):
+    detector = installed()
+    canary = detector.mint(ANN)
+
+    class Leaking(isolane.BaseAgent):
+        async def execute_with_context(self, context: Any, request: Any, results: Any) -> Any:
+            if request == "event":
+                await context.get_websocket_emitter().notify_agent_thinking(canary)
+            return {"rows": [canary]}
+
+    for how in ("event", "result"):
+        ctx = isolane.UserContextFactory.create_context(new_user())
+        async with isolane.ExecutionEngineFactory().user_execution_scope(ctx) as engine:
+            await engine.execute_agent(Leaking, how)
+        messages = read_plain(ctx.user_id, ctx.run_id)
+        assert [message["type"] for message in messages] == ["agent_started", "agent_error"]
+        assert messages[1]["payload"]["code"] == "response_withheld"
+        assert canary not in json.dumps(messages)
+
+
+def test_a_detector_that_is_installed_is_collected_after_it_is_not():
+    detector = ContaminationDetector()
+    detector.install()
+    seen = weakref.ref(detector)
+    detector.uninstall()
+    del detector
+    gc.collect()
+    assert seen() is None
+
+
+# -- logs and audit ----------------------------------------------------------------------------------------------------
+
+
+def test_a_log_line_with_data_of_a_user_is_replaced():
+    detector = ContaminationDetector("enforce")
+    canary = detector.mint(ANN)
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(handler.format(record))  # type: ignore[method-assign]
+    handler.addFilter(ContaminationLogFilter(detector))
+    logger = logging.getLogger("tests.contamination")
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        logger.error("plain %d", 7)
+        logger.error("of %s", canary)
+        logger.error("of %s", canary, extra={"isolane_user": ANN})
+        try:
+            int(canary)
+        except ValueError:
+            logger.exception("failed")
+    finally:
+        logger.removeHandler(handler)
+    assert lines[0] == "plain 7"
+    assert lines[2] == f"of {canary}"
+    assert [canary in line for line in lines] == [False, False, True, False]
+    assert detector.figures()["boundaries"]["log"]["foreign"] >= 2
+
+
+def test_an_audit_record_keeps_its_event_and_loses_what_is_anothers():
+    detector = ContaminationDetector("enforce")
+    kept = Records()
+    sink = ContaminationAuditSink(detector, kept)
+    own, other = detector.mint(ANN), detector.mint(BOB)
+    for data in ({"note": own}, {"note": other}):
+        sink.record(SecurityEvent(name="sensitive_read", audit_class=AuditClass.DEBUG, user_id=ANN, data=data))
+    assert [event.data for event in kept.events] == [{"note": own}, {"withheld": True}]
+
+
+# -- what is left ------------------------------------------------------------------------------------------------------
+
+
+def test_a_user_who_is_forgotten_leaves_nothing(detector):
+    detector.mint(ANN)
+    detector.register_secret(ANN, SECRET)
+    detector.note_inbound(ANN, detector.mint(BOB))
+    detector.check_sync(ANN, detector.mint(BOB))
+    assert detector.holds(ANN)
+    detector.forget_user(ANN)
+    assert not detector.holds(ANN)
+    assert detector.check_sync(BOB, SECRET).verdict == "clean"
+
+
+def test_modes_are_words(detector):
+    assert detector.mode("log") is ScanMode.OBSERVE
+    assert detector.check_sync(ANN, "x").coverage.scan_points["log"] == "observe"
