@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod mutants;
 pub mod owner;
 mod py;
+pub mod sanitize;
 mod sync;
 
 /// The native core of isolane. Import `isolane`, not this.

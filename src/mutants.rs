@@ -142,6 +142,13 @@ mutants! {
     OwnerNotComparedAtBind: "an emitter or a permit may be bound to another user's context",
     RunOfAnotherUserAccepted: "two users may have a run of one id",
     SessionNotCompared: "two users may hold one database session",
+    // Findings in texts.
+    LuhnSkipped: "any number of an issuer's length counts as a card, whatever its check digit",
+    CardAfterDot: "the fraction of a number counts as a card",
+    KeyNamesBySubstring: "a key's name counts as secret when a word of the list is anywhere in it",
+    MaskIsNoMask: "a mask is masked again",
+    CarryTooShort: "of a text in pieces too little is held back to find what was split",
+    EventSecretsShown: "an event is published with the secrets in it",
     // Lanes and processes.
     LaneEvictedInUse: "a lane is evicted while something uses it",
     IdleLanesUnbounded: "idle lanes are never evicted",
