@@ -46,7 +46,7 @@ mod _core {
         errors::{
             BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
             InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError, RunClosed,
-            RunFenced,
+            RunFenced, SanitizeLimitError,
         },
         ids::UnifiedIDManager,
         json::to_json,
@@ -62,6 +62,7 @@ mod _core {
         process::_after_fork_in_child,
         resources::{bind_context_cache, resources_of},
         runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics},
+        sanitize::{SanitizerCore, SanitizerStream, event_findings},
         size::estimate_size,
         trampoline::AccountedCoroutine,
         verify::{IsolationFinding, audit_isolation, isolation_violations},

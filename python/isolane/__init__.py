@@ -96,6 +96,16 @@ from isolane.pools import (
     ResourcePoolManager,
     UserResourcePool,
 )
+from isolane.security import (
+    DataSanitizer,
+    FieldDecryptionError,
+    Finding,
+    Modes,
+    SanitizeBlockedError,
+    Sanitized,
+    SanitizeLimitError,
+    StreamSanitizer,
+)
 
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
@@ -113,6 +123,7 @@ __all__ = [
     "ContextIsolationError",
     "ContextPolicy",
     "ContextStateError",
+    "DataSanitizer",
     "DeliveryTimeout",
     "EngineClosedError",
     "EngineDrainingError",
@@ -128,6 +139,8 @@ __all__ = [
     "FactoryStats",
     "FailedEvent",
     "FairLimiter",
+    "FieldDecryptionError",
+    "Finding",
     "ForkedProcessError",
     "HealthMonitor",
     "HealthStatus",
@@ -145,6 +158,7 @@ __all__ = [
     "MemoryLimitExceededError",
     "MemoryLimits",
     "MemoryOptimizationManager",
+    "Modes",
     "OptimizedSemaphoreManager",
     "Permit",
     "PipelineOrderError",
@@ -159,9 +173,13 @@ __all__ = [
     "RunClosed",
     "RunExpiredError",
     "RunFenced",
+    "SanitizeBlockedError",
+    "SanitizeLimitError",
+    "Sanitized",
     "SemaphoreStats",
     "SemaphoreStatsCollector",
     "Slot",
+    "StreamSanitizer",
     "TTLCache",
     "UnifiedIDManager",
     "UnknownAgentError",

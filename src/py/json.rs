@@ -26,7 +26,7 @@ use pyo3::types::{
 };
 
 use crate::events::json;
-use crate::sanitize::{EventTexts, KeyRule, rule_of};
+use crate::sanitize::{EventTexts, KeyRule, SECRET_NUMBER, rule_of};
 
 /// Nested deeper than this is an error; it also ends cycles.
 const MAX_DEPTH: usize = 64;
@@ -148,6 +148,12 @@ fn write_text(out: &mut String, text: &str, style: Style<'_>) {
 
 fn write_int(out: &mut String, value: &Bound<'_, PyAny>, style: Style<'_>) -> PyResult<()> {
     match value.extract::<i64>() {
+        // What a secret key has is no number for others, unless it is a count.
+        Ok(number)
+            if style.texts.looks() && style.rule == KeyRule::Secret && number.unsigned_abs() >= SECRET_NUMBER =>
+        {
+            out.push('0');
+        }
         Ok(number) if (-MAX_SAFE_INTEGER..=MAX_SAFE_INTEGER).contains(&number) => {
             if number < 0 {
                 out.push('-');

@@ -44,6 +44,9 @@ pub const MAX_DEPTH: usize = 64;
 /// Most bytes of text in a value, each of its parts counted as one more.
 pub const MAX_BYTES: usize = 1 << 20;
 
+/// Under a secret key a number from here on is one: a PIN, and not a count. It becomes zero, which keeps its type.
+pub const SECRET_NUMBER: u64 = 1_000;
+
 /// A value is too large or too deep to be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitFault {

@@ -4,5 +4,31 @@ from __future__ import annotations
 
 from isolane.security.errors import AuditUnavailableError
 from isolane.security.events import AuditClass, AuditSink, SecurityEvent, Severity
+from isolane.security.sanitizer import (
+    DataSanitizer,
+    FieldDecryptionError,
+    Finding,
+    Modes,
+    References,
+    SanitizeBlockedError,
+    Sanitized,
+    SanitizeLimitError,
+    StreamSanitizer,
+)
 
-__all__ = ["AuditClass", "AuditSink", "AuditUnavailableError", "SecurityEvent", "Severity"]
+__all__ = [
+    "AuditClass",
+    "AuditSink",
+    "AuditUnavailableError",
+    "DataSanitizer",
+    "FieldDecryptionError",
+    "Finding",
+    "Modes",
+    "References",
+    "SanitizeBlockedError",
+    "SanitizeLimitError",
+    "Sanitized",
+    "SecurityEvent",
+    "Severity",
+    "StreamSanitizer",
+]
