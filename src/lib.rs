@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod mutants;
 pub mod owner;
 mod py;
+pub mod sanitize;
 mod sync;
 
 /// The native core of isolane. Import `isolane`, not this.
@@ -46,7 +47,7 @@ mod _core {
         errors::{
             BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
             InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError, RunClosed,
-            RunFenced,
+            RunFenced, SanitizeLimitError,
         },
         ids::UnifiedIDManager,
         isolation::{
@@ -70,6 +71,7 @@ mod _core {
         process::_after_fork_in_child,
         resources::{bind_context_cache, resources_of},
         runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics},
+        sanitize::{SanitizerCore, SanitizerStream, event_findings},
         size::estimate_size,
         trampoline::AccountedCoroutine,
         verify::{IsolationFinding, audit_isolation, isolation_violations},

@@ -152,6 +152,13 @@ mutants! {
     StreamForgetsEnd: "what a stream cuts in two is not seen",
     KeysNotScanned: "the keys of dictionaries are not looked at",
     SightingNotTold: "what a boundary of the process sees is told to nobody",
+    // Findings in texts.
+    LuhnSkipped: "any number of an issuer's length counts as a card, whatever its check digit",
+    CardAfterDot: "the fraction of a number counts as a card",
+    KeyNamesBySubstring: "a key's name counts as secret when a word of the list is anywhere in it",
+    MaskIsNoMask: "a mask is masked again",
+    CarryTooShort: "of a text in pieces too little is held back to find what was split",
+    EventSecretsShown: "an event is published with the secrets in it",
     // Lanes and processes.
     LaneEvictedInUse: "a lane is evicted while something uses it",
     IdleLanesUnbounded: "idle lanes are never evicted",

@@ -1713,7 +1713,8 @@ impl PyContext {
         self.check_not_ended(py)?;
         let emitter = self.emitter.get_or_make(|| {
             let writer = self.open_stream(py)?;
-            Py::new(py, UserWebSocketEmitter::for_context(self, writer))
+            let mask = self.request(py)?.get().event_mask();
+            Py::new(py, UserWebSocketEmitter::for_context(self, writer, mask))
         })?;
         Ok(emitter.bind(py).clone())
     }

@@ -102,6 +102,8 @@ exceptions! {
     MemoryLimitExceededError(PyRuntimeError) {
         limit: String = "user".to_owned(), retry_after: u32 = 5, used: usize = 0, allowed: usize = 0,
     }
+    /// A value is too large, or nested too deep, to be looked through for secrets. Field: `limit` (`bytes` or `depth`).
+    SanitizeLimitError(PyValueError) { limit: String = "bytes".to_owned() }
     /// The object was made before a fork and belongs to the parent process.
     ForkedProcessError(PyRuntimeError) {}
 }

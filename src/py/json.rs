@@ -26,6 +26,7 @@ use pyo3::types::{
 };
 
 use crate::events::json;
+use crate::sanitize::{EventTexts, KeyRule, SECRET_NUMBER, rule_of};
 
 /// Nested deeper than this is an error; it also ends cycles.
 const MAX_DEPTH: usize = 64;
@@ -64,10 +65,55 @@ impl From<PyErr> for Fault {
     }
 }
 
-/// Appends `value` as JSON. An error names the path from `name`.
-pub(crate) fn write(out: &mut String, value: &Bound<'_, PyAny>, name: &str) -> Result<(), String> {
+/// How texts are written: as they are, or without what must not be shown; and what the name of their key says about them.
+#[derive(Clone, Copy)]
+struct Style<'a> {
+    texts: &'a EventTexts<'a>,
+    rule: KeyRule,
+}
+
+impl Style<'_> {
+    /// For what is written under a key.
+    #[inline]
+    fn under(self, key: &Bound<'_, PyAny>) -> Self {
+        if !self.texts.looks() {
+            return self;
+        }
+        let rule = key
+            .cast::<PyString>()
+            .ok()
+            .and_then(|key| key.to_str().ok())
+            .map_or(KeyRule::Plain, rule_of);
+        // Within what is secret as a whole, what looks random is.
+        let within = if self.rule == KeyRule::Plain {
+            KeyRule::Plain
+        } else {
+            KeyRule::Suspect
+        };
+        Self {
+            rule: rule.max(within),
+            ..self
+        }
+    }
+
+    fn plain(self) -> Self {
+        Self {
+            rule: KeyRule::Plain,
+            ..self
+        }
+    }
+}
+
+/// Appends `value` as JSON. An error names the path from `name`, which is the name of its key.
+pub(crate) fn write(
+    out: &mut String,
+    value: &Bound<'_, PyAny>,
+    name: &str,
+    texts: &EventTexts<'_>,
+) -> Result<(), String> {
+    let rule = if texts.looks() { rule_of(name) } else { KeyRule::Plain };
     let before = out.len();
-    write_value(out, value, 0).map_err(|fault| {
+    write_value(out, value, 0, Style { texts, rule }).map_err(|fault| {
         out.truncate(before);
         let path: String = std::iter::once(name.to_owned())
             .chain(fault.path.into_iter().rev())
@@ -76,9 +122,9 @@ pub(crate) fn write(out: &mut String, value: &Bound<'_, PyAny>, name: &str) -> R
     })
 }
 
-fn write_str(out: &mut String, value: &Bound<'_, PyString>) {
+fn write_str(out: &mut String, value: &Bound<'_, PyString>, style: Style<'_>) {
     if let Ok(text) = value.to_str() {
-        json::string(out, text);
+        write_text(out, text, style);
         return;
     }
     // A lone surrogate: through UTF-16, so that each becomes one replacement character.
@@ -89,11 +135,25 @@ fn write_str(out: &mut String, value: &Bound<'_, PyString>) {
         .chunks_exact(2)
         .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
         .collect();
-    json::string(out, &String::from_utf16_lossy(&units));
+    write_text(out, &String::from_utf16_lossy(&units), style);
 }
 
-fn write_int(out: &mut String, value: &Bound<'_, PyAny>) -> PyResult<()> {
+fn write_text(out: &mut String, text: &str, style: Style<'_>) {
+    if style.texts.looks() {
+        json::string(out, &style.texts.shown(text, style.rule));
+    } else {
+        json::string(out, text);
+    }
+}
+
+fn write_int(out: &mut String, value: &Bound<'_, PyAny>, style: Style<'_>) -> PyResult<()> {
     match value.extract::<i64>() {
+        // What a secret key has is no number for others, unless it is a count.
+        Ok(number)
+            if style.texts.looks() && style.rule == KeyRule::Secret && number.unsigned_abs() >= SECRET_NUMBER =>
+        {
+            out.push('0');
+        }
         Ok(number) if (-MAX_SAFE_INTEGER..=MAX_SAFE_INTEGER).contains(&number) => {
             if number < 0 {
                 out.push('-');
@@ -106,24 +166,24 @@ fn write_int(out: &mut String, value: &Bound<'_, PyAny>) -> PyResult<()> {
             let repr = INT.get_or_try_init(value.py(), || {
                 value.py().get_type::<PyInt>().getattr("__repr__").map(Bound::unbind)
             })?;
-            write_str(out, repr.bind(value.py()).call1((value,))?.cast::<PyString>()?);
+            write_str(out, repr.bind(value.py()).call1((value,))?.cast::<PyString>()?, style);
         }
     }
     Ok(())
 }
 
-fn write_value(out: &mut String, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
+fn write_value(out: &mut String, value: &Bound<'_, PyAny>, depth: usize, style: Style<'_>) -> Result<(), Fault> {
     if depth > MAX_DEPTH {
         return Err(Fault::new(format!(
             "it is nested deeper than {MAX_DEPTH} levels, or contains itself"
         )));
     }
     if let Ok(text) = value.cast_exact::<PyString>() {
-        write_str(out, text);
+        write_str(out, text, style);
     } else if let Ok(dict) = value.cast_exact::<PyDict>() {
-        write_dict(out, dict, depth)?;
+        write_dict(out, dict, depth, style)?;
     } else if value.cast_exact::<PyInt>().is_ok() {
-        write_int(out, value)?;
+        write_int(out, value, style)?;
     } else if let Ok(number) = value.cast_exact::<PyFloat>() {
         json::float(out, number.value());
     } else if value.is_none() {
@@ -131,11 +191,11 @@ fn write_value(out: &mut String, value: &Bound<'_, PyAny>, depth: usize) -> Resu
     } else if let Ok(truth) = value.cast_exact::<PyBool>() {
         out.push_str(if truth.is_true() { "true" } else { "false" });
     } else if let Ok(list) = value.cast_exact::<PyList>() {
-        write_items(out, list.iter(), depth)?;
+        write_items(out, list.iter(), depth, style)?;
     } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
-        write_items(out, tuple.iter(), depth)?;
+        write_items(out, tuple.iter(), depth, style)?;
     } else {
-        write_other(out, value, depth)?;
+        write_other(out, value, depth, style)?;
     }
     Ok(())
 }
@@ -144,21 +204,22 @@ fn write_items<'py>(
     out: &mut String,
     items: impl Iterator<Item = Bound<'py, PyAny>>,
     depth: usize,
+    style: Style<'_>,
 ) -> Result<(), Fault> {
     out.push('[');
     for (at, item) in items.enumerate() {
         if at > 0 {
             out.push(',');
         }
-        write_value(out, &item, depth + 1).map_err(|fault| fault.within(|| format!("[{at}]")))?;
+        write_value(out, &item, depth + 1, style).map_err(|fault| fault.within(|| format!("[{at}]")))?;
     }
     out.push(']');
     Ok(())
 }
 
-fn write_dict(out: &mut String, dict: &Bound<'_, PyDict>, depth: usize) -> Result<(), Fault> {
+fn write_dict(out: &mut String, dict: &Bound<'_, PyDict>, depth: usize, style: Style<'_>) -> Result<(), Fault> {
     out.push('{');
-    write_members(out, dict, depth)?;
+    write_members(out, dict, depth, style)?;
     out.push('}');
     Ok(())
 }
@@ -198,12 +259,12 @@ fn each_entry<'py, E>(
 const CHANGED: &str = "the dictionary changed while it was written; pass a copy of it";
 
 /// Appends the members of `dict` to an object that is open.
-fn write_members(out: &mut String, dict: &Bound<'_, PyDict>, depth: usize) -> Result<(), Fault> {
+fn write_members(out: &mut String, dict: &Bound<'_, PyDict>, depth: usize, style: Style<'_>) -> Result<(), Fault> {
     each_entry(dict, |key, value| {
         json::comma(out);
-        write_key(out, key)?;
+        write_key(out, key, style.plain())?;
         out.push(':');
-        write_value(out, value, depth + 1).map_err(|fault| {
+        write_value(out, value, depth + 1, style.under(key)).map_err(|fault| {
             fault.within(|| match key.cast::<PyString>() {
                 Ok(text) => format!(".{}", crate::ids::cut(&text.to_string_lossy(), 60)),
                 Err(_) => "[…]".to_owned(),
@@ -217,21 +278,32 @@ fn write_members(out: &mut String, dict: &Bound<'_, PyDict>, depth: usize) -> Re
 }
 
 /// Appends members of `dict` to an open object, apart from those in `except`.
-pub(crate) fn write_members_except(out: &mut String, dict: &Bound<'_, PyDict>, except: &[&str]) -> Result<(), String> {
+pub(crate) fn write_members_except(
+    out: &mut String,
+    dict: &Bound<'_, PyDict>,
+    except: &[&str],
+    texts: &EventTexts<'_>,
+) -> Result<(), String> {
+    let style = Style {
+        texts,
+        rule: KeyRule::Plain,
+    };
     each_entry(dict, |key, value| {
         if let Ok(name) = key.cast::<PyString>()
             && let Ok(name) = name.to_str()
         {
             if !except.contains(&name) {
-                json::key(out, name);
-                write(out, value, name)?;
+                json::comma(out);
+                write_text(out, name, style);
+                out.push(':');
+                write(out, value, name, texts)?;
             }
             return Ok(());
         }
         json::comma(out);
-        write_key(out, key).map_err(|fault| format!("a key is not JSON-able: {}", fault.what))?;
+        write_key(out, key, style).map_err(|fault| format!("a key is not JSON-able: {}", fault.what))?;
         out.push(':');
-        write(out, value, "[…]")
+        write(out, value, "[…]", texts)
     })
     .map_err(|fault| match fault {
         EntryFault::Changed => format!("payload is not JSON-able: {CHANGED}"),
@@ -239,16 +311,16 @@ pub(crate) fn write_members_except(out: &mut String, dict: &Bound<'_, PyDict>, e
     })
 }
 
-fn write_key(out: &mut String, key: &Bound<'_, PyAny>) -> Result<(), Fault> {
+fn write_key(out: &mut String, key: &Bound<'_, PyAny>, style: Style<'_>) -> Result<(), Fault> {
     if let Ok(text) = key.cast_exact::<PyString>() {
-        write_str(out, text);
+        write_str(out, text, style);
         return Ok(());
     }
     if let Some(inner) = enum_value(key)? {
-        return write_key(out, &inner);
+        return write_key(out, &inner, style);
     }
     if let Ok(text) = key.cast::<PyString>() {
-        write_str(out, text);
+        write_str(out, text, style);
         return Ok(());
     }
     if key.is_none()
@@ -257,7 +329,7 @@ fn write_key(out: &mut String, key: &Bound<'_, PyAny>) -> Result<(), Fault> {
         || key.is_instance_of::<PyFloat>()
     {
         let mut inner = String::new();
-        write_value(&mut inner, key, 0)?;
+        write_value(&mut inner, key, 0, style)?;
         // A number that was written as a string keeps its quotes.
         if inner.starts_with('"') {
             out.push_str(&inner);
@@ -306,27 +378,27 @@ fn enum_value<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAn
     }
 }
 
-fn write_text_of(out: &mut String, text: &Bound<'_, PyAny>) -> PyResult<()> {
-    write_str(out, text.cast::<PyString>()?);
+fn write_text_of(out: &mut String, text: &Bound<'_, PyAny>, style: Style<'_>) -> PyResult<()> {
+    write_str(out, text.cast::<PyString>()?, style);
     Ok(())
 }
 
 /// What is not of a JSON type itself.
-fn write_other(out: &mut String, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
+fn write_other(out: &mut String, value: &Bound<'_, PyAny>, depth: usize, style: Style<'_>) -> Result<(), Fault> {
     static DECIMAL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static UUID: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static PATH: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = value.py();
     // Before the base types: an enum may be a str or an int as well.
     if let Some(inner) = enum_value(value)? {
-        return write_value(out, &inner, depth + 1);
+        return write_value(out, &inner, depth + 1, style);
     }
     if let Ok(text) = value.cast::<PyString>() {
-        write_str(out, text);
+        write_str(out, text, style);
     } else if let Ok(dict) = value.cast::<PyDict>() {
-        write_dict(out, dict, depth)?;
+        write_dict(out, dict, depth, style)?;
     } else if value.is_instance_of::<PyInt>() {
-        write_int(out, value)?;
+        write_int(out, value, style)?;
     } else if let Ok(number) = value.cast::<PyFloat>() {
         json::float(out, number.value());
     } else if value.is_instance_of::<PyList>()
@@ -335,26 +407,26 @@ fn write_other(out: &mut String, value: &Bound<'_, PyAny>, depth: usize) -> Resu
         || value.is_instance_of::<PyFrozenSet>()
     {
         let items: Vec<_> = value.try_iter()?.collect::<PyResult<_>>()?;
-        write_items(out, items.into_iter(), depth)?;
+        write_items(out, items.into_iter(), depth, style)?;
     } else if value.is_instance_of::<PyDate>() || value.is_instance_of::<PyTime>() {
         // A datetime is a date.
-        write_text_of(out, &value.call_method0(intern!(py, "isoformat"))?)?;
+        write_text_of(out, &value.call_method0(intern!(py, "isoformat"))?, style)?;
     } else if is_a(value, &DECIMAL, "decimal", "Decimal")?
         || is_a(value, &UUID, "uuid", "UUID")?
         || is_a(value, &PATH, "pathlib", "PurePath")?
     {
-        write_text_of(out, value.str()?.as_any())?;
+        write_text_of(out, value.str()?.as_any(), style)?;
     } else if value.is_instance_of::<PyBaseException>() {
-        json::string(out, &exception_text(value));
+        write_text(out, &exception_text(value), style);
     } else if value.is_instance_of::<PyType>() {
         return Err(Fault::new("a class has no JSON form; send its name"));
     } else if value.hasattr(intern!(py, "__dataclass_fields__"))? {
-        write_dataclass(out, value, depth)?;
+        write_dataclass(out, value, depth, style)?;
     } else if value.hasattr(intern!(py, "model_dump"))? {
         let options = PyDict::new(py);
         options.set_item("mode", "json")?;
         let dumped = value.call_method(intern!(py, "model_dump"), (), Some(&options))?;
-        write_value(out, &dumped, depth + 1)?;
+        write_value(out, &dumped, depth + 1, style)?;
     } else {
         return Err(Fault::new(format!(
             "type {} has no JSON form; send a dict, a list, a string or a number made from it",
@@ -364,7 +436,7 @@ fn write_other(out: &mut String, value: &Bound<'_, PyAny>, depth: usize) -> Resu
     Ok(())
 }
 
-fn write_dataclass(out: &mut String, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Fault> {
+fn write_dataclass(out: &mut String, value: &Bound<'_, PyAny>, depth: usize, style: Style<'_>) -> Result<(), Fault> {
     let fields = value.getattr(intern!(value.py(), "__dataclass_fields__"))?;
     let fields = fields
         .cast::<PyDict>()
@@ -377,9 +449,10 @@ fn write_dataclass(out: &mut String, value: &Bound<'_, PyAny>, depth: usize) -> 
         // Class variables are among the fields; those without a value of the instance are left out.
         let Ok(inner) = value.getattr(&name) else { continue };
         json::comma(out);
-        write_str(out, &name);
+        write_str(out, &name, style.plain());
         out.push(':');
-        write_value(out, &inner, depth + 1).map_err(|fault| fault.within(|| format!(".{}", name.to_string_lossy())))?;
+        write_value(out, &inner, depth + 1, style.under(name.as_any()))
+            .map_err(|fault| fault.within(|| format!(".{}", name.to_string_lossy())))?;
     }
     out.push('}');
     Ok(())
@@ -401,6 +474,6 @@ pub(crate) fn exception_text(error: &Bound<'_, PyAny>) -> String {
 #[pyfunction]
 pub(crate) fn to_json(value: &Bound<'_, PyAny>) -> PyResult<String> {
     let mut out = String::new();
-    write(&mut out, value, "value").map_err(PyValueError::new_err)?;
+    write(&mut out, value, "value", &EventTexts::plain()).map_err(PyValueError::new_err)?;
     Ok(out)
 }

@@ -26,6 +26,7 @@ pub(crate) mod process;
 pub(crate) mod request;
 pub(crate) mod resources;
 pub(crate) mod runs;
+pub(crate) mod sanitize;
 pub(crate) mod size;
 pub(crate) mod source_lines;
 pub(crate) mod stored;

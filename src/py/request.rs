@@ -13,6 +13,7 @@ use super::cache::TtlCache;
 use crate::clock::Micros;
 use crate::events::{LogBounds, StreamWriter};
 use crate::mutants::mutant;
+use crate::sanitize::EventMask;
 
 /// Most callbacks of one context: a loop that registers for ever is a leak, not a use.
 const MAX_CALLBACKS: usize = 1_000;
@@ -224,6 +225,7 @@ struct Family {
     session: Option<Py<PyAny>>,
     writer: Option<StreamWriter>,
     bounds: LogBounds,
+    mask: EventMask,
     /// Tasks that were started through any of the contexts and have not ended.
     tasks: Option<Py<PySet>>,
     /// Whether the root context was cleaned up.
@@ -286,9 +288,14 @@ impl RequestBindings {
         lock(&self.family).ended
     }
 
-    /// Sets the bounds of the event stream, for when it is opened.
-    pub(crate) fn set_bounds(&self, bounds: LogBounds) {
-        lock(&self.family).bounds = bounds;
+    /// Sets the bounds of the event stream, for when it is opened, and what is masked in its events.
+    pub(crate) fn set_bounds(&self, bounds: LogBounds, mask: EventMask) {
+        let mut family = lock(&self.family);
+        (family.bounds, family.mask) = (bounds, mask);
+    }
+
+    pub(crate) fn event_mask(&self) -> EventMask {
+        lock(&self.family).mask
     }
 
     pub(crate) fn bounds(&self) -> LogBounds {

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from isolane._core import (
     ContextIsolationError,
@@ -37,6 +37,8 @@ class WebSocketConfig:
         retention_seconds: how long an ended log stays readable.
         progress_ttl_seconds: how long a progress event is worth sending.
         max_connections: sockets of one user; one more replaces the one that acknowledged least recently.
+        sanitize: what is masked in events when they are published: ``secrets``, ``all`` (what is personal as well) or
+            ``off``.
     """
 
     max_events_per_user: int = 1000
@@ -46,6 +48,7 @@ class WebSocketConfig:
     retention_seconds: float = 300.0
     progress_ttl_seconds: float = 30.0
     max_connections: int = 3
+    sanitize: Literal["secrets", "all", "off"] = "secrets"
 
     def bounds(self) -> dict[str, Any]:
         """Return the bounds as the core takes them."""
@@ -56,6 +59,7 @@ class WebSocketConfig:
             "max_event_bytes": self.max_event_bytes,
             "retention": self.retention_seconds,
             "progress_ttl": self.progress_ttl_seconds,
+            "sanitize": self.sanitize,
         }
 
 

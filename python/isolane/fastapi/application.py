@@ -116,6 +116,7 @@ class Isolane:
                 retention_seconds=settings.retention_seconds,
                 progress_ttl_seconds=settings.websocket_event_timeout,
                 max_connections=settings.max_connections_per_user,
+                sanitize=settings.sanitize_events,
             )
         )
         self.lag = LoopLagMonitor()

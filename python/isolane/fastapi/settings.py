@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     AliasChoices,
@@ -63,6 +63,9 @@ class IsolaneSettings(BaseSettings):
     max_connections_per_user: int = _own("MAX_CONNECTIONS_PER_USER", 3, ge=1, description="sockets of one user")
     retention_seconds: float = _own("RETENTION_SECONDS", 300.0, ge=0, description="how long an ended log is readable")
     max_event_bytes: int = _own("MAX_EVENT_BYTES", 65536, ge=256, description="payload of one event")
+    sanitize_events: Literal["secrets", "all", "off"] = _own(
+        "SANITIZE_EVENTS", "secrets", description="what is masked in events when they are published"
+    )
     websocket_max_events_per_user: int = _named(
         "WEBSOCKET_MAX_EVENTS_PER_USER", 1000, ge=1, description="events of one run before the oldest are folded"
     )
@@ -192,7 +195,7 @@ class IsolaneSettings(BaseSettings):
         annotation = type(self).model_fields[name].annotation
         if annotation is bool:
             return text.strip().lower() in {"1", "true", "yes", "on", "t", "y"}
-        return annotation(text) if callable(annotation) else text
+        return annotation(text) if isinstance(annotation, type) else text
 
 
 OTHER_VARIABLES = frozenset({"ISOLANE_MUTANT", "ISOLANE_VECTORS", "ISOLANE_SCREENSHOTS", "ISOLANE_REQUIRE_ALL"})

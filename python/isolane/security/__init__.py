@@ -7,6 +7,17 @@ from isolane.security.errors import AuditUnavailableError, ResponseWithheldError
 from isolane.security.events import AuditClass, AuditSink, SecurityEvent, Severity
 from isolane.security.findings import ContaminationReport, ContaminationViolation, ScanCoverage, ScanMode
 from isolane.security.quarantine import Quarantine
+from isolane.security.sanitizer import (
+    DataSanitizer,
+    FieldDecryptionError,
+    Finding,
+    Modes,
+    References,
+    SanitizeBlockedError,
+    Sanitized,
+    SanitizeLimitError,
+    StreamSanitizer,
+)
 from isolane.security.scanpoints import ContaminationAuditSink, ContaminationLogFilter
 from isolane.security.streams import StreamGuard
 
@@ -19,12 +30,21 @@ __all__ = [
     "ContaminationLogFilter",
     "ContaminationReport",
     "ContaminationViolation",
+    "DataSanitizer",
+    "FieldDecryptionError",
+    "Finding",
+    "Modes",
     "Quarantine",
+    "References",
     "ResponseWithheldError",
+    "SanitizeBlockedError",
+    "SanitizeLimitError",
+    "Sanitized",
     "ScanCoverage",
     "ScanMode",
     "SecurityEvent",
     "Severity",
     "StreamGuard",
+    "StreamSanitizer",
     "UserQuarantinedError",
 ]

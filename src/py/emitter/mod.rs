@@ -20,7 +20,7 @@ use self::arguments::{
     COMPLETED, Call, ERROR, Method, STARTED, THINKING, TOOL_COMPLETED, TOOL_EXECUTING, checked_name, name_of,
 };
 use self::figures::Accepted;
-use self::payload::{Built, Payload, error_text, joined};
+use self::payload::{Built, MAX_ERROR_TEXT, Payload, error_text, joined};
 use super::awaitable::ReadyAwaitable;
 use super::context::PyContext;
 use super::errors::{InvalidEvent, to_python};
@@ -38,6 +38,7 @@ use crate::ids::{self, RequestId, RunId, ThreadId};
 use crate::isolation::Boundary;
 use crate::lanes::LaneHandle;
 use crate::metrics::Counter;
+use crate::sanitize::{EventMask, EventTexts, KeyRule};
 
 pub(crate) use self::delivery::DeliveryAwaitable;
 pub(crate) use self::failures::FailedEvent;
@@ -83,6 +84,7 @@ pub(crate) struct UserWebSocketEmitter {
     lane: LaneHandle,
     connection_id: Option<String>,
     target: Target,
+    mask: EventMask,
     stamp: Stamp,
     closed: AtomicBool,
     published: Counter,
@@ -159,14 +161,14 @@ impl UserWebSocketEmitter {
         method: &Method,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
-        build: impl for<'call> FnOnce(Payload<'py>, &'call Call<'py>, Option<&str>) -> PyResult<Built<'py, 'call>>,
+        build: impl for<'call> FnOnce(Payload<'py, 'call>, &'call Call<'py>, Option<&str>) -> PyResult<Built<'py, 'call>>,
     ) -> PyResult<ReadyAwaitable> {
         let py = args.py();
         let event = || (Cow::Borrowed(method.event_type()), None);
         self.counting(event, || {
             let call = method.bind(args, kwargs)?;
             let (agent, run) = (call.text(&["agent_name", "agent_type"])?, call.text(&["run_id"])?);
-            let event = build(Payload::new(py), &call, agent.as_deref())?;
+            let event = build(Payload::new(py, self.texts()), &call, agent.as_deref())?;
             let draft = Draft {
                 kind: (method.kind)(&event.tool),
                 agent: agent.as_deref(),
@@ -180,11 +182,12 @@ impl UserWebSocketEmitter {
         })
     }
 
-    fn make(lane: LaneHandle, connection_id: Option<String>, target: Target) -> Self {
+    fn make(lane: LaneHandle, connection_id: Option<String>, target: Target, mask: EventMask) -> Self {
         Self {
             lane,
             connection_id,
             target,
+            mask,
             stamp: Stamp::now(),
             closed: AtomicBool::new(false),
             published: Counter::default(),
@@ -194,11 +197,16 @@ impl UserWebSocketEmitter {
     }
 
     /// The emitter of a context, which does not end the stream.
-    pub(crate) fn for_context(context: &PyContext, writer: StreamWriter) -> Self {
-        Self::bound(context, writer, false)
+    pub(crate) fn for_context(context: &PyContext, writer: StreamWriter, mask: EventMask) -> Self {
+        Self::bound(context, writer, false, mask)
     }
 
-    fn bound(context: &PyContext, writer: StreamWriter, owns_stream: bool) -> Self {
+    /// What is done with the texts of its events.
+    fn texts(&self) -> EventTexts<'_> {
+        EventTexts::new(self.mask, self.lane.user().as_str())
+    }
+
+    fn bound(context: &PyContext, writer: StreamWriter, owns_stream: bool, mask: EventMask) -> Self {
         let identity = context.core().identity();
         let scope = SpanScope {
             request: identity.request.clone(),
@@ -211,7 +219,7 @@ impl UserWebSocketEmitter {
             owns_stream,
             context: context.core().clone(),
         };
-        Self::make(context.core().lane().clone(), None, target)
+        Self::make(context.core().lane().clone(), None, target, mask)
     }
 
     /// The stream and scope of a run of an emitter that serves its whole user.
@@ -539,7 +547,9 @@ impl UserWebSocketEmitter {
         self.notify(&ERROR, args, kwargs, |payload, call, _| {
             let error = call.get(&["error"]).ok_or_else(|| ERROR.wrong("it needs the error"))?;
             let (text, kind) = error_text(error)?;
-            let mut payload = payload.text("status", "error").text("error_message", &text);
+            let text = payload.shown(&text);
+            let text = ids::cut(&text, MAX_ERROR_TEXT);
+            let mut payload = payload.text("status", "error").text("error_message", text);
             if let Some(kind) = kind {
                 payload = payload.text("error_type", &kind);
             }
@@ -548,7 +558,7 @@ impl UserWebSocketEmitter {
             Ok(Built {
                 payload,
                 tool: Cow::Borrowed(""),
-                message: Some(ids::cut(&text, 200).to_owned()),
+                message: Some(ids::cut(text, 200).to_owned()),
             })
         })
     }
@@ -645,17 +655,19 @@ impl UserWebSocketEmitter {
                 .map(|agent| checked_name(py, agent, "agent_name"))
                 .transpose()?;
             let mut extra = extra(py, priority, key, message_id, event_id)?;
+            let texts = self.texts();
+            let message = message.map(|message| texts.shown(message, KeyRule::Plain));
             let payload = if let Some(text) = message_id {
-                let (part, at) = Payload::new(py).delta(payload, text)?;
+                let (part, at) = Payload::new(py, texts).delta(payload, text)?;
                 extra.delta = Some(Delta { message: text, at });
                 part.members(payload, &["message_id", "delta"])?
             } else {
-                Payload::new(py).members(payload, &[])?
+                Payload::new(py, texts).members(payload, &[])?
             };
             let draft = Draft {
                 kind: EventKind::Custom(&name),
                 agent: agent_name,
-                message,
+                message: message.as_deref(),
                 payload: &payload.out,
                 timed: false,
                 extra,

@@ -1,6 +1,6 @@
 //! What the factories call: emitters are made, streams ended and listed.
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -13,6 +13,7 @@ use crate::clock::{Clock, micros, seconds};
 use crate::context::Identity;
 use crate::events::{EventError, LogBounds, Outcome};
 use crate::ids::ThreadId;
+use crate::sanitize::EventMask;
 
 fn bounds(
     max_events: usize,
@@ -33,11 +34,18 @@ fn bounds(
     }
 }
 
+fn event_mask(name: &str) -> PyResult<EventMask> {
+    EventMask::ALL
+        .into_iter()
+        .find(|mask| mask.name() == name)
+        .ok_or_else(|| PyValueError::new_err("sanitize must be secrets, all or off"))
+}
+
 /// Makes the emitter of a context's run, and opens its stream. Used by the factories.
 #[pyfunction]
 #[pyo3(signature = (
     ctx, *, max_events = 1000, max_run_bytes = 1 << 20, max_user_bytes = 4 << 20, max_event_bytes = 65536, retention = 300.0,
-    progress_ttl = 30.0,
+    progress_ttl = 30.0, sanitize = "secrets",
 ))]
 pub(crate) fn emitter_for_context(
     ctx: &Bound<'_, PyContext>,
@@ -47,6 +55,7 @@ pub(crate) fn emitter_for_context(
     max_event_bytes: usize,
     retention: f64,
     progress_ttl: f64,
+    sanitize: &str,
 ) -> PyResult<UserWebSocketEmitter> {
     let (py, context) = (ctx.py(), ctx.get());
     context.stamp().check(py)?;
@@ -58,20 +67,18 @@ pub(crate) fn emitter_for_context(
         retention,
         progress_ttl,
     );
-    context.request(py)?.get().set_bounds(bounds);
+    let mask = event_mask(sanitize)?;
+    context.request(py)?.get().set_bounds(bounds, mask);
     let writer = context.open_stream(py)?;
-    Ok(UserWebSocketEmitter::bound(
-        context,
-        writer,
-        context.core().lineage().path().len() == 1,
-    ))
+    let owns_stream = context.core().lineage().path().len() == 1;
+    Ok(UserWebSocketEmitter::bound(context, writer, owns_stream, mask))
 }
 
 /// Sets the bounds of a context's event stream, for when it is opened. Used by the factories.
 #[pyfunction]
 #[pyo3(signature = (
     ctx, *, max_events = 1000, max_run_bytes = 1 << 20, max_user_bytes = 4 << 20, max_event_bytes = 65536, retention = 300.0,
-    progress_ttl = 30.0,
+    progress_ttl = 30.0, sanitize = "secrets",
 ))]
 pub(crate) fn bind_event_bounds(
     ctx: &Bound<'_, PyContext>,
@@ -81,6 +88,7 @@ pub(crate) fn bind_event_bounds(
     max_event_bytes: usize,
     retention: f64,
     progress_ttl: f64,
+    sanitize: &str,
 ) -> PyResult<()> {
     let bounds = bounds(
         max_events,
@@ -90,7 +98,8 @@ pub(crate) fn bind_event_bounds(
         retention,
         progress_ttl,
     );
-    ctx.get().request(ctx.py())?.get().set_bounds(bounds);
+    let mask = event_mask(sanitize)?;
+    ctx.get().request(ctx.py())?.get().set_bounds(bounds, mask);
     Ok(())
 }
 
@@ -99,7 +108,7 @@ pub(crate) fn bind_event_bounds(
 #[pyo3(signature = (
     user_id, thread_id, connection_id = None, *, max_events = 1000, max_run_bytes = 1 << 20, max_user_bytes = 4 << 20,
     max_event_bytes = 65536, retention = 300.0,
-    progress_ttl = 30.0,
+    progress_ttl = 30.0, sanitize = "secrets",
 ))]
 pub(crate) fn emitter_for_user(
     py: Python<'_>,
@@ -112,6 +121,7 @@ pub(crate) fn emitter_for_user(
     max_event_bytes: usize,
     retention: f64,
     progress_ttl: f64,
+    sanitize: &str,
 ) -> PyResult<UserWebSocketEmitter> {
     let lane = lane_of(py, user_id)?;
     with_placeholders(|policy| Identity::check("thread_id", thread_id, policy))
@@ -133,6 +143,7 @@ pub(crate) fn emitter_for_user(
             bounds,
             runs: std::sync::Mutex::default(),
         },
+        event_mask(sanitize)?,
     ))
 }
 

@@ -12,9 +12,10 @@ use super::super::errors::InvalidEvent;
 use super::super::json::{exception_text, write, write_members_except};
 use crate::events::json;
 use crate::ids;
+use crate::sanitize::{EventTexts, KeyRule};
 
-/// Most characters of an error's text.
-const MAX_ERROR_TEXT: usize = 4_000;
+/// Most characters of an error's text: the end of an execution must fit into the log whatever was raised.
+pub(super) const MAX_ERROR_TEXT: usize = 4_000;
 
 thread_local! {
     /// The text of the last payload, emptied: most payloads need as much room as the one before.
@@ -25,12 +26,13 @@ thread_local! {
 const KEPT_SPARE: usize = 16 * 1024;
 
 /// Builds the payload: an object that stays open.
-pub(super) struct Payload<'py> {
+pub(super) struct Payload<'py, 'e> {
     py: Python<'py>,
+    texts: EventTexts<'e>,
     pub(super) out: String,
 }
 
-impl Drop for Payload<'_> {
+impl Drop for Payload<'_, '_> {
     fn drop(&mut self) {
         if self.out.capacity() <= KEPT_SPARE {
             SPARE.set(std::mem::take(&mut self.out));
@@ -38,13 +40,18 @@ impl Drop for Payload<'_> {
     }
 }
 
-impl<'py> Payload<'py> {
-    pub(super) fn new(py: Python<'py>) -> Self {
+impl<'py, 'e> Payload<'py, 'e> {
+    pub(super) fn new(py: Python<'py>, texts: EventTexts<'e>) -> Self {
         // Writing may run Python code that publishes: that finds no spare and makes its own.
         let mut out = SPARE.take();
         out.clear();
         out.push('{');
-        Self { py, out }
+        Self { py, texts, out }
+    }
+
+    /// A text as it may be shown.
+    pub(super) fn shown<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        self.texts.shown(text, KeyRule::Plain)
     }
 
     pub(super) fn text(mut self, name: &str, value: &str) -> Self {
@@ -57,7 +64,7 @@ impl<'py> Payload<'py> {
         match value {
             None => self.out.push_str("null"),
             Some(value) => {
-                write(&mut self.out, value, name).map_err(|error| InvalidEvent::raise(self.py, error))?;
+                write(&mut self.out, value, name, &self.texts).map_err(|error| InvalidEvent::raise(self.py, error))?;
             }
         }
         Ok(self)
@@ -77,7 +84,7 @@ impl<'py> Payload<'py> {
         json::text_member(&mut self.out, "message_id", message);
         json::key(&mut self.out, "delta");
         let from = self.out.len() + 1;
-        write(&mut self.out, part, "delta").map_err(|error| InvalidEvent::raise(self.py, error))?;
+        write(&mut self.out, part, "delta", &self.texts).map_err(|error| InvalidEvent::raise(self.py, error))?;
         if !self.out[from - 1..].starts_with('"') {
             let why = "delta must be a plain string";
             return Err(InvalidEvent::raise(self.py, why.to_owned()));
@@ -88,7 +95,8 @@ impl<'py> Payload<'py> {
 
     pub(super) fn members(mut self, dict: Option<&Bound<'_, PyDict>>, except: &[&str]) -> PyResult<Self> {
         if let Some(dict) = dict {
-            write_members_except(&mut self.out, dict, except).map_err(|error| InvalidEvent::raise(self.py, error))?;
+            write_members_except(&mut self.out, dict, except, &self.texts)
+                .map_err(|error| InvalidEvent::raise(self.py, error))?;
         }
         Ok(self)
     }
@@ -96,7 +104,7 @@ impl<'py> Payload<'py> {
 
 /// What is particular to one of the six.
 pub(super) struct Built<'py, 'call> {
-    pub(super) payload: Payload<'py>,
+    pub(super) payload: Payload<'py, 'call>,
     pub(super) tool: Cow<'call, str>,
     pub(super) message: Option<String>,
 }
@@ -109,16 +117,17 @@ pub(super) fn joined(first: &str, second: &str) -> String {
     text
 }
 
-/// The text of an error, cut: the end of an execution must fit into the log whatever was raised.
+/// The text of an error and its class. It is longer than what is shown of it: what is masked must not be cut before.
 pub(super) fn error_text(error: &Bound<'_, PyAny>) -> PyResult<(String, Option<String>)> {
     if error.is_instance_of::<PyBaseException>() {
+        let kind = error.get_type().name()?.to_string();
         return Ok((
-            ids::cut(&exception_text(error), MAX_ERROR_TEXT).to_owned(),
-            Some(error.get_type().name()?.to_string()),
+            ids::cut(&exception_text(error), 2 * MAX_ERROR_TEXT).to_owned(),
+            Some(kind),
         ));
     }
     Ok((
-        ids::cut(&error.str()?.to_string_lossy(), MAX_ERROR_TEXT).to_owned(),
+        ids::cut(&error.str()?.to_string_lossy(), 2 * MAX_ERROR_TEXT).to_owned(),
         None,
     ))
 }

@@ -1,0 +1,422 @@
+//! Values of Python, gone through once. What is not changed is not copied: the same object is handed out again.
+
+use std::borrow::Cow;
+
+use pyo3::exceptions::{PyBaseException, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{
+    PyBool, PyByteArray, PyBytes, PyDate, PyDelta, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString,
+    PyTime, PyTuple, PyType,
+};
+
+use super::super::json::{entries, exception_text, to_json};
+use super::limit_error;
+use crate::ids;
+use crate::sanitize::{
+    KeyRule, Kind, Kinds, LimitFault, MAX_BYTES, MAX_DEPTH, MaskKey, Mode, Modes, SECRET_NUMBER, Span, is_mask,
+    is_name, mask_with, masks_in, rule_of, scan_value, settle,
+};
+
+/// Path, kind, first and last character, and what was done.
+pub(crate) type Record = (String, String, usize, usize, &'static str);
+
+/// Most characters of a key in a path.
+const MAX_STEP: usize = 60;
+/// Numbers with fewer digits are no cards.
+const CARD_DIGITS: usize = 13;
+
+enum Step {
+    Key(String),
+    Index(usize),
+    /// The next finding is in a key itself.
+    KeyItself,
+}
+
+/// One look through a value.
+pub(super) struct Walk<'a, 'py> {
+    py: Python<'py>,
+    key: &'a MaskKey,
+    user: &'a str,
+    modes: Modes,
+    mask: Kinds,
+    report: Kinds,
+    detectors: &'a [Bound<'py, PyAny>],
+    path: Vec<Step>,
+    records: Vec<Record>,
+    spent: usize,
+}
+
+/// What a detector of the application found in one text.
+struct Named {
+    span: Span,
+    name: String,
+}
+
+impl<'a, 'py> Walk<'a, 'py> {
+    pub(super) fn new(
+        py: Python<'py>,
+        key: &'a MaskKey,
+        user: &'a str,
+        kinds: Kinds,
+        modes: Modes,
+        detectors: &'a [Bound<'py, PyAny>],
+    ) -> Self {
+        let report = [Mode::Detect, Mode::Block];
+        let with = |set: Kinds, kind: &Kind| {
+            if kinds.has(*kind) && report.contains(&modes.of(*kind)) {
+                set.with(*kind)
+            } else {
+                set
+            }
+        };
+        Self {
+            py,
+            key,
+            user,
+            modes,
+            mask: modes.kinds(kinds, Mode::Mask),
+            report: Kind::ALL.iter().fold(Kinds::NONE, with),
+            detectors,
+            path: Vec::new(),
+            records: Vec::new(),
+            spent: 0,
+        }
+    }
+
+    pub(super) fn run(&mut self, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(self.value(value, KeyRule::Plain, 0)?.unwrap_or_else(|| value.clone()))
+    }
+
+    pub(super) fn into_records(self) -> Vec<Record> {
+        self.records
+    }
+
+    fn spend(&mut self, bytes: usize) -> PyResult<()> {
+        self.spent += bytes + 1;
+        if self.spent > MAX_BYTES {
+            return Err(limit_error(self.py, LimitFault::Bytes));
+        }
+        Ok(())
+    }
+
+    /// What stands in the place of a value, if it changes.
+    fn value(&mut self, value: &Bound<'py, PyAny>, rule: KeyRule, depth: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if depth > MAX_DEPTH {
+            return Err(limit_error(self.py, LimitFault::Depth));
+        }
+        if let Ok(text) = value.cast::<PyString>() {
+            let shown = self.text(&lossy(text)?, rule)?;
+            return Ok(shown.map(|shown| PyString::new(self.py, &shown).into_any()));
+        }
+        self.spend(0)?;
+        if value.is_none() || value.is_instance_of::<PyBool>() {
+            Ok(None)
+        } else if value.is_instance_of::<PyInt>() || value.is_instance_of::<PyFloat>() {
+            self.number(value, rule)
+        } else if let Ok(dict) = value.cast::<PyDict>() {
+            self.dict(dict, rule, depth)
+        } else if value.is_instance_of::<PyList>()
+            || value.is_instance_of::<PyTuple>()
+            || value.is_instance_of::<PySet>()
+            || value.is_instance_of::<PyFrozenSet>()
+        {
+            self.items(value, rule, depth)
+        } else {
+            self.other(value, rule, depth)
+        }
+    }
+
+    fn dict(&mut self, dict: &Bound<'py, PyDict>, rule: KeyRule, depth: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let mut members = entries(dict);
+        let mut changed = false;
+        for (key, value) in &mut members {
+            let (mut own, mut step) = (KeyRule::Plain, None);
+            if let Ok(name) = key.cast::<PyString>() {
+                let name = lossy(name)?;
+                own = rule_of(&name);
+                self.path.push(Step::KeyItself);
+                let shown = self.text(&name, KeyRule::Plain);
+                self.path.pop();
+                if let Some(shown) = shown? {
+                    step = Some(ids::cut(&shown, MAX_STEP).to_owned());
+                    *key = PyString::new(self.py, &shown).into_any();
+                    changed = true;
+                } else {
+                    step = Some(ids::cut(&name, MAX_STEP).to_owned());
+                }
+            }
+            // Within what is secret as a whole, what looks random is.
+            let within = if rule == KeyRule::Plain {
+                KeyRule::Plain
+            } else {
+                KeyRule::Suspect
+            };
+            self.path.push(Step::Key(step.unwrap_or_else(|| "…".to_owned())));
+            let shown = self.value(value, own.max(within), depth + 1);
+            self.path.pop();
+            if let Some(shown) = shown? {
+                *value = shown;
+                changed = true;
+            }
+        }
+        if !changed {
+            return Ok(None);
+        }
+        let copy = PyDict::new(self.py);
+        for (key, value) in members {
+            let mut place = key.clone();
+            // Two keys with one mask stay two keys.
+            let mut number = 2;
+            while copy.contains(&place)? {
+                place = PyString::new(self.py, &format!("{}#{number}", key.str()?.to_string_lossy())).into_any();
+                number += 1;
+            }
+            copy.set_item(place, value)?;
+        }
+        Ok(Some(copy.into_any()))
+    }
+
+    fn items(&mut self, value: &Bound<'py, PyAny>, rule: KeyRule, depth: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let mut items: Vec<_> = value.try_iter()?.collect::<PyResult<_>>()?;
+        let mut changed = false;
+        for (at, item) in items.iter_mut().enumerate() {
+            self.path.push(Step::Index(at));
+            let shown = self.value(item, rule, depth + 1);
+            self.path.pop();
+            if let Some(shown) = shown? {
+                *item = shown;
+                changed = true;
+            }
+        }
+        if !changed {
+            return Ok(None);
+        }
+        let py = self.py;
+        Ok(Some(if value.is_instance_of::<PyList>() {
+            PyList::new(py, items)?.into_any()
+        } else if let Ok(tuple) = value.cast::<PyTuple>() {
+            let make = tuple.get_type().getattr_opt(intern!(py, "_make"))?;
+            match make {
+                Some(make) => make.call1((items,))?,
+                None => PyTuple::new(py, items)?.into_any(),
+            }
+        } else if value.is_instance_of::<PySet>() {
+            PySet::new(py, items)?.into_any()
+        } else {
+            PyFrozenSet::new(py, items)?.into_any()
+        }))
+    }
+
+    /// A number stays one: what is masked in it becomes zero.
+    fn number(&mut self, value: &Bound<'py, PyAny>, rule: KeyRule) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let is_int = value.is_instance_of::<PyInt>();
+        let number = value.extract::<f64>().unwrap_or(f64::INFINITY).abs();
+        let rule = if number >= SECRET_NUMBER as f64 {
+            rule
+        } else {
+            KeyRule::Plain
+        };
+        if rule != KeyRule::Secret && (!is_int || number < 1e12) {
+            return Ok(None);
+        }
+        let digits = if is_int && number > 1e30 {
+            "0".repeat(31)
+        } else {
+            value.str()?.to_string_lossy().into_owned()
+        };
+        if rule != KeyRule::Secret && digits.len() < CARD_DIGITS {
+            return Ok(None);
+        }
+        let shown = self.text(&digits, if rule == KeyRule::Secret { rule } else { KeyRule::Plain })?;
+        Ok(shown.map(|_| {
+            if is_int {
+                PyInt::new(self.py, 0).into_any()
+            } else {
+                PyFloat::new(self.py, 0.0).into_any()
+            }
+        }))
+    }
+
+    /// What is of no type of JSON's.
+    fn other(&mut self, value: &Bound<'py, PyAny>, rule: KeyRule, depth: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = self.py;
+        let bytes = match (value.cast::<PyBytes>(), value.cast::<PyByteArray>()) {
+            (Ok(bytes), _) => Some(bytes.as_bytes().to_vec()),
+            (_, Ok(bytes)) => Some(bytes.to_vec()),
+            _ => None,
+        };
+        if let Some(bytes) = bytes {
+            let shown = self.text(&String::from_utf8_lossy(&bytes), rule)?;
+            return Ok(shown.map(|shown| {
+                if value.is_instance_of::<PyBytes>() {
+                    PyBytes::new(py, shown.as_bytes()).into_any()
+                } else {
+                    PyByteArray::new(py, shown.as_bytes()).into_any()
+                }
+            }));
+        }
+        if value.is_instance_of::<PyDate>()
+            || value.is_instance_of::<PyTime>()
+            || value.is_instance_of::<PyDelta>()
+            || is_plain(value)?
+        {
+            return Ok(None);
+        }
+        if value.is_instance_of::<PyBaseException>() {
+            let shown = self.text(&exception_text(value), rule)?;
+            return Ok(shown.map(|shown| PyString::new(py, &shown).into_any()));
+        }
+        if value.hasattr(intern!(py, "__fspath__"))? {
+            let shown = self.text(&lossy(&value.str()?)?, rule)?;
+            return Ok(shown.map(|shown| PyString::new(py, &shown).into_any()));
+        }
+        let Ok(json) = to_json(value) else {
+            let kind = value.get_type().name()?;
+            return Err(PyTypeError::new_err(format!(
+                "{} of type {kind} cannot be looked through; pass a dict, a list, a string or a number made from it",
+                self.place()
+            )));
+        };
+        let plain = py.import("json")?.call_method1("loads", (json,))?;
+        self.value(&plain, rule, depth + 1)
+    }
+
+    /// A text as it may be shown, if that differs.
+    fn text(&mut self, text: &str, rule: KeyRule) -> PyResult<Option<String>> {
+        self.spend(text.len())?;
+        let named = if self.detectors.is_empty() {
+            Vec::new()
+        } else {
+            self.ask(text)?
+        };
+        let custom: Vec<Span> = named.iter().map(|named| named.span).collect();
+        let name = |span: &Span| -> &str {
+            if span.kind != Kind::Custom {
+                return span.kind.name();
+            }
+            let own = named
+                .iter()
+                .find(|named| named.span.start < span.end && span.start < named.span.end);
+            own.map_or(Kind::Custom.name(), |named| &named.name)
+        };
+        let mode = self.modes.of(Kind::Custom);
+        let none: &[Span] = &[];
+        let masked = if mode == Mode::Mask { &custom[..] } else { none };
+        let reported = if matches!(mode, Mode::Detect | Mode::Block) {
+            &custom[..]
+        } else {
+            none
+        };
+        let shown = mask_with(text, rule, self.mask, masked, &name, self.key, self.user);
+        let masked = shown.as_ref().map_or(none, |shown| &shown.found);
+        for span in masked {
+            self.record(text, span, name(span), Mode::Mask);
+        }
+        let mut found = Vec::new();
+        scan_value(text, rule, self.report, &mut found);
+        if !reported.is_empty() {
+            found.extend_from_slice(reported);
+            settle(text.as_bytes(), &mut found);
+        }
+        for span in &found {
+            if !masked
+                .iter()
+                .any(|other| other.start < span.end && span.start < other.end)
+            {
+                self.record(text, span, name(span), self.modes.of(span.kind));
+            }
+        }
+        Ok(shown.map(|shown| shown.text))
+    }
+
+    fn record(&mut self, text: &str, span: &Span, name: &str, mode: Mode) {
+        let before = text[..span.start].chars().count();
+        let within = text[span.start..span.end].chars().count();
+        let path = self.place();
+        self.records
+            .push((path, name.to_owned(), before, before + within, mode.name()));
+    }
+
+    fn place(&self) -> String {
+        let mut place = "$".to_owned();
+        for step in &self.path {
+            match step {
+                Step::Key(key) => {
+                    place.push('.');
+                    place.push_str(key);
+                }
+                Step::Index(at) => place.push_str(&format!("[{at}]")),
+                Step::KeyItself => place.push_str(".~key"),
+            }
+        }
+        place
+    }
+
+    /// What the detectors of the application find: `(kind, start, end)` each, in characters. Masks are no longer theirs.
+    fn ask(&self, text: &str) -> PyResult<Vec<Named>> {
+        let mut named = Vec::new();
+        if text.is_empty() || is_mask(text) {
+            return Ok(named);
+        }
+        let masks = masks_in(text);
+        let places: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+        for detector in self.detectors {
+            for finding in detector.call1((text,))?.try_iter()? {
+                let (name, start, end): (String, usize, usize) = finding?.extract()?;
+                if !is_name(&name) {
+                    return Err(PyValueError::new_err(format!(
+                        "a detector named a finding {name:?}; a name has 2 to 24 capital letters or underscores"
+                    )));
+                }
+                let (Some(start), Some(end)) = (places.get(start).copied(), places.get(end).copied()) else {
+                    return Err(PyValueError::new_err(format!(
+                        "a detector found {name} from {start} to {end} in a text of {} characters",
+                        places.len() - 1
+                    )));
+                };
+                if start < end && !masks.iter().any(|mask| mask.0 < end && start < mask.1) {
+                    named.push(Named {
+                        span: Span {
+                            start,
+                            end,
+                            kind: Kind::Custom,
+                        },
+                        name,
+                    });
+                }
+            }
+        }
+        Ok(named)
+    }
+}
+
+/// The text; a lone surrogate is one replacement character.
+fn lossy<'t>(text: &'t Bound<'_, PyString>) -> PyResult<Cow<'t, str>> {
+    if let Ok(text) = text.to_str() {
+        return Ok(Cow::Borrowed(text));
+    }
+    let encoded = text.call_method1(intern!(text.py(), "encode"), ("utf-16-le", "surrogatepass"))?;
+    let bytes: Vec<u8> = encoded.extract()?;
+    let units: Vec<u16> = bytes
+        .chunks_exact(2)
+        .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+        .collect();
+    Ok(Cow::Owned(String::from_utf16_lossy(&units)))
+}
+
+/// Whether it is an id, a number or a choice, which has no text of anybody's.
+fn is_plain(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static PLAIN: [(PyOnceLock<Py<PyType>>, &str, &str); 3] = [
+        (PyOnceLock::new(), "decimal", "Decimal"),
+        (PyOnceLock::new(), "uuid", "UUID"),
+        (PyOnceLock::new(), "enum", "Enum"),
+    ];
+    for (cell, module, name) in &PLAIN {
+        if value.is_instance(cell.import(value.py(), module, name)?)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
