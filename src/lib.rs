@@ -2,6 +2,7 @@
 //!
 //! The core decides and does not know Python; `py` translates. ARCHITECTURE.md is the map.
 
+pub mod audit;
 pub mod cache;
 pub mod clock;
 pub mod context;
