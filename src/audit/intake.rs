@@ -220,14 +220,15 @@ impl Intake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a record, or does with it what its class says while the log takes none.
-    pub fn offer(&self, entry: Entry) -> Result<(), Refused> {
+    /// Takes a record, or does with it what its class says while the log takes none. Returns whether a checkpoint waits to be
+    /// handed out.
+    pub fn offer(&self, entry: Entry) -> Result<bool, Refused> {
         let mut state = self.lock();
         let Some(reason) = state.trouble(entry.taken, &self.settings) else {
             state.queue.push_back(entry);
             state.taken += 1;
             self.wake(&mut state);
-            return Ok(());
+            return Ok(state.note.is_some());
         };
         let class = entry.class;
         match self.settings.on_failure[class as usize] {
@@ -245,11 +246,11 @@ impl Intake {
                 state.spill.push_back(entry);
                 state.taken += 1;
                 self.wake(&mut state);
-                Ok(())
+                Ok(state.note.is_some())
             }
             OnFailure::Spill | OnFailure::Drop => {
                 state.lose(class, 1);
-                Ok(())
+                Ok(state.note.is_some())
             }
         }
     }

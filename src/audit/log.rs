@@ -220,8 +220,8 @@ impl AuditLog {
         self.chain
     }
 
-    /// Takes a record. Never waits for the disk.
-    pub fn offer(&self, entry: Entry) -> Result<(), Refused> {
+    /// Takes a record. Never waits for the disk. Returns whether a checkpoint waits to be taken.
+    pub fn offer(&self, entry: Entry) -> Result<bool, Refused> {
         self.start();
         self.intake.offer(entry)
     }
