@@ -2,6 +2,7 @@
 //!
 //! The core decides and does not know Python; `py` translates. ARCHITECTURE.md is the map.
 
+pub mod audit;
 pub mod cache;
 pub mod clock;
 pub mod context;
@@ -34,6 +35,9 @@ mod _core {
     #[pymodule_export]
     use crate::py::{
         adaptive::AdaptiveController,
+        audit::{
+            AuditLog, AuditReader, audit_chains, audit_is_written, audit_prove, audit_verify, audit_verify_inclusion,
+        },
         cache::TtlCache,
         connection::{EventCursor, bye_frame, cancel_stream, stream_state},
         context::PyContext,

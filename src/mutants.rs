@@ -164,6 +164,13 @@ mutants! {
     IdleLanesUnbounded: "idle lanes are never evicted",
     ForkNotNoticed: "an object from before a fork works in the child",
     RandomnessSharedAfterFork: "parent and child draw the same random bytes after a fork",
+    // The audit log.
+    HeaderNotAuthenticated: "the body of a record opens under another header",
+    LeafWithoutPrefix: "the hash of a leaf may be that of an inner node",
+    CheckpointNotExtended: "a log goes on after records that were signed are gone",
+    ShredKeepsSalt: "the key and the salt of an erased user stay in the keystore",
+    GapNotCounted: "records that were not written are mentioned nowhere",
+    InodeNotChecked: "a log whose file was moved away goes on into nowhere",
     // Contexts.
     ChildAliasesParent: "a child writes into its parent's dictionary",
     DeepCopySharesNested: "a deep copy shares what is nested twice",

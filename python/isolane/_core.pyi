@@ -13,6 +13,7 @@ The native core of isolane. Import `isolane`, not this.
 from _typeshed import SupportsGetItem
 from collections.abc import Iterator
 from datetime import datetime
+from os import PathLike
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 from typing_extensions import disjoint_base
 
@@ -21,6 +22,8 @@ __all__ = [
     "__version__",
     "AccountedCoroutine",
     "AdaptiveController",
+    "AuditLog",
+    "AuditReader",
     "BudgetExceeded",
     "ContextIsolationError",
     "ContextPolicy",
@@ -67,7 +70,12 @@ __all__ = [
     "_note_contamination",
     "_uninstall_scanner",
     "account",
+    "audit_chains",
+    "audit_is_written",
     "audit_isolation",
+    "audit_prove",
+    "audit_verify",
+    "audit_verify_inclusion",
     "bind_context_cache",
     "bind_event_bounds",
     "bye_frame",
@@ -204,6 +212,87 @@ class AdaptiveController:
         is rounded down), `baseline` (seconds of a call that does not wait, or `None`), `ratio` (latency relative to it, or
         `None`), `medians` (seconds, of the last ten windows), `collected` (calls in the open window) and `changes`, the last
         sixteen of the limit, each with `at` (seconds of the clock of the samples), `before`, `after` and `reason`.
+        """
+
+@final
+class AuditLog:
+    """
+    A log that is written: a queue, and one thread that seals and writes, started with the first record.
+    """
+    def __new__(
+        cls,
+        /,
+        path: str | PathLike[str],
+        key: bytes,
+        *,
+        fsync: bool = False,
+        on_failure: SupportsGetItem[int, tuple[str, str]] | None = None,
+        queue: SupportsIndex = 8192,
+        spill: SupportsIndex = 10000,
+        checkpoint_records: SupportsIndex = 1024,
+        checkpoint_seconds: SupportsFloat | SupportsIndex = 60.0,
+        segment_bytes: SupportsIndex = 67108864,
+        new_chain: str | None = None,
+    ) -> AuditLog:
+        """
+        Opens the log in `path`, or makes it; `key` is the key of keys.
+        """
+    def checkpoint(self, /, timeout: SupportsFloat | SupportsIndex) -> int:
+        """
+        Signs the tree as it is. Returns how many records the chain has.
+        """
+    def close(self, /, timeout: SupportsFloat | SupportsIndex) -> int | None:
+        """
+        Takes no more records and writes those that wait. Returns how many were lost at the end, or `None` when the disk did not
+        answer within `timeout` seconds.
+        """
+    def erase(self, /, user: str, reason: str, timeout: SupportsFloat | SupportsIndex) -> int:
+        """
+        Destroys the keys of a user. Returns how many there were.
+        """
+    def flush(self, /, timeout: SupportsFloat | SupportsIndex) -> int:
+        """
+        Waits until what was recorded before is written. Returns how many records the chain has.
+        """
+    def health(self, /) -> dict[str, object]:
+        """
+        `status`, `reason`, `queued`, `spilled`, `lost` by class, `written`, `chain`, and what the start put right:
+        `recovered_cut` bytes, `recovered_unsigned` records.
+        """
+    def record(self, /, event: Any) -> bool:
+        """
+        Takes a `SecurityEvent`. Returns whether a checkpoint waits to be taken with `take_checkpoint`.
+        """
+    def rotate(self, /, key: bytes, timeout: SupportsFloat | SupportsIndex) -> None:
+        """
+        Wraps all keys with another key of keys.
+        """
+    def take_checkpoint(self, /) -> str | None:
+        """
+        The latest checkpoint, unless it was taken before.
+        """
+
+@final
+class AuditReader:
+    """
+    Goes through the records of a log, from the first chain on.
+    """
+    def __new__(
+        cls,
+        /,
+        path: str | PathLike[str],
+        key: bytes | None = None,
+        from_ns: SupportsIndex = 0,
+        until_ns: SupportsIndex | None = None,
+        user: str | None = None,
+    ) -> AuditReader:
+        """
+        Of the records of `user`, from `from_ns` to before `until_ns`, which count nanoseconds since the Unix epoch.
+        """
+    def read(self, /, count: SupportsIndex) -> list[tuple[int, int, int, str, str, str, str, int, str, str]]:
+        """
+        The next records, at most `count`; an empty list at the end. Each is a tuple of chain, seq, nanoseconds, class, severity,
+        pseudonym, key id, epoch, state (`open`, `erased` or `sealed`), and the body's JSON, empty unless it is open.
         """
 
 @disjoint_base
@@ -2053,10 +2142,47 @@ def account(
     For code that no engine runs, such as a task that an agent starts. `loop_seconds` is what it may use of the loop.
     """
 
+def audit_chains(path: str | PathLike[str]) -> list[int]:
+    """
+    The numbers of the chains of the log in `path`.
+    """
+
+def audit_is_written(path: str | PathLike[str]) -> bool:
+    """
+    Whether a process writes the log in `path` at this moment.
+    """
+
 def audit_isolation() -> list[IsolationFinding]:
     """
     Compares all live contexts with each other: everything that `verify_isolation` finds, and containers shared by contexts
     that were never verified. Walks the heap to find them: a diagnostic, not for a request.
+    """
+
+def audit_prove(path: str | PathLike[str], chain: SupportsIndex, seq: SupportsIndex) -> dict[str, object] | None:
+    """
+    Proves that record `seq` is in chain `chain`: `origin`, `seq`, `leaf` and `proof` (bytes), `note` and `verifier` (texts), or
+    `None` when no checkpoint covers it yet.
+    """
+
+def audit_verify(
+    path: str | PathLike[str], key: bytes | None = None, verifier: str | None = None, checkpoint: str | None = None
+) -> dict[str, object]:
+    """
+    Verifies the log in `path`; the texts `verifier` (a verifier key) and `checkpoint` (a signed note) are from elsewhere.
+
+    Returns `chains`, `records`, `checkpoints`, `signed`, `erased`, `opened`, and of the first record that is not as it was
+    written `bad_chain`, `bad_seq` and `problem`, or three times `None`.
+    """
+
+def audit_verify_inclusion(
+    leaf: bytes,
+    seq: SupportsIndex,
+    proof: SupportsGetItem[int, SupportsGetItem[int, SupportsIndex]],
+    note: str,
+    verifier: str,
+) -> bool:
+    """
+    Whether an inclusion proof holds against a checkpoint that the verifier key signed.
     """
 
 def bind_context_cache(context: UserExecutionContext, cache: TTLCache) -> None:

@@ -1,10 +1,12 @@
-"""``isolane config``: the settings in force and where each came from."""
+"""``isolane config``: the settings in force and where each came from. ``isolane audit``: the audit log."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+
+from isolane.security.audit import cli as audit
 
 
 def show_config() -> int:
@@ -35,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="isolane", description="Per-user isolation for AI agents behind FastAPI.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("config", help="print each setting, its value and where it came from")
+    audit.add_commands(commands)
     options = parser.parse_args(arguments)
+    if options.command == "audit":
+        return audit.run(options)
     return show_config() if options.command == "config" else 2
 
 

@@ -1,6 +1,7 @@
 //! The Python face: the only place, with `lib.rs`, that names pyo3.
 
 pub(crate) mod adaptive;
+pub(crate) mod audit;
 pub(crate) mod awaitable;
 pub(crate) mod cache;
 pub(crate) mod connection;

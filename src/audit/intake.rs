@@ -1,0 +1,502 @@
+//! What stands between those who record and the writer: the queue, what happens while the log takes nothing, and counts.
+//!
+//! Recording never waits: it takes one short lock. The writer holds it only to take a batch and to say what became of it.
+
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use super::error::AuditError;
+use super::keys::Kek;
+use super::record::{AuditClass, CLASSES, Entry, OnFailure, PerClass};
+use crate::clock::Micros;
+use crate::mutants::mutant;
+use crate::sync::{Condvar, Mutex, MutexGuard};
+
+/// Bounds and times of an intake.
+#[derive(Debug, Clone)]
+pub struct IntakeSettings {
+    /// Records that may wait for the writer.
+    pub queue: usize,
+    /// Records that may wait for a log that takes nothing.
+    pub spill: usize,
+    /// Records of one commit.
+    pub batch: usize,
+    /// How long a record may wait for others to be committed with.
+    pub linger: Duration,
+    /// Records that have waited this long with no commit in between: the log is sick.
+    pub patience: Micros,
+    /// How long after a failed commit the next is tried.
+    pub retry: Duration,
+    /// What becomes of the records of each class while the log is sick.
+    pub on_failure: [OnFailure; CLASSES],
+}
+
+impl Default for IntakeSettings {
+    fn default() -> Self {
+        Self {
+            queue: 8_192,
+            spill: 10_000,
+            batch: 256,
+            linger: Duration::from_millis(50),
+            patience: 250_000,
+            retry: Duration::from_millis(100),
+            on_failure: [
+                OnFailure::Refuse,
+                OnFailure::Refuse,
+                OnFailure::Refuse,
+                OnFailure::Spill,
+                OnFailure::Drop,
+            ],
+        }
+    }
+}
+
+/// The record was not taken, and its class says that the caller must not go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refused {
+    /// The class of the record.
+    pub class: AuditClass,
+    /// What is wrong with the log.
+    pub reason: String,
+}
+
+/// How a log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It takes records.
+    Ok,
+    /// It does, or will again: records are in the spill ring or were lost, and that is not on the disk yet.
+    Degraded,
+    /// It takes none.
+    Sick,
+    /// It was closed.
+    Closed,
+}
+
+impl Status {
+    /// The word in Python.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Sick => "sick",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// Figures of a log.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// How it is.
+    pub status: Status,
+    /// What is wrong when it is sick, for operators.
+    pub reason: String,
+    /// Records that wait for the writer, those of the commit under way included.
+    pub queued: usize,
+    /// Records in the spill ring.
+    pub spilled: usize,
+    /// Records that were not written, by class, since the log was opened.
+    pub lost: PerClass,
+    /// Records that were committed since the log was opened.
+    pub written: u64,
+}
+
+/// What the writer is asked to do besides writing records.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// Answer when all that came before is committed.
+    Flush,
+    /// Sign what there is.
+    Checkpoint,
+    /// Destroy the keys of a user, for a reason.
+    Erase(Box<str>, String),
+    /// Wrap the keys anew.
+    Rotate(Kek),
+}
+
+/// An ask, and where its answer goes.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) ask: Ask,
+    pub(super) answer: SyncSender<Result<u64, AuditError>>,
+    /// How many records had been taken before: they come first.
+    pub(super) after: u64,
+}
+
+/// Asks that may wait.
+const MAX_ASKED: usize = 64;
+
+/// Whether the writer sleeps, and until what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sleep {
+    Awake,
+    /// Until there is something.
+    Idle,
+    /// Until there is a full batch.
+    Lingering,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: VecDeque<Entry>,
+    spill: VecDeque<Entry>,
+    asked: VecDeque<Asked>,
+    /// How many are in the commit under way, and when the first of them was taken.
+    flying: usize,
+    flying_since: Micros,
+    last_commit: Micros,
+    fault: Option<String>,
+    lost: PerClass,
+    /// Of those, what no gap record tells yet.
+    untold: PerClass,
+    written: u64,
+    /// Records that were taken, and those of them that wait no more.
+    taken: u64,
+    settled: u64,
+    sleep: Sleep,
+    closing: bool,
+    ended: bool,
+    note: Option<String>,
+}
+
+/// The queue of one log.
+#[derive(Debug)]
+pub struct Intake {
+    state: Mutex<State>,
+    /// The writer waits for it.
+    work: Condvar,
+    /// Who closes waits for it.
+    end: Condvar,
+    settings: IntakeSettings,
+}
+
+/// What the writer does next.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// Commit these, after a record of what was lost, when something was.
+    Write(Vec<Entry>, Option<PerClass>),
+    /// Answer.
+    Answer(Asked),
+    /// A checkpoint is due by time.
+    Tick,
+    /// Nothing will come any more.
+    End,
+}
+
+impl Intake {
+    /// An empty one.
+    pub fn new(settings: IntakeSettings, now: Micros) -> Self {
+        let state = State {
+            queue: VecDeque::new(),
+            spill: VecDeque::new(),
+            asked: VecDeque::new(),
+            flying: 0,
+            flying_since: 0,
+            last_commit: now,
+            fault: None,
+            lost: PerClass::default(),
+            untold: PerClass::default(),
+            written: 0,
+            taken: 0,
+            settled: 0,
+            sleep: Sleep::Awake,
+            closing: false,
+            ended: false,
+            note: None,
+        };
+        Self {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            end: Condvar::new(),
+            settings,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a record, or does with it what its class says while the log takes none. Returns whether a checkpoint waits to be
+    /// handed out.
+    pub fn offer(&self, entry: Entry) -> Result<bool, Refused> {
+        let mut state = self.lock();
+        let Some(reason) = state.trouble(entry.taken, &self.settings) else {
+            state.queue.push_back(entry);
+            state.taken += 1;
+            self.wake(&mut state);
+            return Ok(state.note.is_some());
+        };
+        let class = entry.class;
+        match self.settings.on_failure[class as usize] {
+            OnFailure::Refuse => {
+                state.lose(class, 1);
+                Err(Refused { class, reason })
+            }
+            OnFailure::Spill if !state.ended => {
+                if state.spill.len() >= self.settings.spill
+                    && let Some(oldest) = state.spill.pop_front()
+                {
+                    state.lose(oldest.class, 1);
+                    state.settled += 1;
+                }
+                state.spill.push_back(entry);
+                state.taken += 1;
+                self.wake(&mut state);
+                Ok(state.note.is_some())
+            }
+            OnFailure::Spill | OnFailure::Drop => {
+                state.lose(class, 1);
+                Ok(state.note.is_some())
+            }
+        }
+    }
+
+    /// Wakes the writer if it waits for what is there now.
+    fn wake(&self, state: &mut State) {
+        let enough = match state.sleep {
+            Sleep::Awake => false,
+            Sleep::Idle => true,
+            Sleep::Lingering => state.queue.len() + state.spill.len() >= self.settings.batch,
+        };
+        if enough {
+            state.sleep = Sleep::Awake;
+            self.work.notify_one();
+        }
+    }
+
+    /// Asks the writer. An answer that cannot be had is one, too.
+    pub(super) fn ask(&self, mut asked: Asked) {
+        let mut state = self.lock();
+        if state.ended || state.closing || state.asked.len() >= MAX_ASKED {
+            drop(state);
+            let _ = asked.answer.try_send(Err(AuditError::Closed));
+            return;
+        }
+        asked.after = state.taken;
+        state.asked.push_back(asked);
+        state.sleep = Sleep::Awake;
+        self.work.notify_one();
+    }
+
+    /// How the log is.
+    pub fn health(&self, now: Micros) -> Health {
+        let state = self.lock();
+        let trouble = state.trouble(now, &self.settings);
+        let status = match (&trouble, state.ended || state.closing) {
+            (_, true) => Status::Closed,
+            (Some(_), _) => Status::Sick,
+            (None, _) if !state.spill.is_empty() || state.untold != PerClass::default() => Status::Degraded,
+            (None, _) => Status::Ok,
+        };
+        Health {
+            status,
+            reason: trouble.unwrap_or_default(),
+            queued: state.queue.len() + state.flying,
+            spilled: state.spill.len(),
+            lost: state.lost,
+            written: state.written,
+        }
+    }
+
+    /// A checkpoint that was made and not handed out yet.
+    pub fn take_note(&self) -> Option<String> {
+        self.lock().note.take()
+    }
+
+    /// Takes no more records. Waits until the writer has written those that wait, no longer than that. Returns how many it has
+    /// not, or `None` when it is still at it.
+    pub fn close(&self, patience: Duration) -> Option<u64> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.lock();
+        state.closing = true;
+        state.sleep = Sleep::Awake;
+        self.work.notify_one();
+        while !state.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            (state, _) = self
+                .end
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        Some(state.untold.iter().sum())
+    }
+
+    /// Takes no more records, and waits for nothing.
+    pub fn let_go(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.sleep = Sleep::Awake;
+        self.work.notify_one();
+    }
+
+    /// What the writer does next; waits for it. `room` is how many records may be committed before a checkpoint, `due` how long
+    /// it is until one is due by time.
+    pub(super) fn next(&self, room: usize, due: Option<Duration>) -> Turn {
+        let mut state = self.lock();
+        let mut lingered = false;
+        loop {
+            state.sleep = Sleep::Awake;
+            let settled = state.settled;
+            if let Some(asked) = state.asked.pop_front_if(|asked| asked.after <= settled) {
+                return Turn::Answer(asked);
+            }
+            let waiting = state.queue.len() + state.spill.len();
+            if waiting > 0 || state.untold != PerClass::default() {
+                let at_once = state.closing || !state.asked.is_empty() || state.fault.is_some();
+                if lingered || at_once || waiting >= self.settings.batch {
+                    return state.take(self.settings.batch.min(room));
+                }
+                state.sleep = Sleep::Lingering;
+                let wait = self.work.wait_timeout(state, self.settings.linger);
+                let (woken, timeout) = wait.unwrap_or_else(PoisonError::into_inner);
+                state = woken;
+                lingered = timeout.timed_out();
+                continue;
+            }
+            if state.fault.is_some() {
+                // What is due besides records is tried again.
+                return if state.closing { Turn::End } else { Turn::Tick };
+            }
+            if state.closing {
+                return Turn::End;
+            }
+            state.sleep = Sleep::Idle;
+            let Some(due) = due else {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let (woken, timeout) = self
+                .work
+                .wait_timeout(state, due)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            if timeout.timed_out() && state.sleep == Sleep::Idle {
+                state.sleep = Sleep::Awake;
+                return Turn::Tick;
+            }
+        }
+    }
+
+    /// Records were committed, at that time. `note` is a checkpoint that was made with them; `fault` is why what was due besides
+    /// failed.
+    pub(super) fn committed(&self, batch: usize, own: usize, now: Micros, note: Option<String>, fault: Option<String>) {
+        let mut state = self.lock();
+        state.flying = 0;
+        state.settled += batch as u64;
+        state.written += (batch + own) as u64;
+        state.last_commit = now;
+        state.note = note.or_else(|| state.note.take());
+        state.fault = fault;
+    }
+
+    /// A commit failed: its records wait again, before all others, and what it would have told of lost ones is untold. Who asked
+    /// is answered. Returns whether to try again, after a while.
+    pub(super) fn failed(&self, batch: Vec<Entry>, told: Option<PerClass>, reason: &str) -> bool {
+        let mut state = self.lock();
+        state.flying = 0;
+        for entry in batch.into_iter().rev() {
+            state.queue.push_front(entry);
+        }
+        if let Some(told) = told
+            && !mutant!(GapNotCounted)
+        {
+            for (untold, told) in state.untold.iter_mut().zip(told) {
+                *untold += told;
+            }
+        }
+        state.fault = Some(reason.to_owned());
+        for asked in std::mem::take(&mut state.asked) {
+            let refused = AuditError::Sick {
+                what: reason.to_owned(),
+            };
+            let _ = asked.answer.try_send(Err(refused));
+        }
+        !state.closing
+    }
+
+    /// Sleeps until a failed commit is to be tried again.
+    pub(super) fn rest(&self) {
+        let state = self.lock();
+        if !state.closing {
+            drop(self.work.wait_timeout(state, self.settings.retry));
+        }
+    }
+
+    /// The writer has ended. What still waits is lost.
+    pub(super) fn ended(&self, reason: &str) {
+        let mut state = self.lock();
+        let (queue, spill) = (std::mem::take(&mut state.queue), std::mem::take(&mut state.spill));
+        for entry in queue.iter().chain(&spill) {
+            state.lose(entry.class, 1);
+        }
+        state.asked.clear();
+        state.ended = true;
+        state.fault = Some(reason.to_owned());
+        self.end.notify_all();
+    }
+
+    /// Puts a record before all others, whatever the state: it is the log's own.
+    pub(super) fn put_first(&self, entry: Entry) {
+        let mut state = self.lock();
+        state.queue.push_front(entry);
+        state.taken += 1;
+    }
+}
+
+impl State {
+    /// Why no record can be taken now.
+    fn trouble(&self, now: Micros, settings: &IntakeSettings) -> Option<String> {
+        if self.closing || self.ended {
+            return Some("the log is closed".to_owned());
+        }
+        if let Some(fault) = &self.fault {
+            return Some(fault.clone());
+        }
+        let first = if self.flying > 0 {
+            Some(self.flying_since)
+        } else {
+            self.queue.front().map(|entry| entry.taken)
+        };
+        if let Some(first) = first {
+            let waited = now.saturating_sub(first.max(self.last_commit));
+            if waited > settings.patience {
+                return Some(format!("its disk has not answered for {} ms", waited / 1_000));
+            }
+        }
+        (self.queue.len() + self.flying >= settings.queue).then(|| "its queue is full".to_owned())
+    }
+
+    fn lose(&mut self, class: AuditClass, count: u64) {
+        self.lost[class as usize] += count;
+        if !mutant!(GapNotCounted) {
+            self.untold[class as usize] += count;
+        }
+    }
+
+    /// The oldest of queue and ring, in the order in which they were taken.
+    fn take(&mut self, count: usize) -> Turn {
+        let mut batch = Vec::with_capacity(count.min(self.queue.len() + self.spill.len()));
+        while batch.len() < count {
+            let of_queue = match (self.queue.front(), self.spill.front()) {
+                (None, None) => break,
+                (Some(queued), Some(spilled)) => queued.taken <= spilled.taken,
+                (queued, _) => queued.is_some(),
+            };
+            let next = if of_queue { &mut self.queue } else { &mut self.spill };
+            batch.extend(next.pop_front());
+        }
+        self.flying = batch.len();
+        if let Some(first) = batch.first() {
+            self.flying_since = first.taken;
+        }
+        let told = std::mem::take(&mut self.untold);
+        Turn::Write(batch, (told != PerClass::default()).then_some(told))
+    }
+}
