@@ -23,6 +23,7 @@ use crate::audit::record::{CLASSES, PerClass};
 use crate::audit::verify::{Against, verify};
 use crate::audit::{AuditClass, AuditError, Entry, OnFailure, Severity, checkpoint, content};
 use crate::clock::{Clock, Micros, Moment, micros};
+use crate::sanitize::EventTexts;
 use crate::sync::Mutex;
 
 /// The clock of the process, which tests can stop.
@@ -107,11 +108,11 @@ fn data_of(event: &Bound<'_, PyAny>) -> PyResult<String> {
     let data = event.getattr(intern!(py, "data"))?;
     let mut out = String::new();
     let written = if data.is_instance_of::<PyDict>() {
-        json::write(&mut out, &data, "data")
+        json::write(&mut out, &data, "data", &EventTexts::plain())
     } else {
         // Another mapping, such as a read-only view.
         let as_dict = py.get_type::<PyDict>().call1((&data,)).unwrap_or(data);
-        json::write(&mut out, &as_dict, "data")
+        json::write(&mut out, &as_dict, "data", &EventTexts::plain())
     };
     if let Err(fault) = written {
         out.clear();
@@ -232,7 +233,7 @@ impl AuditLog {
         };
         let name = text(event, intern!(py, "name"))?;
         let mut at = String::new();
-        if json::write(&mut at, &event.getattr(intern!(py, "at"))?, "at").is_err() {
+        if json::write(&mut at, &event.getattr(intern!(py, "at"))?, "at", &EventTexts::plain()).is_err() {
             at.clear();
         }
         let data = data_of(event)?;

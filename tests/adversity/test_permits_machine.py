@@ -126,7 +126,7 @@ class PermitMachine(RuleBasedStateMachine):
     # -- the model -----------------------------------------------------------------------------------------------------
 
     def below(self, held: Held | None) -> int:
-        return sum(one.parent is held for one in [*self.held, *self.waiting]) if held is not None else 0
+        return sum(one.parent is held for one in self.held) if held is not None else 0
 
     def units(self, user: str | None = None) -> int:
         return sum(not self.below(one) and user in {None, one.user} for one in self.held)
@@ -173,10 +173,21 @@ class PermitMachine(RuleBasedStateMachine):
         rivals = (other for other in self.waiting if (other.user, other.resources) == (one.user, one.resources))
         return min(rivals, key=lambda other: (other.priority, other.order)) is one
 
+    def is_lent_to(self, one: Waiting) -> bool:
+        """Whether the permit above has its unit to lend, and nobody below it asked earlier."""
+        if one.parent is None or self.below(one.parent):
+            return False
+        return min((other for other in self.waiting if other.parent is one.parent), key=lambda other: other.order) is one
+
     def hold(self, one: Any, asker: object, parent: Held | None, permit: Permit) -> None:
         assert permit.held
         self.numbers += 1
-        self.held.append(Held(one.user, one.ctx, asker, parent, permit, self.numbers, one.resources))
+        held = Held(one.user, one.ctx, asker, parent, permit, self.numbers, one.resources)
+        self.held.append(held)
+        # Who asked before there was a permit above is below it from now on.
+        for other in self.waiting:
+            if self.lender(other.ctx, other.task) is held:
+                other.parent = held
 
     def serve(self, one: Waiting) -> None:
         self.waiting.remove(one)
@@ -204,7 +215,8 @@ class PermitMachine(RuleBasedStateMachine):
             served.remove(next_one)
             self.serve(next_one)
         while served:
-            one = next((one for one in served if self.has_room(one.user, one.resources) and self.is_first(one)), None)
+            in_turn = (one for one in served if self.has_room(one.user, one.resources) and self.is_first(one))
+            one = next((one for one in served if self.is_lent_to(one)), None) or next(in_turn, None)
             assert one is not None, "served out of turn or over a limit"
             served.remove(one)
             self.serve(one)
@@ -233,15 +245,17 @@ class PermitMachine(RuleBasedStateMachine):
         self.loop.turns()
         if free:
             self.hold(one, one.task, one.parent, one.box.pop())
+            self.settle()
             return
         error = one.task.exception() if one.task.done() else None
-        if full and not admitted:
+        # Who runs on what the run holds already is not refused early.
+        if full and not admitted and one.parent is None:
             self.refused += 1
             assert isinstance(error, LimitRejected)
             assert error.reason == "queue"
         elif isinstance(error, LimitRejected):
             # By what permits were held for: the model does not compute that.
-            assert (error.reason, admitted) == ("predicted", False)
+            assert (error.reason, admitted, one.parent) == ("predicted", False, None)
             self.refused += 1
         elif timeout == 0:
             self.timed_out += 1
@@ -317,8 +331,9 @@ class PermitMachine(RuleBasedStateMachine):
         if permit is None:
             self.refused += 1
         else:
-            self.numbers += 1
-            self.held.append(Held(name, ctx, SYNCHRONOUS, lender, permit, self.numbers, wanted))
+            one = Waiting(name, ctx, lender, None, [], 0.0, 2, 0, wanted)  # type: ignore[arg-type]
+            self.hold(one, SYNCHRONOUS, lender, permit)
+            self.settle()
 
     @rule(user=st.integers(0, 2))
     def ask_in_a_loop_that_dies(self, user: int) -> None:

@@ -174,11 +174,11 @@ async def test_planted_engines_that_nobody_ends_are_found() -> None:
     """The positive control: engines in the factory, each with its slot, its context and its stream."""
     factory = ExecutionEngineFactory(max_engines_per_user=1_000)
     before = resident_kib()
-    for number in range(6_000):
+    for number in range(20_000):
         context = UserContextFactory.create_context(f"soak-engines-{number % 100}")
         await factory.create_for_user(context)
     grown = resident_kib() - before
-    assert factory.get_factory_metrics()["engines_active"] == 6_000
+    assert factory.get_factory_metrics()["engines_active"] == 20_000
     await factory.shutdown(0)
     assert grown > 4_096, f"{grown} KiB more"
 
