@@ -73,8 +73,7 @@ class Gate:
     async def of_stream(self, conn: HTTPConnection) -> Principal | None:
         """Return who asks for an event stream: by what requests are signed in with, or by a ticket."""
         try:
-            if token_in_query(conn.query_params.multi_items()):
-                raise AuthInQueryForbiddenError
+            _check_address(conn)
             return await self._admit(conn, conn, conn.query_params.get(TICKET))
         except AccessRefusedError as error:
             self._note_refused(error, "event_stream")
@@ -88,8 +87,7 @@ class Gate:
                 credential is not taken.
         """
         try:
-            if token_in_query(conn.query_params.multi_items()):
-                raise AuthInQueryForbiddenError
+            _check_address(conn)
             credential = self._credential(conn)
             self._check_origin(conn, credential)
             ticket = credential.value if credential is not None and credential.method is Method.TICKET else None
@@ -195,6 +193,11 @@ class Gate:
     def note_denied(self, principal: Principal, command: str) -> None:
         """Tell the audit log that a user may not give a command."""
         note_refusal(self._audit, "authz_fail", principal.user_id, command=command)
+
+
+def _check_address(conn: HTTPConnection) -> None:
+    if token_in_query(conn.query_params.multi_items()):
+        raise AuthInQueryForbiddenError
 
 
 def credentials_of(headers: Headers) -> list[Credential]:
