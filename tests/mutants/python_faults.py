@@ -47,7 +47,7 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
     "TicketOfAnyPage": PythonFault(
         "a ticket counts for other pages than the one that asked for it",
         f"{_AUTH}tickets.py",
-        (("if held.origin != origin:", "if False:"),),
+        (("if held.origin != shown:", "if False:"),),
     ),
     "TicketKeptAsItIs": PythonFault(
         "who reads the memory of the process has the tickets",
