@@ -98,6 +98,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn signing_in_again_is_told_whatever_it_is_with() {
+        for frame in [
+            r#"{"t":"auth_refresh","token":"x"}"#,
+            r#"{"t":"auth_refresh","ticket":7,"s":[1]}"#,
+            r#"{"t":"auth_refresh"}"#,
+        ] {
+            assert_eq!(ClientFrame::parse(frame), Ok(ClientFrame::AuthRefresh));
+        }
+        assert_eq!(
+            ClientFrame::parse(r#"{"t":"auth","token":"x"}"#),
+            Ok(ClientFrame::Unknown)
+        );
+    }
+
+    #[test]
     fn acks_of_the_wrong_type_are_ignored_one_by_one() {
         let parsed = ClientFrame::parse(r#"{"t":"ack","s":{"a":1,"b":-1,"c":"1","d":1.5,"e":2,"f":null}}"#);
         let Ok(ClientFrame::Ack(acks)) = parsed else {

@@ -17,6 +17,7 @@ import pytest
 from isolane.testing import manual_clock
 
 from tests.adversity import (  # noqa: F401 - they add their scenarios to the others
+    auth_scenarios,
     client_scenarios,
     contamination_scenarios,
     limit_scenarios,
@@ -38,6 +39,9 @@ NOT_OURS = {
     "Socket.receive": "a protocol",
     "Socket.send": "the same",
     "Socket.close": "the same",
+    "TicketStore.put": "a protocol; the memory's is below",
+    "TicketStore.take": "the same",
+    "TicketStore.was_taken": "the same",
     "open_websocket": "the websockets library's handshake; cancelled on real sockets in tests/clients",
 }
 

@@ -148,6 +148,7 @@ PAGE = """<!doctype html><link rel="icon" href="data:," /><script type="module">
       if (!answer.ok) throw Object.assign(new Error("no ticket"), { status: answer.status });
       return (await answer.json()).ticket;
     };
+    window.giveTicket = ticket;
     window.client = new IsolaneClient("/ws", {
       ticket,
       onEvent: (run, message) => tell("event", run, message.type),
@@ -194,6 +195,13 @@ async def test_a_page_in_chromium_uses_tickets_and_is_refused_elsewhere(tmp_path
             bearer = token("ann-of-pages")
             assert await page.evaluate("offer => raw(...offer)", ["jwt-auth", f"jwt.{bearer}"]) == "open jwt-auth"
             assert await page.evaluate("offer => raw(...offer)", [f"jwt.{bearer}"]) == "closed 1006"
+            # An event stream of the own service names no origin.
+            streamed = """run => giveTicket().then((ticket) => new Promise((resolve) => {
+                const source = new EventSource(`/events/${run}?ticket=${ticket}`);
+                source.addEventListener("note", ({ data }) => { source.close(); resolve(JSON.parse(data).type); });
+                source.onerror = () => { source.close(); resolve("refused"); };
+            }))"""
+            assert await page.evaluate(streamed, run.run_id) == "note"
             await page.evaluate("client.close(); records.length = 0; start('x.y.z')")
             await page.wait_for_function("records.some(([kind, state, code]) => state === 'closed' && code === 4501)")
             # The same service under another name is another origin, and gives that page no ticket either.

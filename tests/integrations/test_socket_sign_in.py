@@ -368,6 +368,7 @@ async def test_logout_closes_the_sockets_and_streams_of_the_user_and_nobody_else
             await foreign.send('{"t":"sub","s":"x"}')
             await until(foreign, "sub")
             assert service.isolane.logout("bob-18", "another session") == 0
+            assert service.isolane.logout("cyd-18") == 0
             assert service.isolane.logout("bob-18") == 1
             assert await close_code(foreign) == 4501
         assert not sessions.is_live(session.id)

@@ -38,8 +38,8 @@ def table(builds: Builds, trials: list[Trial]) -> list[str]:
 
 def differences(known: set[str], listed: set[str]) -> list[str]:
     """Return what the core and the table of tests do not have in common."""
-    return [f"{name}: in src/mutants.rs, but no test of tests/mutants/table.py" for name in sorted(known - listed)] + [
-        f"{name}: in tests/mutants/table.py, but not in src/mutants.rs" for name in sorted(listed - known)
+    return [f"{name}: a fault, but no test of tests/mutants/table.py" for name in sorted(known - listed)] + [
+        f"{name}: in tests/mutants/table.py, but no fault" for name in sorted(listed - known)
     ]
 
 
@@ -76,7 +76,10 @@ def main() -> int:
     lines, survivors = trial_table(builds, chosen)
     print(*lines, sep="\n", flush=True)
     if complete:
-        proof.write("Faults", ["Each fault is named as in `src/mutants.rs`. " + lines[0], *lines[1:]])
+        proof.write(
+            "Faults",
+            ["Each fault is named as in `src/mutants.rs` or `tests/mutants/python_faults.py`. " + lines[0], *lines[1:]],
+        )
         explorations = schedules.explore(builds)
         explored = schedules.table(explorations)
         print("", *explored, *(one.text for one in explorations if not one.passed), sep="\n")

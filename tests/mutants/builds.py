@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mutants.python_faults import PYTHON_FAULTS, site_with
+
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "target" / "mutants"
 CARGO = ("--profile", "mutants", "--target-dir", str(TARGET))
@@ -29,6 +31,9 @@ class Builds:
 
     def environment(self, mutant: str = "") -> dict[str, str]:
         """Return the environment of a process that has the fault."""
+        if mutant in PYTHON_FAULTS:
+            site = site_with(PYTHON_FAULTS[mutant], self.site, TARGET / "python" / mutant)
+            return os.environ | {"PYTHONPATH": str(site), "ISOLANE_MUTANT": "", "RUST_BACKTRACE": "0"}
         own = {"PYTHONPATH": str(self.site), "ISOLANE_MUTANT": mutant, "RUST_BACKTRACE": "0"}
         return os.environ | own
 
@@ -81,4 +86,4 @@ def build() -> Builds:
         raise RuntimeError(
             f"Python loads {file} with the fault {active}, not what was built; run this from the checkout"
         )
-    return Builds(site, binaries, dict(known))
+    return Builds(site, binaries, dict(known) | {name: fault.breaks for name, fault in PYTHON_FAULTS.items()})

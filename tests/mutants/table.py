@@ -1,4 +1,4 @@
-"""Which tests must notice each fault of src/mutants.rs.
+"""Which tests must notice each fault of src/mutants.rs and python_faults.py.
 
 A test is named by its pytest id, or as ``binary::name`` for one of Rust: ``lib`` for the tests beside the code, else a
 file of tests/rust. The first one is what the short form runs.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 P = "tests/python/test_"
 A = "lib::limits::adaptive::tests::"
+S = "tests/integrations/test_socket_sign_in.py::test_"
 
 KILLERS: dict[str, tuple[str, ...]] = {
     # Permits.
@@ -248,6 +249,33 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "OwnerNotComparedAtBind": (f"{P}limits.py::test_a_context_of_another_user_is_refused",),
     "RunOfAnotherUserAccepted": (f"{P}event_log.py::test_a_run_id_belongs_to_one_user_while_its_log_lives",),
     "SessionNotCompared": (f"{P}isolation.py::test_a_session_of_two_users_is_found_in_both_contexts",),
+    # Authentication; faults of Python.
+    "TicketReusable": (f"{P}authentication.py::test_a_ticket_counts_once", f"{S}a_ticket_opens_one_socket"),
+    "TicketOfAnyPage": (f"{P}authentication.py::test_a_ticket_is_of_one_page_and_burnt_by_another",),
+    "TicketKeptAsItIs": (f"{P}authentication.py::test_tickets_are_bounded_and_kept_as_hashes",),
+    "OriginPrefixMatches": (f"{P}authentication.py::test_origins_are_compared_whole",),
+    "AlgorithmOfTheHeader": (
+        f"{P}authentication.py::test_a_public_key_is_no_secret",
+        f"{P}jws_vectors.py::test_a_key_is_for_one_algorithm",
+    ),
+    "AudienceNotCompared": (f"{P}authentication.py::test_claims_that_are_missing_or_wrong",),
+    "IssuerPrefixMatches": (f"{P}authentication.py::test_claims_that_are_missing_or_wrong",),
+    "ExpiryNotNeeded": (f"{P}authentication.py::test_claims_that_are_missing_or_wrong",),
+    "CriticalHeaderIgnored": (f"{P}authentication.py::test_headers_that_do_not_fit",),
+    "RotatedTokenCounts": (f"{P}authentication.py::test_a_token_that_was_rotated_is_noticed_when_it_comes_back",),
+    "SessionNeverIdle": (f"{P}authentication.py::test_a_session_lasts_while_it_is_used_and_not_for_ever",),
+    "OneFactorIsEnough": (f"{P}authentication.py::test_two_factors_are_of_two_kinds",),
+    "RefreshForAnother": (f"{S}a_refresh_that_is_not_the_same_users_ends_the_socket",),
+    "ExpiredSocketGoesOn": (f"{S}a_socket_ends_with_its_token_unless_it_is_renewed",),
+    "ExpiredStreamGoesOn": (f"{S}an_event_stream_takes_the_same_credentials_and_ends_with_them",),
+    "LogoutLeavesSockets": (f"{S}logout_closes_the_sockets_and_streams_of_the_user_and_nobody_elses",),
+    "LogoutOfEverybody": (f"{S}logout_closes_the_sockets_and_streams_of_the_user_and_nobody_elses",),
+    "TokenInTheAddress": (f"{S}a_token_in_the_address_is_refused",),
+    "OriginNotCompared": (f"{S}a_page_of_another_origin_is_refused_whatever_it_shows",),
+    "CookieTaken": (f"{S}a_cookie_counts_from_a_listed_page_alone",),
+    "CredentialSelected": (f"{S}the_existing_front_end_offers_a_name_of_its_own",),
+    "AcceptedBeforeDecided": (f"{S}without_the_setting_nothing_is_accepted_before_it_is_known_who_it_is",),
+    "CommandNotAsked": (f"{S}a_command_is_done_for_who_may_give_it",),
     # Lanes and processes.
     "LaneEvictedInUse": (f"{P}lanes.py::test_a_lane_in_use_is_never_evicted",),
     "IdleLanesUnbounded": (f"{P}lanes.py::test_idle_lanes_are_bounded_and_the_one_idle_longest_goes_first",),

@@ -534,6 +534,21 @@ async def test_a_ticket_is_of_one_page_and_burnt_by_another(origin) -> None:
         await tickets.redeem(ticket, PAGE)
 
 
+async def test_a_request_without_an_origin_may_be_of_the_own_page() -> None:
+    tickets = Tickets()
+    for own, answer in ((PAGE, True), ("https://other.example", False)):
+        ticket = await tickets.issue(Principal("ann-t"), PAGE)
+        redeemed = tickets.redeem(ticket, None, is_own=lambda origin, own=own: origin == own)
+        if answer:
+            assert (await redeemed).user_id == "ann-t"
+        else:
+            with pytest.raises(InvalidTokenError):
+                await redeemed
+    ticket = await tickets.issue(Principal("ann-t"), PAGE)
+    with pytest.raises(InvalidTokenError):
+        await tickets.redeem(ticket, "https://other.example", is_own=lambda _: True)
+
+
 async def test_a_ticket_is_over_after_its_time() -> None:
     with manual_clock() as clock:
         tickets = Tickets(20)

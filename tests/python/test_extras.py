@@ -36,6 +36,18 @@ def test_a_client_without_its_extra_names_it():
     assert "pip install 'isolane[client]'" in done.stdout
 
 
+def test_a_verifier_without_its_extra_names_it():
+    code = (
+        "from isolane import JwtVerifier\n"
+        "try:\n  JwtVerifier({}, algorithms=['HS256'], issuer='i', audience='a')\n"
+        "except ModuleNotFoundError as error:\n  print(error.name, error)"
+    )
+    done = without("jwt cryptography", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("jwt ")
+    assert "pip install 'isolane[jwt]'" in done.stdout
+
+
 def test_a_module_that_is_missing_for_another_reason_is_not_blamed_on_the_extra():
     done = without("isolane.fastapi.workers", "import isolane.fastapi")
     assert "No module named" in done.stderr or "isolane.fastapi.workers" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -73,8 +74,7 @@ class Gate:
     async def of_stream(self, conn: HTTPConnection) -> Principal | None:
         """Return who asks for an event stream: by what requests are signed in with, or by a ticket."""
         try:
-            if token_in_query(conn.query_params.multi_items()):
-                raise AuthInQueryForbiddenError
+            _check_address(conn)
             return await self._admit(conn, conn, conn.query_params.get(TICKET))
         except AccessRefusedError as error:
             self._note_refused(error, "event_stream")
@@ -88,8 +88,7 @@ class Gate:
                 credential is not taken.
         """
         try:
-            if token_in_query(conn.query_params.multi_items()):
-                raise AuthInQueryForbiddenError
+            _check_address(conn)
             credential = self._credential(conn)
             self._check_origin(conn, credential)
             ticket = credential.value if credential is not None and credential.method is Method.TICKET else None
@@ -120,7 +119,11 @@ class Gate:
 
     async def _admit(self, conn: HTTPConnection, asked: HTTPConnection, ticket: str | None) -> Principal | None:
         if ticket is not None:
-            principal: Principal | None = await self._tickets.redeem(ticket, conn.headers.get("origin"))
+            # Of a request to its own service that changes nothing, browsers name no origin, but say that it is one.
+            own = conn.headers.get("sec-fetch-site") == "same-origin"
+            principal: Principal | None = await self._tickets.redeem(
+                ticket, conn.headers.get("origin"), is_own=functools.partial(_is_own, conn) if own else None
+            )
         else:
             principal = await self._ask(asked)
         if principal is not None:
@@ -195,6 +198,15 @@ class Gate:
     def note_denied(self, principal: Principal, command: str) -> None:
         """Tell the audit log that a user may not give a command."""
         note_refusal(self._audit, "authz_fail", principal.user_id, command=command)
+
+
+def _is_own(conn: HTTPConnection, origin: str) -> bool:
+    return OriginPolicy().allows(origin, scheme=conn.url.scheme, host=conn.headers.get("host", ""))
+
+
+def _check_address(conn: HTTPConnection) -> None:
+    if token_in_query(conn.query_params.multi_items()):
+        raise AuthInQueryForbiddenError
 
 
 def credentials_of(headers: Headers) -> list[Credential]:

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -158,8 +159,16 @@ class Tickets:
         note(self._audit, "authn_token_created", principal.user_id, method="ticket")
         return ticket
 
-    async def redeem(self, ticket: str, origin: str | None) -> Principal:
+    async def redeem(
+        self, ticket: str, origin: str | None, *, is_own: Callable[[str], bool] | None = None
+    ) -> Principal:
         """Return whose ticket it is. It is used up by that, also when it does not count here.
+
+        Args:
+            ticket: the ticket.
+            origin: of the page that shows it; ``None`` when the request names none.
+            is_own: whether an origin is the service's own, for requests in which browsers leave that out. Default:
+                a request without an origin is of no page.
 
         Raises:
             InvalidTokenError: it is unknown, used, over, or of another page.
@@ -172,7 +181,10 @@ class Tickets:
             else:
                 note_refusal(self._audit, "authn_login_fail", method="ticket", reason="unknown_or_over")
             raise InvalidTokenError
-        if held.origin != origin:
+        shown = origin
+        if origin is None and held.origin is not None and is_own is not None and is_own(held.origin):
+            shown = held.origin
+        if held.origin != shown:
             note_refusal(
                 self._audit,
                 "authn_login_fail",

@@ -1,0 +1,172 @@
+"""Faults of the package's Python: lines that are replaced in a copy of it, one fault at a time.
+
+The package itself knows nothing of them. A line that has changed since fails ``tests/python/test_python_faults.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PythonFault:
+    """A fault of one file."""
+
+    breaks: str
+    file: str
+    """Within the package."""
+    edits: tuple[tuple[str, str], ...]
+    """What stands there once, and what is put in its place."""
+
+    def apply(self, package: Path) -> None:
+        """Have a copy of the package with this fault. Raises ``ValueError`` when the lines are not there."""
+        path = package / self.file
+        text = path.read_text(encoding="utf-8")
+        for before, after in self.edits:
+            if text.count(before) != 1:
+                raise ValueError(f"{self.file} has {text.count(before)} times what the fault replaces: {before!r}")
+            text = text.replace(before, after)
+        path.unlink()
+        path.write_text(text, encoding="utf-8")
+
+
+_AUTH = "security/authentication/"
+
+PYTHON_FAULTS: dict[str, PythonFault] = {
+    "TicketReusable": PythonFault(
+        "a ticket opens as many sockets as one likes",
+        f"{_AUTH}tickets.py",
+        (
+            ("ticket = self._tickets.pop(digest, None)", "ticket = self._tickets.get(digest)"),
+            ("own.remove(digest)", "pass"),
+        ),
+    ),
+    "TicketOfAnyPage": PythonFault(
+        "a ticket counts for other pages than the one that asked for it",
+        f"{_AUTH}tickets.py",
+        (("if held.origin != shown:", "if False:"),),
+    ),
+    "TicketKeptAsItIs": PythonFault(
+        "who reads the memory of the process has the tickets",
+        f"{_AUTH}tickets.py",
+        (('return hashlib.sha256(ticket.encode("utf-8", "surrogatepass")).digest()', "return ticket"),),
+    ),
+    "OriginPrefixMatches": PythonFault(
+        "an origin that begins like an allowed one is allowed",
+        f"{_AUTH}origins.py",
+        (("if _plain(bare) in self._allowed:", "if any(bare.startswith(one) for one in self._allowed):"),),
+    ),
+    "AlgorithmOfTheHeader": PythonFault(
+        "the token's header chooses the algorithm",
+        f"{_AUTH}jws.py",
+        (
+            ("if algorithm != key.algorithm:", "if False:"),
+            (
+                "    _check_signature(token, key)\n",
+                "    _check_signature(token, type(key)(key.kid, algorithm, key.members))\n",
+            ),
+        ),
+    ),
+    "AudienceNotCompared": PythonFault(
+        "a token for another service counts",
+        f"{_AUTH}claims.py",
+        (("if self.audience not in named or", "if"),),
+    ),
+    "IssuerPrefixMatches": PythonFault(
+        "an issuer that is a part of the right one counts",
+        f"{_AUTH}claims.py",
+        (('if claims.get("iss") != self.issuer:', 'if str(claims.get("iss")) not in self.issuer:'),),
+    ),
+    "ExpiryNotNeeded": PythonFault(
+        "a token without an end counts for ever",
+        f"{_AUTH}claims.py",
+        (('raise _RejectedError("no_expiry")', "return subject, 9e9"),),
+    ),
+    "CriticalHeaderIgnored": PythonFault(
+        "an extension that is not understood is passed over",
+        f"{_AUTH}jws.py",
+        (('if "crit" in header:', "if False:"),),
+    ),
+    "RotatedTokenCounts": PythonFault(
+        "a session's former token still counts",
+        f"{_AUTH}sessions.py",
+        (("            del self._ids[held.digest]\n", ""),),
+    ),
+    "SessionNeverIdle": PythonFault(
+        "a session that nobody uses lasts",
+        f"{_AUTH}sessions.py",
+        ((" and now < held.last_seen + self._idle", ""),),
+    ),
+    "OneFactorIsEnough": PythonFault(
+        "a password is two factors",
+        f"{_AUTH}roles.py",
+        (("if value in _FACTORS}) > 1", "if value in _FACTORS}) > 0"),),
+    ),
+    "RefreshForAnother": PythonFault(
+        "a socket goes on as another user",
+        "fastapi/sockets.py",
+        (("same = principal.user_id == self.principal.user_id", "same = True"),),
+    ),
+    "ExpiredSocketGoesOn": PythonFault(
+        "a socket outlives its sign-in",
+        "fastapi/sockets.py",
+        (("        if left <= 0:\n", "        if left <= -1e9:\n"),),
+    ),
+    "ExpiredStreamGoesOn": PythonFault(
+        "an event stream outlives its sign-in",
+        "fastapi/sse.py",
+        (("            if left <= 0:\n", "            if left <= -1e9:\n"), ("if left > PING_SECONDS:", "if True:")),
+    ),
+    "LogoutLeavesSockets": PythonFault(
+        "sockets stay open when their session ends",
+        "fastapi/application.py",
+        (("self.logout(session.principal.user_id, session.id)", "pass"),),
+    ),
+    "LogoutOfEverybody": PythonFault(
+        "a logout closes the sockets of other users",
+        "fastapi/application.py",
+        (("if cursor is None or principal.user_id.strip() != user_id.strip():", "if cursor is None:"),),
+    ),
+    "TokenInTheAddress": PythonFault(
+        "a token in the address is passed over",
+        "fastapi/gate.py",
+        (("    if token_in_query(conn.query_params.multi_items()):\n", "    if False:\n"),),
+    ),
+    "OriginNotCompared": PythonFault(
+        "any page opens sockets",
+        "fastapi/gate.py",
+        (("            self._check_origin(conn, credential)\n            ticket", "            ticket"),),
+    ),
+    "CookieTaken": PythonFault(
+        "a cookie counts on sockets where the settings do not say so",
+        "fastapi/gate.py",
+        (('conn if ambient else _without(conn, b"cookie")', "conn"),),
+    ),
+    "CredentialSelected": PythonFault(
+        "the answer to a handshake carries the credential",
+        "fastapi/event_socket.py",
+        (("return False, markers[0] if markers else None", "return False, offered[0] if offered else None"),),
+    ),
+    "AcceptedBeforeDecided": PythonFault(
+        "a socket is opened before it is known whose it is",
+        "fastapi/event_socket.py",
+        (("principal is None and self._may_say_who(conn):", "principal is None:"),),
+    ),
+    "CommandNotAsked": PythonFault(
+        "a command is done though the application says no",
+        "fastapi/sockets.py",
+        (('and isolane.may_command(self.principal, "cancel", run_id)', ""),),
+    ),
+}
+"""By the names under which the table has them."""
+
+
+def site_with(fault: PythonFault, site: Path, folder: Path) -> Path:
+    """Lay out a copy of a site that has the fault; what is not changed is shared with the site."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(site, folder, copy_function=os.link, ignore=shutil.ignore_patterns("__pycache__"))
+    fault.apply(folder / "isolane")
+    return folder
