@@ -109,6 +109,7 @@ from isolane.security import (
     StreamGuard,
     UserQuarantinedError,
 )
+from isolane.security.probe import CanaryProbe, ProbeResult
 
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
@@ -121,6 +122,7 @@ __all__ = [
     "AgentRegistry",
     "BaseAgent",
     "BudgetExceeded",
+    "CanaryProbe",
     "ConnectionPool",
     "ConnectionStats",
     "ContaminationAuditSink",
@@ -170,6 +172,7 @@ __all__ = [
     "PoolHealth",
     "PoolStatistics",
     "PoolUnavailableError",
+    "ProbeResult",
     "Quarantine",
     "ResourceMetrics",
     "ResourcePoolManager",
