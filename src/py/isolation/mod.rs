@@ -231,11 +231,6 @@ impl PyScanner {
         self.inner.errors.increment();
     }
 
-    /// Lets go of the ends of texts that came in parts.
-    fn forget_texts(&self) {
-        self.inner.forget_texts();
-    }
-
     /// Counts: `minted`, `secrets`, `errors`, and of each boundary `deliveries`, `bytes`, `own`, `foreign`.
     #[pyo3(signature = () -> "dict[str, typing.Any]")]
     fn figures<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
