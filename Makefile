@@ -60,7 +60,7 @@ bench-events: $(VENV)/.built $(VENV)/.dev ## Events on their way to clients, bes
 	$(BIN)/python -m benches.events
 
 prove: $(VENV)/.built $(VENV)/.dev ## The long checks: soaks with many users, faults that tests must notice, schedules of threads
-	$(BIN)/python -m pytest tests/stress tests/adversity --prove
+	$(BIN)/python -m pytest tests/stress tests/adversity tests/leaks --prove
 	$(BIN)/python -m tests.mutants
 
 docs: $(VENV)/.built $(VENV)/.dev ## Check that the examples of the documents run, and build the Rust documentation

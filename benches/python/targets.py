@@ -4,7 +4,18 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets, trampoline
+from benches.python.cases import (
+    contamination,
+    contexts,
+    copies,
+    engines,
+    events,
+    flat,
+    memory,
+    permits,
+    sockets,
+    trampoline,
+)
 from benches.python.measure import Figure, Measured
 
 CACHES = (
@@ -226,6 +237,14 @@ def all_targets() -> list[Target]:
         *_permits(),
         *_events(),
         Target("engine made and ended", engines.GROUP, engines.CREATE, engines.OWN, Rule.TIME, 10e-6, floor=ENGINE),
+        Target(
+            *("scan of 16 KiB, canaries", contamination.GROUP, contamination.CANARIES, contamination.OWN),
+            *(Rule.TIME, 1e-6),
+        ),
+        Target(
+            *("scan of 16 KiB, everything", contamination.GROUP, contamination.EVERYTHING, contamination.OWN),
+            *(Rule.TIME, 20e-6),
+        ),
         *_loop_account(),
         *_sockets(),
         *_many_users(),

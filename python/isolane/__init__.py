@@ -166,6 +166,7 @@ from isolane.security.authentication import (
     TokenExpiredError,
     VerifiedToken,
 )
+from isolane.security.probe import CanaryProbe, ProbeResult
 
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
@@ -191,6 +192,7 @@ __all__ = [
     "BaseAgent",
     "BudgetExceeded",
     "CallableKey",
+    "CanaryProbe",
     "ConnectionPool",
     "ConnectionStats",
     "ContaminationAuditSink",
@@ -261,6 +263,7 @@ __all__ = [
     "PoolHealth",
     "PoolStatistics",
     "PoolUnavailableError",
+    "ProbeResult",
     "Quarantine",
     "ResourceMetrics",
     "ResourcePoolManager",

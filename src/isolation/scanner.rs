@@ -56,8 +56,18 @@ impl Known {
 /// Ends of texts that come in parts, by a number that stands for the text.
 #[derive(Debug, Default)]
 struct Texts {
-    windows: HashMap<u64, Window>,
+    /// With the hash of who sees the text.
+    windows: HashMap<u64, (u64, Window)>,
     order: VecDeque<u64>,
+}
+
+impl Texts {
+    fn forget(&mut self, observer: u64) {
+        let windows = &mut self.windows;
+        self.order
+            .retain(|number| windows.get(number).is_some_and(|(seen_by, _)| *seen_by != observer));
+        windows.retain(|_, (seen_by, _)| *seen_by != observer);
+    }
 }
 
 struct State {
@@ -170,14 +180,23 @@ impl Scanner {
     /// Lets go of everything that is held of a user. Answers how many secrets that were.
     pub fn forget(&self, user: &UserId) -> usize {
         let observer = self.salted(user.as_str().as_bytes());
+        self.texts().forget(observer);
         let mut state = self.state();
         state.known.forget(user);
         state.exposures.forget(observer);
         state.secrets.forget(user)
     }
 
+    fn texts(&self) -> MutexGuard<'_, Texts> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether anything is held of a user.
     pub fn holds(&self, user: &UserId) -> bool {
+        let observer = self.salted(user.as_str().as_bytes());
+        if self.texts().windows.values().any(|(seen_by, _)| *seen_by == observer) {
+            return true;
+        }
         let state = self.state();
         let known = state.known.users.values().any(|known| known.is(user));
         known || state.secrets.has(user)
@@ -247,7 +266,7 @@ impl Scanner {
             return;
         }
         state.secrets.find(text, |from, to, hash, owner| {
-            seen.secret(from, to, hash, owner, Form::Plain)
+            seen.secret(from, to, hash, owner, Form::Plain);
         });
         if has_escapes {
             let plain = &state.plain;
@@ -268,7 +287,7 @@ impl Scanner {
             named.push(0);
         }
         let number = self.salted(&named);
-        let mut guard = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.texts();
         let texts = &mut *guard;
         if !texts.windows.contains_key(&number) {
             if texts.order.len() >= MAX_TEXTS
@@ -278,13 +297,12 @@ impl Scanner {
             }
             texts.order.push_back(number);
         }
-        let window = texts.windows.entry(number).or_default();
+        let seen_by = self.salted(observer.as_bytes());
+        let (_, window) = texts
+            .windows
+            .entry(number)
+            .or_insert_with(|| (seen_by, Window::default()));
         window.feed(self, Some(observer), part)
-    }
-
-    /// Lets go of the ends of all texts in parts.
-    pub fn forget_texts(&self) {
-        *self.texts.lock().unwrap_or_else(PoisonError::into_inner) = Texts::default();
     }
 
     /// Whether a canary of one's own is seen and one of somebody else is caught, by the same search as everything else.
@@ -415,6 +433,10 @@ mod tests {
         found
     }
 
+    fn written(canary: &str, how: impl Fn(u8) -> String) -> String {
+        canary.bytes().map(how).collect::<Vec<_>>().concat()
+    }
+
     fn forms(found: &Found) -> Vec<(Form, usize, usize)> {
         found
             .sightings
@@ -447,10 +469,10 @@ mod tests {
     fn each_form_is_found_once_and_where_it_is() {
         let scanner = scanner();
         let canary = canary(&scanner, "ann");
-        let percent: String = canary.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let unicode: String = canary.bytes().map(|byte| format!("\\u{byte:04X}")).collect();
+        let percent: String = written(&canary, |byte| format!("%{byte:02x}"));
+        let unicode: String = written(&canary, |byte| format!("\\u{byte:04X}"));
         let hidden = canary.replace('_', "\u{200b}_\u{2060}");
-        let hex: String = canary.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = written(&canary, |byte| format!("{byte:02x}"));
         let partly = canary.replace("iso", "%69s\\u006f");
         for (text, form) in [
             (canary.clone(), Form::Plain),
@@ -546,6 +568,10 @@ mod tests {
             .register(&ann, b"6f9619ff-8b86-4d01-b42d-00cf4fc964ff")
             .expect("taken");
         assert!(scanner.holds(&ann) && !scanner.holds(&user("bob")));
+        scanner.scan_part(("run", "text"), "bob", b"the end of a text");
+        assert!(scanner.holds(&user("bob")));
+        scanner.forget(&user("bob"));
+        assert!(!scanner.holds(&user("bob")) && scanner.holds(&ann));
         assert_eq!(scanner.forget(&ann), 1);
         assert!(!scanner.holds(&ann));
     }
@@ -560,14 +586,14 @@ mod tests {
         fn what_is_cut_anywhere_is_found_once(cuts in prop::collection::vec(0_usize..120, 0..6), escaped in any::<bool>()) {
             let scanner = scanner();
             let canary = canary(&scanner, "ann");
-            let written = if escaped { canary.bytes().map(|byte| format!("%{byte:02x}")).collect() } else { canary };
+            let written = if escaped { written(&canary, |byte| format!("%{byte:02x}")) } else { canary };
             let text = format!("before {written} after");
             let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
             cuts.sort_unstable();
             cuts.push(text.len());
             let (mut window, mut from, mut sightings) = (Window::default(), 0, 0);
             for cut in cuts {
-                sightings += window.feed(&scanner, Some("bob"), text[from..cut].as_bytes()).sightings.len();
+                sightings += window.feed(&scanner, Some("bob"), &text.as_bytes()[from..cut]).sightings.len();
                 from = cut;
             }
             prop_assert_eq!(sightings, 1);

@@ -95,7 +95,7 @@ const PLACES: usize = 1 << 16;
 pub(super) struct Secrets {
     key: [u8; 16],
     odd: u64,
-    secrets: HashMap<u128, Secret>,
+    by_hash: HashMap<u128, Secret>,
     filter: Box<[u64; PLACES / 64]>,
     shortest: usize,
     of_user: HashMap<UserId, usize>,
@@ -109,7 +109,7 @@ impl Default for Secrets {
         Self {
             key,
             odd: random_u64() | 1,
-            secrets: HashMap::new(),
+            by_hash: HashMap::new(),
             filter: Box::new([0; PLACES / 64]),
             shortest: usize::MAX,
             of_user: HashMap::new(),
@@ -166,7 +166,7 @@ impl Secrets {
         let held = self.of_user.get(user).copied().unwrap_or_default();
         for (scope, limit, held) in [
             ("user", MAX_OF_USER, held),
-            ("process", MAX_SECRETS, self.secrets.len()),
+            ("process", MAX_SECRETS, self.by_hash.len()),
         ] {
             if held + count.get() > limit {
                 return Err(SecretRefused::Full { scope, limit });
@@ -180,22 +180,19 @@ impl Secrets {
 
     fn take(&mut self, user: &UserId, token: &[u8]) {
         let (hash, place) = (self.hash(token), self.place(token));
-        match self.secrets.get_mut(&hash) {
-            Some(secret) => {
-                let former = match &secret.owner {
-                    Owner::One(owner) if !owner.is(user) && !mutant!(SharedSecretAlarms) => owner.clone(),
-                    Owner::One(_) | Owner::Shared => return,
-                };
-                secret.owner = Owner::Shared;
-                self.count_less(&former);
-            }
-            None => {
-                let owner = Owner::One(user.clone());
-                self.secrets.insert(hash, Secret { owner, place });
-                *self.of_user.entry(user.clone()).or_default() += 1;
-                self.filter[usize::from(place) / 64] |= 1 << (place % 64);
-                self.shortest = self.shortest.min(token.len());
-            }
+        if let Some(secret) = self.by_hash.get_mut(&hash) {
+            let former = match &secret.owner {
+                Owner::One(owner) if !owner.is(user) && !mutant!(SharedSecretAlarms) => owner.clone(),
+                Owner::One(_) | Owner::Shared => return,
+            };
+            secret.owner = Owner::Shared;
+            self.count_less(&former);
+        } else {
+            let owner = Owner::One(user.clone());
+            self.by_hash.insert(hash, Secret { owner, place });
+            *self.of_user.entry(user.clone()).or_default() += 1;
+            self.filter[usize::from(place) / 64] |= 1 << (place % 64);
+            self.shortest = self.shortest.min(token.len());
         }
     }
 
@@ -210,18 +207,18 @@ impl Secrets {
 
     /// Forgets what a user has. What two users had stays shared: it is not known whose it is.
     pub(super) fn forget(&mut self, user: &UserId) -> usize {
-        let before = self.secrets.len();
-        self.secrets
+        let before = self.by_hash.len();
+        self.by_hash
             .retain(|_, secret| !matches!(&secret.owner, Owner::One(owner) if owner.is(user)));
         self.of_user.remove(user);
         self.filter.fill(0);
-        for secret in self.secrets.values() {
+        for secret in self.by_hash.values() {
             self.filter[usize::from(secret.place) / 64] |= 1 << (secret.place % 64);
         }
-        if self.secrets.is_empty() {
+        if self.by_hash.is_empty() {
             self.shortest = usize::MAX;
         }
-        before - self.secrets.len()
+        before - self.by_hash.len()
     }
 
     /// Whether any is kept of a user.
@@ -231,12 +228,12 @@ impl Secrets {
 
     /// How many are kept.
     pub(super) fn len(&self) -> usize {
-        self.secrets.len()
+        self.by_hash.len()
     }
 
     /// Calls `visit` with the place, the hash and the owner of each secret of one user in a text.
     pub(super) fn find(&self, text: &[u8], mut visit: impl FnMut(usize, usize, u128, &UserId)) {
-        if self.secrets.is_empty() {
+        if self.by_hash.is_empty() {
             return;
         }
         tokens(text, self.shortest, |from, to| {
@@ -248,7 +245,7 @@ impl Secrets {
             if let Some(Secret {
                 owner: Owner::One(owner),
                 ..
-            }) = self.secrets.get(&hash)
+            }) = self.by_hash.get(&hash)
             {
                 visit(from, to, hash, owner);
             }

@@ -7,13 +7,12 @@ const JOINT: u8 = 2;
 
 const CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let c = byte as u8;
-        if c.is_ascii_alphanumeric() || c == b'-' {
-            classes[byte] = WORD;
-        } else if matches!(c, b'.' | b'_' | b'@' | b'+') {
-            classes[byte] = JOINT;
+    let mut byte = 0_u8;
+    while byte < 128 {
+        if byte.is_ascii_alphanumeric() || byte == b'-' {
+            classes[byte as usize] = WORD;
+        } else if matches!(byte, b'.' | b'_' | b'@' | b'+') {
+            classes[byte as usize] = JOINT;
         }
         byte += 1;
     }

@@ -96,13 +96,18 @@ impl TtlCache {
         self.stamp.check(py)?;
         let now = now();
         let found = self.locked(|cache, gone| cache.get(key, now, gone).map(|(stored, _)| stored.clone_ref(py)));
-        let Some(value) = found.map_or(Ok(None), |stored| stored.value(py))? else {
-            return Ok(None);
-        };
+        found
+            .map_or(Ok(None), |stored| stored.value(py))?
+            .map(|value| self.given(value))
+            .transpose()
+    }
+
+    /// Has the detector, if one is installed, look at what is handed out.
+    fn given<'py>(&self, value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         if gate::is_on(Boundary::CacheGet) {
             gate::check_value(Boundary::CacheGet, self.tag().user().as_str(), &value)?;
         }
-        Ok(Some(value))
+        Ok(value)
     }
 
     fn insert(&self, key: &str, value: &Bound<'_, PyAny>, size: Option<usize>) -> PyResult<()> {
@@ -319,7 +324,7 @@ impl TtlCache {
         let now = now();
         let removed = self.locked(|cache, gone| cache.remove(key, now, gone));
         if let Some(value) = removed.map_or(Ok(None), |stored| stored.value(py))? {
-            return Ok(value);
+            return self.given(value);
         }
         default.get_item(0).map_err(|_| Self::key_error(py, key))
     }
@@ -330,7 +335,7 @@ impl TtlCache {
         let now = now();
         while let Some((key, stored)) = self.locked(|cache, gone| cache.pop_oldest(now, gone)) {
             if let Some(value) = stored.value(py)? {
-                return Ok((key.as_ref().to_owned(), value));
+                return Ok((key.as_ref().to_owned(), self.given(value)?));
             }
         }
         Err(PyKeyError::new_err("the cache is empty"))
@@ -403,7 +408,7 @@ impl TtlCache {
         let mut items = Vec::new();
         for (key, stored) in self.entries(py)? {
             if let Some(value) = stored.value(py)? {
-                items.push((key.as_ref().to_owned(), value));
+                items.push((key.as_ref().to_owned(), self.given(value)?));
             }
         }
         Ok(items)

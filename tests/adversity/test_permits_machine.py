@@ -177,7 +177,9 @@ class PermitMachine(RuleBasedStateMachine):
         """Whether the permit above has its unit to lend, and nobody below it asked earlier."""
         if one.parent is None or self.below(one.parent):
             return False
-        return min((other for other in self.waiting if other.parent is one.parent), key=lambda other: other.order) is one
+        return (
+            min((other for other in self.waiting if other.parent is one.parent), key=lambda other: other.order) is one
+        )
 
     def hold(self, one: Any, asker: object, parent: Held | None, permit: Permit) -> None:
         assert permit.held

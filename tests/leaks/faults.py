@@ -11,7 +11,7 @@ from typing import Any
 
 from isolane import UserExecutionContext
 
-from tests.leaks.service import Api, Service, logger
+from tests.leaks.service import Api, Pause, Service, logger
 
 Fault = Callable[[Service], None]
 
@@ -155,9 +155,9 @@ def thread_local_kept(service: Service) -> None:
 
 
 def tenant_of_whoever_came_last(service: Service) -> None:
-    async def tenant(self: Service, user: str) -> str:
+    async def tenant(self: Service, user: str, pause: Pause) -> str:
         self.tenant_now = user
-        await asyncio.sleep(0.01)
+        await pause("tenant")
         return self.data[self.tenant_now]["title"]
 
     put(service, "tenant", tenant)

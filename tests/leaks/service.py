@@ -10,7 +10,7 @@ import contextlib
 import copy
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any
@@ -30,7 +30,6 @@ from isolane.fastapi import ContaminationMiddleware, Ctx, IsolaneSettings, setup
 from tests.faults.site import who
 
 ANSWER_SECONDS = 0.01
-HURRY_SECONDS = 0.002
 
 logger = logging.getLogger("tests.leaks")
 
@@ -62,6 +61,34 @@ class Lines:
         self.free.clear()
 
 
+Pause = Callable[[str], Awaitable[None]]
+"""Waits for an answer from elsewhere."""
+
+
+class Company:
+    """Two requests that wait for each other at each place where they wait at all, until one of them ends."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, asyncio.Event] = {}
+        self.waiting: set[str] = set()
+        self.alone = False
+
+    async def pause(self, where: str) -> None:
+        other = self.there.setdefault(where, asyncio.Event())
+        if self.alone or other.is_set():
+            return
+        if where in self.waiting:
+            other.set()
+            return
+        self.waiting.add(where)
+        await other.wait()
+
+    def leave(self) -> None:
+        self.alone = True
+        for other in self.there.values():
+            other.set()
+
+
 class Api:
     """A client of a service that knows its caller by a token."""
 
@@ -69,9 +96,13 @@ class Api:
         self.data = data
         self.token = token
 
-    async def get(self, field: str) -> str:
-        await asyncio.sleep(ANSWER_SECONDS)
+    async def get(self, field: str, pause: Pause) -> str:
+        await pause("api")
         return self.data[self.token][field]
+
+
+async def rest(_: str) -> None:
+    await asyncio.sleep(ANSWER_SECONDS)
 
 
 class Assistant(BaseAgent):
@@ -81,6 +112,14 @@ class Assistant(BaseAgent):
     service: Service
 
     async def execute_with_context(self, context, request, results) -> Any:
+        if not request.get("together"):
+            return await self.work(context, request, rest)
+        try:
+            return await self.work(context, request, self.service.company.pause)
+        finally:
+            self.service.company.leave()
+
+    async def work(self, context: UserExecutionContext, request: dict[str, Any], pause: Pause) -> Any:
         service, user = self.service, context.user_id
         emitter = context.get_websocket_emitter()
 
@@ -89,17 +128,21 @@ class Assistant(BaseAgent):
             await emitter.notify_tool_completed(tool_name=tool, result=result)
             return result
 
+        # Whoever is in a hurry gives up after a moment, and asks again.
+        hurried = asyncio.ensure_future(service.lines.ask(user))
+        await asyncio.sleep(0)
+        hurried.cancel()
         try:
-            note = await asyncio.wait_for(service.lines.ask(user), HURRY_SECONDS)
-        except TimeoutError:
+            note = await hurried
+        except asyncio.CancelledError:
             note = await service.lines.ask(user)
         await tell("lines", note)
-        await tell("api", await service.api(user).get("title"))
+        await tell("api", await service.api(user).get("title", pause))
         await tell("summary", await service.summary(context, request["query"]))
         await tell("memory", service.remember(context, note))
         await tell("whose", service.data[service.current.get()]["note"])
         await tell("preferences", service.preferences(user))
-        await tell("tenant", await service.tenant(user))
+        await tell("tenant", await service.tenant(user, pause))
         await tell("page", service.page(user))
         loop = asyncio.get_running_loop()
         await tell("report", await loop.run_in_executor(service.threads, service.report, user))
@@ -117,6 +160,7 @@ class Service:
         self.data = {user: {field: detector.mint(user) for field in ("note", "title", "tail")} for user in users}
         self.pages = {user: 8 // (at + 1) for at, user in enumerate(users)}
         self.lines = Lines(port)
+        self.company = Company()
         self.shared_api = Api(self.data)
         self.shared_cache: dict[str, Any] = {}
         self.memories: dict[Any, list[str]] = {}
@@ -157,8 +201,8 @@ class Service:
         own["seen"].append(self.data[user]["note"])
         return own
 
-    async def tenant(self, user: str) -> str:
-        await asyncio.sleep(ANSWER_SECONDS)
+    async def tenant(self, user: str, pause: Pause) -> str:
+        await pause("tenant")
         return self.data[user]["title"]
 
     def page(self, user: str) -> str:

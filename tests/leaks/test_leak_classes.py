@@ -23,6 +23,8 @@ from tests.support.server import serving
 
 numbers = itertools.count(1)
 EXPECTED_OWN = 40
+ASKED = 7
+"""Requests of a day that run an agent."""
 
 
 class Day:
@@ -60,16 +62,27 @@ class Day:
 
             await ask(self.ann)
             await ask(self.bob)
-            await asyncio.gather(*(ask(user) for user in (self.ann, self.bob)))
+            await asyncio.gather(*(ask(user, together=True) for user in (self.ann, self.bob)))
             await ask(self.ann, fail=True)
             await ask(self.bob, fail=True)
             await self._post(client, self.ann, "/notice", {})
             await ask(self.bob, metadata={"user_id": self.ann})
-            # What was published is written in the next turns of the server's loop.
-            await asyncio.sleep(0.1)
+            await self._until_all_is_sent(readers)
             for reader in readers:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
+
+    async def _until_all_is_sent(self, readers: list[asyncio.Task[None]]) -> None:
+        """Until the ends of all executions have arrived, or the sockets were closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                while not all(reader.done() for reader in readers):
+                    texts = [text for texts in self.received.values() for text in texts]
+                    ends = sum('"type":"agent_completed"' in text or '"type":"agent_error"' in text for text in texts)
+                    if ends >= ASKED:
+                        break
+                    await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
 
     async def _read(self, user: str, socket: Any) -> None:
         async for message in socket:

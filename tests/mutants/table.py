@@ -276,6 +276,33 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "CredentialSelected": (f"{S}the_existing_front_end_offers_a_name_of_its_own",),
     "AcceptedBeforeDecided": (f"{S}without_the_setting_nothing_is_accepted_before_it_is_known_who_it_is",),
     "CommandNotAsked": (f"{S}a_command_is_done_for_who_may_give_it",),
+    # Contents.
+    "CanaryNotVerified": (
+        "lib::isolation::canary::tests::no_changed_character_passes",
+        "lib::isolation::scanner::tests::what_is_nearly_a_canary_is_none",
+    ),
+    "EveryCanaryIsOwn": (
+        f"{P}contamination.py::test_what_a_user_brought_is_told_once",
+        "lib::isolation::scanner::tests::a_canary_is_ones_own_or_somebody_elses",
+    ),
+    "EncodedCanaryMissed": (
+        f"{P}contamination.py::test_a_canary_is_found_wherever_it_is",
+        "lib::isolation::scanner::tests::each_form_is_found_once_and_where_it_is",
+    ),
+    "FormerKeyForgotten": (
+        f"{P}contamination.py::test_a_shared_key_is_known_in_another_process_and_the_former_one_too",
+    ),
+    "SecretsNotSearched": (f"{P}contamination.py::test_a_secret_is_found_in_any_place_and_is_the_users_own",),
+    "SharedSecretAlarms": (f"{P}contamination.py::test_what_two_users_have_is_nobodys",),
+    "StreamForgetsEnd": (
+        f"{P}contamination.py::test_a_stream_is_stopped_where_a_canary_is_complete",
+        "lib::isolation::scanner::tests::what_is_cut_anywhere_is_found_once",
+    ),
+    "KeysNotScanned": (f"{P}contamination.py::test_a_canary_is_found_wherever_it_is",),
+    "SightingNotTold": (
+        f"{P}contamination.py::test_an_event_with_data_of_another_user_is_not_published",
+        "tests/leaks/test_leak_classes.py::test_a_leak_is_caught_and_withheld",
+    ),
     # Lanes and processes.
     "LaneEvictedInUse": (f"{P}lanes.py::test_a_lane_in_use_is_never_evicted",),
     "IdleLanesUnbounded": (f"{P}lanes.py::test_idle_lanes_are_bounded_and_the_one_idle_longest_goes_first",),

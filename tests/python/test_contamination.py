@@ -559,6 +559,11 @@ def test_a_cache_takes_and_gives_nothing_of_another_user(installed, new_user):
     detector.set_mode("cache_get", "enforce")
     with pytest.raises(ResponseWithheldError):
         cache.get("rows")
+    for read in (cache.items, cache.values, cache.popitem, lambda: cache["rows"], lambda: cache.pop("rows")):
+        with pytest.raises((ResponseWithheldError, KeyError)):
+            read()
+    detector.set_mode("cache_put", "off")
+    cache["rows"] = {"note": [canary]}
     detector.set_mode("cache_get", "observe")
     assert cache["rows"] == {"note": [canary]}
     own = detector.mint(cache_owner := new_user("own"))

@@ -1,6 +1,17 @@
 """What is measured. Each module has one `cases()`."""
 
-from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets, trampoline
+from benches.python.cases import (
+    contamination,
+    contexts,
+    copies,
+    engines,
+    events,
+    flat,
+    memory,
+    permits,
+    sockets,
+    trampoline,
+)
 from benches.python.measure import Case
 
 
@@ -12,6 +23,7 @@ def all_cases(*, thorough: bool) -> list[Case]:
         *permits.cases(),
         *events.cases(),
         *engines.cases(),
+        *contamination.cases(),
         *trampoline.cases(),
         *sockets.cases(),
         *flat.cases(),

@@ -78,7 +78,11 @@ class _Response:
         if self._refused:
             return
         if message["type"] == "http.response.start":
-            self._held = message
+            if _type_of(message).startswith(b"text/event-stream"):
+                # Its client waits for the beginning, and its events are looked at where they are read.
+                await self._send(message)
+            else:
+                self._held = message
             return
         if message["type"] == "http.response.body":
             try:
@@ -116,6 +120,10 @@ class _Response:
             self._guard.close()
 
 
+def _type_of(message: Message) -> bytes:
+    return next((bytes(value) for name, value in message.get("headers", ()) if name.lower() == b"content-type"), b"")
+
+
 async def _nothing() -> Message:
     return {"type": "http.disconnect"}
 
@@ -124,5 +132,8 @@ async def _principal(conn: HTTPConnection) -> str | None:
     held = conn.scope.get("state", {}).get(STATE_KEY)
     if not isinstance(held, RequestScope):
         return None
-    principal = await held.principal(conn)
+    try:
+        principal = await held.principal(conn)
+    except Exception:  # noqa: BLE001 - an application may refuse by raising; that makes it nobody's response
+        return None
     return principal.user_id if principal is not None else None

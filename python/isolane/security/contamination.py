@@ -90,7 +90,7 @@ class ContaminationDetector:
         self.audit = audit
         self.quarantine = quarantine
         self.on_violation = on_violation
-        self._first_seen: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._first_seen: OrderedDict[tuple[str, str | None], float] = OrderedDict()
         self._violations = 0
         self._withheld = 0
         self._granted = 0
@@ -117,15 +117,13 @@ class ContaminationDetector:
 
     def forget_user(self, user_id: str) -> int:
         """Let go of everything that is held of a user. Returns how many secrets that were."""
-        observer = self.scanner.hash_of(user_id)
-        for pair in [pair for pair in self._first_seen if pair[1] == observer]:
+        for pair in [pair for pair in self._first_seen if pair[1] == user_id]:
             del self._first_seen[pair]
         return self.scanner.forget(user_id)
 
     def holds(self, user_id: str) -> bool:
         """Return whether anything is held of a user."""
-        observer = self.scanner.hash_of(user_id)
-        return self.scanner.holds(user_id) or any(seen == observer for _, seen in self._first_seen)
+        return self.scanner.holds(user_id) or any(seen_by == user_id for _, seen_by in self._first_seen)
 
     def rotate_key(self, key: bytes | None = None) -> None:
         """Make canaries with another key from now on. Those of the key before are still known, older ones no more."""
@@ -267,8 +265,8 @@ class ContaminationDetector:
             logger.exception("the grants could not be asked, so nothing is allowed")
             return False
 
-    def _seen(self, sighting: Sighting) -> float:
-        pair = (sighting.evidence_id, sighting.observer_hash)
+    def _seen(self, sighting: Sighting, user_id: str | None) -> float:
+        pair = (sighting.evidence_id, user_id)
         if pair not in self._first_seen and len(self._first_seen) >= MAX_REMEMBERED:
             self._first_seen.popitem(last=False)
         return self._first_seen.setdefault(pair, time.time())
@@ -279,7 +277,7 @@ class ContaminationDetector:
             if self._is_granted(sighting, user_id):
                 granted += 1
                 continue
-            record = ContaminationViolation.of(sighting, boundary, self._seen(sighting))
+            record = ContaminationViolation.of(sighting, boundary, self._seen(sighting, user_id))
             if sighting.is_prior:
                 prior.append(record)
             else:
@@ -304,7 +302,7 @@ class ContaminationDetector:
         checked: list[str] | None = None,
     ) -> ContaminationReport:
         figures = self.scanner.figures()
-        deliveries = sum(of["deliveries"] for of in figures["boundaries"].values())
+        deliveries = _deliveries(figures)
         enforces = self._modes[boundary] is ScanMode.ENFORCE
         works = self.scanner.controls()
         controls = {name: works and self._modes[name] is not ScanMode.OFF for name in checked or [boundary]}
@@ -367,7 +365,7 @@ class ContaminationDetector:
         each scan point ``deliveries``, ``bytes``, ``own`` and ``foreign``; ``leak_probability_upper_bound`` is never 0.
         """
         figures = self.scanner.figures()
-        deliveries = sum(of["deliveries"] for of in figures["boundaries"].values())
+        deliveries = _deliveries(figures)
         return {
             **figures,
             "violations": self._violations,
@@ -394,6 +392,11 @@ def _modes(given: Mapping[str, str] | str) -> dict[str, ScanMode]:
         except ValueError:
             raise ValueError(f"the mode of {name} must be off, observe or enforce, got {wanted[name]!r}") from None
     return modes
+
+
+def _deliveries(figures: Mapping[str, Any]) -> int:
+    """Return how many are independent: the same data passes several boundaries, but each only once."""
+    return max(int(of["deliveries"]) for of in figures["boundaries"].values())
 
 
 def _required(user: Whose) -> str:

@@ -84,7 +84,8 @@ class ScanCoverage:
         scanned_bytes: bytes of text that this scan looked at.
         complete: whether it saw all of the value; an iterator that it must not use up is not seen.
         controls: of each boundary of the report whether the detector, asked there, saw a canary that it should see.
-        deliveries: independent deliveries that this detector has scanned so far.
+        deliveries: deliveries that the busiest scan point of this detector has seen so far: the same data passes
+            several.
     """
 
     planted: int

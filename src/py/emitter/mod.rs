@@ -35,7 +35,7 @@ use crate::events::{
     StreamWriter, Streams,
 };
 use crate::ids::{self, RequestId, RunId, ThreadId};
-use crate::isolation::Boundary;
+use crate::isolation::{Boundary, Delivery};
 use crate::lanes::LaneHandle;
 use crate::metrics::Counter;
 use crate::sanitize::{EventMask, EventTexts, KeyRule};
@@ -322,9 +322,9 @@ impl UserWebSocketEmitter {
             return Ok(());
         }
         let user = self.lane.user().as_str();
-        gate::check_text(py, boundary, user, "payload", draft.payload)?;
+        gate::check_text(py, boundary, user, ("payload", draft.payload), Delivery::First)?;
         if let Some(message) = draft.message {
-            gate::check_text(py, boundary, user, "message", message)?;
+            gate::check_text(py, boundary, user, ("message", message), Delivery::Again)?;
         }
         if let Some(Delta {
             message,

@@ -135,12 +135,18 @@ fn decide(
 }
 
 /// Looks at a text on its way to a user. Raises `ResponseWithheldError` when it is withheld.
-pub(crate) fn check_text(py: Python<'_>, boundary: Boundary, user: &str, path: &str, text: &str) -> PyResult<()> {
+pub(crate) fn check_text(
+    py: Python<'_>,
+    boundary: Boundary,
+    user: &str,
+    (path, text): (&str, &str),
+    delivery: Delivery,
+) -> PyResult<()> {
     let Some(gate) = gate(boundary) else { return Ok(()) };
     let mut found = Found::default();
     gate.scanner
         .scan(text.as_bytes(), Some(user), Depth::Everything, &mut found);
-    gate.scanner.note(boundary, &found, Delivery::First);
+    gate.scanner.note(boundary, &found, delivery);
     if decide(py, &gate, boundary, user, path, &mut found)? {
         return Err(withheld(py, boundary));
     }

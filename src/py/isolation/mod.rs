@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::types::{PyBytes, PyBytesMethods, PyDict, PyString};
 
 use self::walk::{Located, Walk};
 use super::errors::{BudgetExceeded, to_python};
@@ -122,7 +122,7 @@ impl PyScanner {
     #[allow(clippy::shadow_unrelated)]
     fn new(key: Option<&Bound<'_, PyBytes>>) -> PyResult<Self> {
         Ok(Self {
-            inner: Arc::new(Scanner::new(self::key(key.map(|key| key.as_bytes()))?)),
+            inner: Arc::new(Scanner::new(self::key(key.map(PyBytesMethods::as_bytes))?)),
             stamp: Stamp::now(),
         })
     }
@@ -138,7 +138,7 @@ impl PyScanner {
     #[pyo3(signature = (key = None))]
     fn rotate(&self, py: Python<'_>, key: Option<&Bound<'_, PyBytes>>) -> PyResult<()> {
         self.stamp.check(py)?;
-        self.inner.rotate(self::key(key.map(|key| key.as_bytes()))?);
+        self.inner.rotate(self::key(key.map(PyBytesMethods::as_bytes))?);
         Ok(())
     }
 
@@ -229,11 +229,6 @@ impl PyScanner {
     /// Counts a scan that could not be done.
     fn note_error(&self) {
         self.inner.errors.increment();
-    }
-
-    /// Lets go of the ends of texts that came in parts.
-    fn forget_texts(&self) {
-        self.inner.forget_texts();
     }
 
     /// Counts: `minted`, `secrets`, `errors`, and of each boundary `deliveries`, `bytes`, `own`, `foreign`.
