@@ -4,7 +4,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets, trampoline
+from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sanitize, sockets, trampoline
 from benches.python.measure import Figure, Measured
 
 CACHES = (
@@ -206,6 +206,15 @@ def _sockets() -> list[Target]:
     ]
 
 
+def _sanitizer() -> list[Target]:
+    group, own, what = sanitize.GROUP, sanitize.OWN, "look through a 640-byte event"
+    return [
+        # 250 MB/s.
+        Target(what, group, sanitize.CLEAN, own, Rule.TIME, sanitize.EVENT_BYTES / 250e6),
+        Target(what, group, sanitize.CLEAN, own, Rule.SPEEDUP, 20, sanitize.PRESIDIO),
+    ]
+
+
 def _many_users() -> list[Target]:
     return [
         Target(
@@ -227,6 +236,7 @@ def all_targets() -> list[Target]:
         *_events(),
         Target("engine made and ended", engines.GROUP, engines.CREATE, engines.OWN, Rule.TIME, 10e-6, floor=ENGINE),
         *_loop_account(),
+        *_sanitizer(),
         *_sockets(),
         *_many_users(),
         Target("untouched context", memory.GROUP, memory.CONTEXTS, memory.UNTOUCHED, Rule.BYTES, 768),

@@ -48,6 +48,9 @@ __all__ = [
     "PlaceholderPolicy",
     "RunClosed",
     "RunFenced",
+    "SanitizeLimitError",
+    "SanitizerCore",
+    "SanitizerStream",
     "Slot",
     "Suspension",
     "SyncSlot",
@@ -76,6 +79,7 @@ __all__ = [
     "end_stream",
     "estimate_size",
     "event_figures",
+    "event_findings",
     "expire_caches",
     "isolation_violations",
     "lane_stats",
@@ -1121,6 +1125,90 @@ class RunFenced(RunClosed):
     """
     def __new__(cls, /, message: str) -> RunFenced: ...
 
+@disjoint_base
+class SanitizeLimitError(ValueError):
+    """
+    A value is too large, or nested too deep, to be looked through for secrets. Field: `limit` (`bytes` or `depth`).
+    """
+    def __new__(cls, /, message: str, limit: str = ...) -> SanitizeLimitError: ...
+    def __str__(self, /) -> str: ...
+    @property
+    def limit(self, /) -> str: ...
+
+@final
+class SanitizerCore:
+    """
+    What looks through values: the kinds that are looked for, and the key of the masks.
+    """
+    def __new__(cls, /, key: bytes | None = None, kinds: SupportsGetItem[int, str] | None = None) -> SanitizerCore:
+        """
+        `key` are at least 16 bytes that all processes share; without them the masks of each process differ. `kinds` are names.
+        """
+    @staticmethod
+    def default_modes() -> list[tuple[str, str, str, bool]]:
+        """
+        What is done at each boundary unless something else is said: with secrets, and with what is personal.
+        """
+    @staticmethod
+    def key_rule(name: str) -> str:
+        """
+        What the name of a key says about its value: `secret`, `suspect` or `plain`.
+        """
+    @staticmethod
+    def kind_names() -> list[tuple[str, bool, bool]]:
+        """
+        Name, whether it is a secret, and whether it is looked for by default, of each kind.
+        """
+    def mask(self, /, user_id: str, name: str, text: str) -> str:
+        """
+        A mask as it would stand for a text.
+        """
+    @staticmethod
+    def open(key: bytes, place: bytes, sealed: bytes) -> bytes | None:
+        """
+        Opens what was sealed for this place, or returns `None`.
+        """
+    @staticmethod
+    def seal(key: bytes, place: bytes, plaintext: bytes) -> bytes:
+        """
+        Seals bytes for a place with a key of 32 bytes.
+        """
+    def walk(
+        self, /, value: Any, user_id: str, secret: str, personal: str, detectors: list
+    ) -> tuple[typing.Any, list[tuple[str, str, int, int, str]]]:
+        """
+        Looks through a value. Returns it, or what is masked in its place, and `(path, kind, start, end, action)` of each finding.
+        """
+
+@final
+class SanitizerStream:
+    """
+    One text of one user that comes in pieces.
+    """
+    def __new__(cls, /, core: SanitizerCore, user_id: str) -> SanitizerStream: ...
+    def close(self, /) -> str:
+        """
+        Gives all that is held.
+        """
+    def feed(self, /, piece: str, now: SupportsFloat | SupportsIndex) -> str:
+        """
+        Takes a piece, and gives what can go out.
+        """
+    def flush(self, /, now: SupportsFloat | SupportsIndex) -> str:
+        """
+        Gives what was held for 50 ms.
+        """
+    @property
+    def held(self, /) -> int:
+        """
+        Bytes that are held back.
+        """
+    @property
+    def masked(self, /) -> int:
+        """
+        Findings that were masked.
+        """
+
 @final
 class Slot:
     """
@@ -1893,6 +1981,7 @@ def bind_event_bounds(
     max_event_bytes: SupportsIndex = 65536,
     retention: SupportsFloat | SupportsIndex = 300.0,
     progress_ttl: SupportsFloat | SupportsIndex = 30.0,
+    sanitize: str = "secrets",
 ) -> None:
     """
     Sets the bounds of a context's event stream, for when it is opened. Used by the factories.
@@ -1953,6 +2042,7 @@ def emitter_for_context(
     max_event_bytes: SupportsIndex = 65536,
     retention: SupportsFloat | SupportsIndex = 300.0,
     progress_ttl: SupportsFloat | SupportsIndex = 30.0,
+    sanitize: str = "secrets",
 ) -> UserWebSocketEmitter:
     """
     Makes the emitter of a context's run, and opens its stream. Used by the factories.
@@ -1969,6 +2059,7 @@ def emitter_for_user(
     max_event_bytes: SupportsIndex = 65536,
     retention: SupportsFloat | SupportsIndex = 300.0,
     progress_ttl: SupportsFloat | SupportsIndex = 30.0,
+    sanitize: str = "secrets",
 ) -> UserWebSocketEmitter:
     """
     Makes an emitter that serves all runs of a user. Used by the factory.
@@ -1997,6 +2088,11 @@ def event_figures() -> dict[str, typing.Any]:
 
     Of what a socket is handed at once the oldest event counts. What was published before the client asked for the stream does
     not count: its age says when the client came.
+    """
+
+def event_findings() -> dict[str, int]:
+    """
+    How often each kind was found in the events that this process has published.
     """
 
 def expire_caches(user_id: str | None = None) -> tuple[int, int]:

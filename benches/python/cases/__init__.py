@@ -1,6 +1,6 @@
 """What is measured. Each module has one `cases()`."""
 
-from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets, trampoline
+from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sanitize, sockets, trampoline
 from benches.python.measure import Case
 
 
@@ -13,6 +13,7 @@ def all_cases(*, thorough: bool) -> list[Case]:
         *events.cases(),
         *engines.cases(),
         *trampoline.cases(),
+        *sanitize.cases(),
         *sockets.cases(),
         *flat.cases(),
         *memory.cases(thorough=thorough),
