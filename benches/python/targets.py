@@ -13,6 +13,7 @@ from benches.python.cases import (
     flat,
     memory,
     permits,
+    sanitize,
     sockets,
     trampoline,
 )
@@ -217,6 +218,15 @@ def _sockets() -> list[Target]:
     ]
 
 
+def _sanitizer() -> list[Target]:
+    group, own, what = sanitize.GROUP, sanitize.OWN, "look through a 640-byte event"
+    return [
+        # 250 MB/s.
+        Target(what, group, sanitize.CLEAN, own, Rule.TIME, sanitize.EVENT_BYTES / 250e6),
+        Target(what, group, sanitize.CLEAN, own, Rule.SPEEDUP, 20, sanitize.PRESIDIO),
+    ]
+
+
 def _many_users() -> list[Target]:
     return [
         Target(
@@ -246,6 +256,7 @@ def all_targets() -> list[Target]:
             *(Rule.TIME, 20e-6),
         ),
         *_loop_account(),
+        *_sanitizer(),
         *_sockets(),
         *_many_users(),
         Target("untouched context", memory.GROUP, memory.CONTEXTS, memory.UNTOUCHED, Rule.BYTES, 768),

@@ -69,7 +69,7 @@ impl<'a> EventTexts<'a> {
         if !found.iter().any(|span| self.mask.has(span.kind)) {
             return Cow::Borrowed(text);
         }
-        mask_spans(text, rule, self.mask, process_key(), self.user)
+        mask_spans(text, rule, self.mask, &process_key().of(self.user))
             .map_or(Cow::Borrowed(text), |masked| Cow::Owned(masked.text))
     }
 }

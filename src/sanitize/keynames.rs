@@ -83,13 +83,8 @@ pub fn rule_of(name: &str) -> KeyRule {
     }
     let name = name.as_bytes();
     let name = &name[name.len().saturating_sub(MAX_NAME)..];
-    // Nearly all names end here: no name of the lists ends in another letter.
-    if !name
-        .iter()
-        .rev()
-        .find(|byte| byte.is_ascii_alphabetic())
-        .is_some_and(|last| ends_a_rule(*last))
-    {
+    // Nearly all names end here.
+    if !may_end_a_rule(name) {
         return KeyRule::Plain;
     }
     let mut words = [[0_u8; WORD]; WORDS];
@@ -118,10 +113,31 @@ pub fn rule_of(name: &str) -> KeyRule {
 const WORDS: usize = 12;
 const WORD: usize = 16;
 
-fn ends_a_rule(last: u8) -> bool {
+/// Whether a name ends in two letters in which a name of the lists does, digits and signs behind them apart.
+fn may_end_a_rule(name: &[u8]) -> bool {
+    let Some(last) = name.iter().rposition(u8::is_ascii_alphabetic).filter(|last| *last > 0) else {
+        return false;
+    };
+    let two = [name[last - 1].to_ascii_lowercase(), name[last].to_ascii_lowercase()];
     matches!(
-        last.to_ascii_lowercase(),
-        b'd' | b'e' | b'g' | b'h' | b'l' | b'n' | b's' | b't' | b'y'
+        &two,
+        b"rd"
+            | b"wd"
+            | b"se"
+            | b"de"
+            | b"et"
+            | b"ts"
+            | b"ey"
+            | b"en"
+            | b"ns"
+            | b"on"
+            | b"ie"
+            | b"al"
+            | b"ls"
+            | b"ng"
+            | b"th"
+            | b"ss"
+            | b"sh"
     )
 }
 
@@ -161,6 +177,13 @@ fn split(name: &[u8], words: &mut [[u8; WORD]; WORDS]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_look_at_two_letters_passes_all_rules() {
+        for rule in SECRET.iter().chain(&SUSPECT) {
+            assert!(rule_of(&rule.join("_")) > KeyRule::Plain, "{rule:?}");
+        }
+    }
 
     #[test]
     fn names_are_compared_word_by_word() {

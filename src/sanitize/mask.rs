@@ -3,6 +3,7 @@
 //! The digits are a keyed hash of what was there. The key is the user's own: who reads a user's log sees which addresses in it
 //! are the same, and nobody sees whether two users have the same one. Four digits tell little apart and give nothing away.
 
+use std::cell::OnceCell;
 use std::hash::Hasher;
 use std::sync::OnceLock;
 
@@ -43,18 +44,44 @@ impl MaskKey {
         Self(Hkdf::new(Some(b"isolane/mask/1"), secret))
     }
 
-    fn of_user(&self, user: &str) -> SipHasher24 {
-        let mut key = [0; 16];
-        // Sixteen bytes are never too many.
-        let _ = self.0.expand(user.as_bytes(), &mut key);
-        let hasher = SipHasher24::new_with_key(&key);
-        key.zeroize();
-        hasher
+    /// The masks of one user.
+    pub fn of<'a>(&'a self, user: &'a str) -> UserMask<'a> {
+        UserMask {
+            key: self,
+            user,
+            hasher: OnceCell::new(),
+        }
+    }
+}
+
+/// Writes the masks of one user. The user's key is made with the first one.
+pub struct UserMask<'a> {
+    key: &'a MaskKey,
+    user: &'a str,
+    hasher: OnceCell<SipHasher24>,
+}
+
+impl std::fmt::Debug for UserMask<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("UserMask")
+    }
+}
+
+impl UserMask<'_> {
+    fn hasher(&self) -> SipHasher24 {
+        *self.hasher.get_or_init(|| {
+            let mut key = [0; 16];
+            // Sixteen bytes are never too many.
+            let _ = self.key.0.expand(self.user.as_bytes(), &mut key);
+            let hasher = SipHasher24::new_with_key(&key);
+            key.zeroize();
+            hasher
+        })
     }
 
-    /// Appends the mask of what one user's text had.
-    pub fn write(&self, out: &mut String, user: &str, name: &str, value: &str) {
-        let mut hasher = self.of_user(user);
+    /// Appends the mask of what the user's text had.
+    pub fn write(&self, out: &mut String, name: &str, value: &str) {
+        let mut hasher = self.hasher();
         hasher.write(name.as_bytes());
         hasher.write_u8(0);
         hasher.write(value.as_bytes());
@@ -94,6 +121,13 @@ pub fn is_mask(text: &str) -> bool {
     is_name(name) && digest.len() == 4 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// Whether somebody else has put it in the place of a secret: `[REDACTED]`, `<hidden>`, `***`.
+pub(super) fn is_redacted(text: &str) -> bool {
+    const WORDS: [&str; 6] = ["redacted", "masked", "filtered", "hidden", "removed", "secret"];
+    let inner = text.trim_matches(|each| matches!(each, '[' | ']' | '<' | '>' | '*' | '(' | ')'));
+    inner.is_empty() || (inner.len() < text.len() && WORDS.iter().any(|word| inner.eq_ignore_ascii_case(word)))
+}
+
 /// A text with masks, and what they stand for, in bytes of the text that was given.
 #[derive(Debug)]
 pub struct Masked {
@@ -104,8 +138,8 @@ pub struct Masked {
 }
 
 /// Masks what a text has of these kinds; `None` when there is nothing.
-pub fn mask_spans(text: &str, rule: KeyRule, kinds: Kinds, key: &MaskKey, user: &str) -> Option<Masked> {
-    mask_with(text, rule, kinds, &[], &|span: &Span| span.kind.name(), key, user)
+pub fn mask_spans(text: &str, rule: KeyRule, kinds: Kinds, masks: &UserMask<'_>) -> Option<Masked> {
+    mask_with(text, rule, kinds, &[], &|span: &Span| span.kind.name(), masks)
 }
 
 /// The same with what was found by other means, and with names for it.
@@ -118,8 +152,7 @@ pub fn mask_with<'n>(
     kinds: Kinds,
     others: &[Span],
     name: &dyn Fn(&Span) -> &'n str,
-    key: &MaskKey,
-    user: &str,
+    masks: &UserMask<'_>,
 ) -> Option<Masked> {
     let mut found = Vec::new();
     scan_value(text, rule, kinds, &mut found);
@@ -132,7 +165,7 @@ pub fn mask_with<'n>(
     }
     let mut again = Vec::new();
     loop {
-        let (masked, places) = write_masks(text, &found, name, key, user);
+        let (masked, places) = write_masks(text, &found, name, masks);
         scan_value(&masked, rule, kinds, &mut again);
         let before = found.clone();
         for span in &again {
@@ -179,8 +212,7 @@ fn write_masks<'n>(
     text: &str,
     found: &[Span],
     name: &dyn Fn(&Span) -> &'n str,
-    key: &MaskKey,
-    user: &str,
+    masks: &UserMask<'_>,
 ) -> (String, Vec<Place>) {
     let mut out = String::with_capacity(text.len() + 16);
     let mut places = Vec::with_capacity(found.len());
@@ -188,7 +220,7 @@ fn write_masks<'n>(
     for span in found {
         out.push_str(&text[past..span.start]);
         let start = out.len();
-        key.write(&mut out, user, name(span), &text[span.start..span.end]);
+        masks.write(&mut out, name(span), &text[span.start..span.end]);
         places.push(Place {
             mask: (start, out.len()),
             span: *span,

@@ -33,7 +33,7 @@ mod tokens;
 pub use events::{EventTexts, event_findings};
 pub use keynames::{KeyRule, rule_of};
 pub use kind::{Group, Kind, Kinds};
-pub use mask::{MaskKey, Masked, is_mask, is_name, mask_spans, mask_with, masks_in, process_key};
+pub use mask::{MaskKey, Masked, UserMask, is_mask, is_name, mask_spans, mask_with, masks_in, process_key};
 pub use policy::{Boundary, EventMask, Mode, Modes};
 pub use scan::{Span, scan, scan_value, settle};
 pub use seal::{OpenError, open_field, seal_field};

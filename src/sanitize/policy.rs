@@ -115,19 +115,6 @@ impl Modes {
             Group::Personal => self.personal,
         }
     }
-
-    /// Those of `kinds` with which this is done.
-    #[must_use]
-    pub fn kinds(self, kinds: Kinds, mode: Mode) -> Kinds {
-        let with = |set: Kinds, kind: &Kind| {
-            if kinds.has(*kind) && self.of(*kind) == mode {
-                set.with(*kind)
-            } else {
-                set
-            }
-        };
-        Kind::ALL.iter().fold(Kinds::NONE, with)
-    }
 }
 
 /// What is masked in events when they are published.

@@ -1,11 +1,16 @@
 //! One look at a text, and the detectors where it finds something to look at.
 
+use std::sync::LazyLock;
+
 use memchr::{memchr_iter, memmem};
 
 use super::characters::{begins_word, is_token, run_back};
 use super::keynames::{KeyRule, rule_of};
 use super::kind::{Kind, Kinds};
+use super::mask::{is_mask, is_redacted};
 use super::{card, email, entropy, iban, jwt, network, pem, ssn, tokens};
+
+static ARMOUR: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(pem::BEGIN));
 
 /// A finding: where, in bytes, and what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,14 +36,14 @@ pub(super) const MAX_NAME: usize = 64;
 pub fn scan(text: &str, kinds: Kinds, found: &mut Vec<Span>) {
     found.clear();
     let bytes = text.as_bytes();
-    if bytes.len() < SHORTEST {
+    if bytes.len() < SHORTEST || kinds == Kinds::NONE {
         return;
     }
     around_at_signs(bytes, kinds, found);
     around_digits(bytes, kinds, found);
     around_tokens(bytes, kinds, found);
-    if kinds.has(Kind::Pem) {
-        for start in memmem::find_iter(bytes, pem::BEGIN) {
+    if bytes.len() > pem::BEGIN.len() && kinds.has(Kind::Pem) {
+        for start in ARMOUR.find_iter(bytes) {
             if found.iter().any(|span| span.kind == Kind::Pem && span.end > start) {
                 continue;
             }
@@ -71,7 +76,7 @@ pub fn scan_value(text: &str, rule: KeyRule, kinds: Kinds, found: &mut Vec<Span>
             KeyRule::Suspect => entropy::is_random(text.as_bytes()) && text.bytes().all(|byte| byte.is_ascii_graphic()),
             KeyRule::Plain => false,
         };
-    if whole && !super::mask::is_mask(text) {
+    if whole && !is_mask(text) && !is_redacted(text) {
         found.clear();
         // What it is more particularly says more.
         scan(text, kinds, found);

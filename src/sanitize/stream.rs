@@ -8,7 +8,7 @@ use super::characters::{begins_word, is_token, run, run_back};
 use super::jwt;
 use super::keynames::KeyRule;
 use super::kind::{Kind, Kinds};
-use super::mask::{MaskKey, mask_spans};
+use super::mask::{UserMask, mask_spans};
 use super::scan::{Span, scan};
 use crate::clock::Micros;
 use crate::mutants::mutant;
@@ -55,25 +55,25 @@ impl Stream {
     }
 
     /// Takes a piece, and gives what can go out.
-    pub fn feed(&mut self, piece: &str, now: Micros, key: &MaskKey, user: &str) -> String {
+    pub fn feed(&mut self, piece: &str, now: Micros, masks: &UserMask<'_>) -> String {
         if self.held() == 0 {
             self.since = now;
         }
         self.buffer.push_str(piece);
-        self.release(false, key, user)
+        self.release(false, masks)
     }
 
     /// Gives what was held for 50 ms.
-    pub fn flush(&mut self, now: Micros, key: &MaskKey, user: &str) -> String {
+    pub fn flush(&mut self, now: Micros, masks: &UserMask<'_>) -> String {
         if self.held() == 0 || now < self.since + PATIENCE {
             return String::new();
         }
-        self.release(true, key, user)
+        self.release(true, masks)
     }
 
     /// Gives all that is held.
-    pub fn close(&mut self, key: &MaskKey, user: &str) -> String {
-        let rest = self.release(true, key, user);
+    pub fn close(&mut self, masks: &UserMask<'_>) -> String {
+        let rest = self.release(true, masks);
         *self = Self {
             found: self.found,
             ..Self::new(self.kinds)
@@ -91,7 +91,7 @@ impl Stream {
         self.found
     }
 
-    fn release(&mut self, all: bool, key: &MaskKey, user: &str) -> String {
+    fn release(&mut self, all: bool, masks: &UserMask<'_>) -> String {
         let mut out = String::new();
         if !self.swallowed() {
             return out;
@@ -108,7 +108,7 @@ impl Stream {
         for span in spans.iter().take_while(|span| span.start < cut) {
             let start = span.start.max(self.gone);
             out.push_str(&self.buffer[self.gone..start]);
-            key.write(&mut out, user, span.kind.name(), &self.buffer[span.start..span.end]);
+            masks.write(&mut out, span.kind.name(), &self.buffer[span.start..span.end]);
             self.gone = span.end;
             self.found += 1;
         }
@@ -240,6 +240,6 @@ impl Stream {
 }
 
 /// The same for a text that is whole. For comparison.
-pub fn mask_whole(text: &str, kinds: Kinds, key: &MaskKey, user: &str) -> String {
-    mask_spans(text, KeyRule::Plain, kinds, key, user).map_or_else(|| text.to_owned(), |masked| masked.text)
+pub fn mask_whole(text: &str, kinds: Kinds, masks: &UserMask<'_>) -> String {
+    mask_spans(text, KeyRule::Plain, kinds, masks).map_or_else(|| text.to_owned(), |masked| masked.text)
 }

@@ -15,7 +15,7 @@ fn found(text: &str, kinds: Kinds) -> Vec<(&'static str, &str)> {
 }
 
 fn masked(text: &str) -> String {
-    mask_whole(text, Kinds::DEFAULT, &MaskKey::new(b"key"), "ann")
+    mask_whole(text, Kinds::DEFAULT, &MaskKey::new(b"key").of("ann"))
 }
 
 #[track_caller]
@@ -397,7 +397,11 @@ fn words_of_ordinary_life_are_left_alone() {
 #[test]
 fn masks_tell_users_apart_and_are_kept() {
     let mask = |key: &MaskKey, user: &str| {
-        mask_whole("a@example.com, b@example.com, a@example.com", Kinds::DEFAULT, key, user)
+        mask_whole(
+            "a@example.com, b@example.com, a@example.com",
+            Kinds::DEFAULT,
+            &key.of(user),
+        )
     };
     let (key, other) = (MaskKey::new(b"one"), MaskKey::new(b"two"));
     let ann = mask(&key, "ann");
@@ -410,11 +414,11 @@ fn masks_tell_users_apart_and_are_kept() {
     assert_eq!(masked(&ann), ann);
     // The value of a secret key, once more.
     let key = MaskKey::new(b"one");
-    let once = mask_spans("hunter2", KeyRule::Secret, Kinds::DEFAULT, &key, "ann")
+    let once = mask_spans("hunter2", KeyRule::Secret, Kinds::DEFAULT, &key.of("ann"))
         .expect("a finding")
         .text;
     assert!(is_mask(&once));
-    assert!(mask_spans(&once, KeyRule::Secret, Kinds::DEFAULT, &key, "ann").is_none());
+    assert!(mask_spans(&once, KeyRule::Secret, Kinds::DEFAULT, &key.of("ann")).is_none());
     for text in [
         "[]",
         "[EMAIL:12]",
@@ -448,7 +452,7 @@ fn long_texts_take_time_in_proportion() {
         let mut spans = Vec::new();
         scan(&text, Kinds::all(), &mut spans);
         assert!(
-            mask_spans(&text, KeyRule::Plain, Kinds::DEFAULT, &MaskKey::new(b"k"), "ann")
+            mask_spans(&text, KeyRule::Plain, Kinds::DEFAULT, &MaskKey::new(b"k").of("ann"))
                 .is_none_or(|masked| !masked.found.is_empty())
         );
     }
@@ -482,11 +486,11 @@ fn in_pieces(text: &str, sizes: &[usize]) -> String {
             break;
         }
         let at = rest.char_indices().nth(*size).map_or(rest.len(), |(at, _)| at);
-        out.push_str(&stream.feed(&rest[..at], 0, &key, "ann"));
+        out.push_str(&stream.feed(&rest[..at], 0, &key.of("ann")));
         assert!(stream.held() <= HOLD, "{}", stream.held());
         rest = &rest[at..];
     }
-    out.push_str(&stream.close(&key, "ann"));
+    out.push_str(&stream.close(&key.of("ann")));
     out
 }
 
@@ -542,18 +546,18 @@ fn a_secret_that_is_split_anywhere_is_found() {
 fn what_is_held_goes_out_in_time_and_its_rest_is_masked() {
     let key = MaskKey::new(b"key");
     let mut stream = Stream::new(Kinds::DEFAULT);
-    assert_eq!(stream.feed("mail ali", 0, &key, "ann"), "mail ");
-    assert_eq!(stream.flush(49_999, &key, "ann"), "");
-    assert_eq!(stream.flush(50_000, &key, "ann"), "ali");
+    assert_eq!(stream.feed("mail ali", 0, &key.of("ann")), "mail ");
+    assert_eq!(stream.flush(49_999, &key.of("ann")), "");
+    assert_eq!(stream.flush(50_000, &key.of("ann")), "ali");
     assert_eq!(stream.held(), 0);
-    let rest = stream.feed("ce@example.com now", 60_000, &key, "ann") + &stream.close(&key, "ann");
+    let rest = stream.feed("ce@example.com now", 60_000, &key.of("ann")) + &stream.close(&key.of("ann"));
     assert!(rest.starts_with("[EMAIL:") && rest.ends_with("] now"), "{rest}");
     // What went out does not begin a word anew.
     assert_eq!(
-        stream.feed("ta", 0, &key, "ann") + &stream.flush(99_999, &key, "ann"),
+        stream.feed("ta", 0, &key.of("ann")) + &stream.flush(99_999, &key.of("ann")),
         "ta"
     );
-    let rest = stream.feed("sk-abcdefghijKLMNOPQRST0123456789 x", 0, &key, "ann") + &stream.close(&key, "ann");
+    let rest = stream.feed("sk-abcdefghijKLMNOPQRST0123456789 x", 0, &key.of("ann")) + &stream.close(&key.of("ann"));
     assert_eq!(rest, "sk-abcdefghijKLMNOPQRST0123456789 x");
 }
 
@@ -573,8 +577,8 @@ proptest! {
         for text in [text.clone(), noise.clone(), format!("{noise}{text}{noise}")] {
             for rule in [KeyRule::Plain, KeyRule::Suspect, KeyRule::Secret] {
                 let key = MaskKey::new(b"key");
-                let once = mask_spans(&text, rule, Kinds::all(), &key, "ann").map_or(text.clone(), |masked| masked.text);
-                prop_assert!(mask_spans(&once, rule, Kinds::all(), &key, "ann").is_none(), "{:?} {:?}", text, once);
+                let once = mask_spans(&text, rule, Kinds::all(), &key.of("ann")).map_or(text.clone(), |masked| masked.text);
+                prop_assert!(mask_spans(&once, rule, Kinds::all(), &key.of("ann")).is_none(), "{:?} {:?}", text, once);
             }
         }
     }

@@ -303,6 +303,23 @@ KILLERS: dict[str, tuple[str, ...]] = {
         f"{P}contamination.py::test_an_event_with_data_of_another_user_is_not_published",
         "tests/leaks/test_leak_classes.py::test_a_leak_is_caught_and_withheld",
     ),
+    # Findings in texts.
+    "LuhnSkipped": ("lib::sanitize::tests::cards",),
+    "CardAfterDot": ("lib::sanitize::tests::cards",),
+    "KeyNamesBySubstring": (
+        "lib::sanitize::keynames::tests::names_are_compared_word_by_word",
+        f"{P}sanitizer.py::test_the_words_that_other_rules_delete_are_left_alone",
+    ),
+    "MaskIsNoMask": (
+        "lib::sanitize::tests::masks_tell_users_apart_and_are_kept",
+        "lib::sanitize::tests::masking_twice_is_masking_once",
+        f"{P}sanitizer.py::test_json_in_json_out_and_twice_is_once",
+    ),
+    "CarryTooShort": (
+        "lib::sanitize::tests::a_secret_that_is_split_anywhere_is_found",
+        f"{P}sanitizer.py::test_a_secret_that_comes_in_two_pieces_is_masked",
+    ),
+    "EventSecretsShown": (f"{P}sanitized_events.py::test_no_secret_reaches_the_log_and_the_rest_is_as_it_was",),
     # Lanes and processes.
     "LaneEvictedInUse": (f"{P}lanes.py::test_a_lane_in_use_is_never_evicted",),
     "IdleLanesUnbounded": (f"{P}lanes.py::test_idle_lanes_are_bounded_and_the_one_idle_longest_goes_first",),

@@ -3,7 +3,6 @@
 import json
 import re
 
-import isolane
 import pytest
 from isolane import WebSocketBridgeFactory, WebSocketConfig
 from isolane._core import event_findings
@@ -23,11 +22,9 @@ def emitter_of(new_context):
     return make
 
 
-def messages_of(context) -> list[dict]:
-    """What a plain client of the user would read."""
-    cursor = isolane._core.EventCursor(context.user_id, mode="plain")
-    cursor.subscribe(context.run_id)
-    return [json.loads(text) for text in cursor.read(1000)]
+@pytest.fixture
+def messages_of(read_plain):
+    return lambda context: read_plain(context.user_id, context.run_id)
 
 
 async def publish_all(emitter) -> None:
@@ -41,7 +38,7 @@ async def publish_all(emitter) -> None:
     await emitter.notify_agent_error(RuntimeError(f"cannot open {URL}: {AWS}"))
 
 
-async def test_no_secret_reaches_the_log_and_the_rest_is_as_it_was(emitter_of):
+async def test_no_secret_reaches_the_log_and_the_rest_is_as_it_was(emitter_of, messages_of):
     context, emitter = await emitter_of()
     before = event_findings()
     await publish_all(emitter)
@@ -67,7 +64,7 @@ async def test_no_secret_reaches_the_log_and_the_rest_is_as_it_was(emitter_of):
     assert counts["AWS_KEY"] > before.get("AWS_KEY", 0)
 
 
-async def test_all_masks_what_is_personal_and_off_nothing(emitter_of):
+async def test_all_masks_what_is_personal_and_off_nothing(emitter_of, messages_of):
     context, emitter = await emitter_of(sanitize="all")
     await publish_all(emitter)
     assert MAIL not in json.dumps(messages_of(context))
@@ -81,7 +78,7 @@ async def test_all_masks_what_is_personal_and_off_nothing(emitter_of):
         await emitter_of(sanitize="some")
 
 
-async def test_each_way_to_an_emitter_masks(emitter_of, new_context, new_user):
+async def test_each_way_to_an_emitter_masks(emitter_of, messages_of, new_context, new_user):
     # A context's own emitter, a child's, one of a whole user, and what is told outside of runs.
     context, _ = await emitter_of()
     context.get_websocket_emitter().publish("own", {"text": AWS})
@@ -98,7 +95,7 @@ async def test_each_way_to_an_emitter_masks(emitter_of, new_context, new_user):
     await bridge.cleanup_user_emitter(user)
 
 
-async def test_two_users_have_masks_of_their_own(emitter_of):
+async def test_two_users_have_masks_of_their_own(emitter_of, messages_of):
     texts = []
     for name in ("ann", "bob"):
         context, emitter = await emitter_of(f"{name}-of-masked-events")
@@ -108,7 +105,7 @@ async def test_two_users_have_masks_of_their_own(emitter_of):
     assert sum(a == b for a, b in zip(*texts, strict=True)) <= 2
 
 
-async def test_ordinary_events_are_written_as_ever(emitter_of):
+async def test_ordinary_events_are_written_as_ever(emitter_of, messages_of):
     payload = {
         "important_notes": "task-analysis of the disk-usage",
         "evaluation": [1, 2.5, None, True, 4111111111111111],
@@ -126,11 +123,11 @@ async def test_ordinary_events_are_written_as_ever(emitter_of):
     assert shown[0] == shown[1] == [payload]
 
 
-async def test_a_long_error_is_cut_after_it_was_masked(emitter_of):
+async def test_a_long_error_is_cut_after_it_was_masked(emitter_of, messages_of):
     context, emitter = await emitter_of()
     await emitter.notify_agent_started("agent")
     # The cut would go through the key.
-    await emitter.notify_agent_error("x" * 3989 + " " + AWS)
+    await emitter.notify_agent_error("x" * 3990 + " " + AWS)
     text = messages_of(context)[-1]["payload"]["error_message"]
     assert len(text) == 4000
     assert text.endswith("x [AWS_KEY:")

@@ -9,6 +9,7 @@ from benches.python.cases import (
     flat,
     memory,
     permits,
+    sanitize,
     sockets,
     trampoline,
 )
@@ -25,6 +26,7 @@ def all_cases(*, thorough: bool) -> list[Case]:
         *engines.cases(),
         *contamination.cases(),
         *trampoline.cases(),
+        *sanitize.cases(),
         *sockets.cases(),
         *flat.cases(),
         *memory.cases(thorough=thorough),

@@ -75,7 +75,7 @@ async def _notify(emitter: Any, events: int) -> None:
         await completed("pricer", PAYLOAD)
 
 
-def _with_room(make: Emitters, work: Work) -> Run:
+def with_room(make: Emitters, work: Work) -> Run:
     """A new emitter before the log or queue is full."""
 
     async def run(loops: int) -> float:
@@ -151,18 +151,18 @@ def cases() -> list[Case]:
 
     return [
         against(
-            *(PUBLISH, _with_room, _publish, (*queues, *orjson)),
+            *(PUBLISH, with_room, _publish, (*queues, *orjson)),
             note=orjson_message.MISSING or "orjson: no log, no queue and no check of the payload's depth and size.",
         ),
         against(f"publish({PAYLOAD_BYTES}-byte dict); {full}", _full, _publish, queues),
-        against(f"{notify}; log with room", _with_room, _notify, queues),
+        against(f"{notify}; log with room", with_room, _notify, queues),
         against(f"{notify}; {full}", _full, _notify, queues),
         Case(
             GROUP,
             AWAIT,
             (
-                Side(SYNC, _with_room(own, _publish)),
-                Side(AWAITED, _with_room(own, _send)),
+                Side(SYNC, with_room(own, _publish)),
+                Side(AWAITED, with_room(own, _send)),
                 Side(AWAITED_TOOL, _completed_with_room(own)),
             ),
             own=True,

@@ -5,7 +5,7 @@ mod walk;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict};
 
 pub(crate) use self::stream::SanitizerStream;
 use self::walk::Walk;
@@ -120,16 +120,11 @@ impl SanitizerCore {
         user_id: &str,
         secret: &str,
         personal: &str,
-        detectors: &Bound<'py, PyList>,
+        detectors: Vec<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Vec<walk::Record>)> {
         let modes = Modes {
             secret: mode(secret)?,
             personal: mode(personal)?,
-        };
-        let detectors = if detectors.is_empty() {
-            Vec::new()
-        } else {
-            detectors.iter().collect()
         };
         let mut walk = Walk::new(value.py(), self.key(), user_id, self.kinds, modes, &detectors);
         let shown = walk.run(value)?;
@@ -139,7 +134,7 @@ impl SanitizerCore {
     /// A mask as it would stand for a text.
     fn mask(&self, user_id: &str, name: &str, text: &str) -> String {
         let mut out = String::new();
-        self.key().write(&mut out, user_id, name, text);
+        self.key().of(user_id).write(&mut out, name, text);
         out
     }
 

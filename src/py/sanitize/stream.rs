@@ -43,18 +43,18 @@ impl SanitizerStream {
     /// Takes a piece, and gives what can go out.
     fn feed(&self, py: Python<'_>, piece: &str, now: f64) -> PyResult<String> {
         self.with(py, |stream, core| {
-            stream.feed(piece, micros(now), core.key(), &self.user)
+            stream.feed(piece, micros(now), &core.key().of(&self.user))
         })
     }
 
     /// Gives what was held for 50 ms.
     fn flush(&self, py: Python<'_>, now: f64) -> PyResult<String> {
-        self.with(py, |stream, core| stream.flush(micros(now), core.key(), &self.user))
+        self.with(py, |stream, core| stream.flush(micros(now), &core.key().of(&self.user)))
     }
 
     /// Gives all that is held.
     fn close(&self, py: Python<'_>) -> PyResult<String> {
-        self.with(py, |stream, core| stream.close(core.key(), &self.user))
+        self.with(py, |stream, core| stream.close(&core.key().of(&self.user)))
     }
 
     /// Bytes that are held back.

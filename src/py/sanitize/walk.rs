@@ -15,8 +15,8 @@ use super::super::json::{entries, exception_text, to_json};
 use super::limit_error;
 use crate::ids;
 use crate::sanitize::{
-    KeyRule, Kind, Kinds, LimitFault, MAX_BYTES, MAX_DEPTH, MaskKey, Mode, Modes, SECRET_NUMBER, Span, is_mask,
-    is_name, mask_with, masks_in, rule_of, scan_value, settle,
+    KeyRule, Kind, Kinds, LimitFault, MAX_BYTES, MAX_DEPTH, MaskKey, Mode, Modes, SECRET_NUMBER, Span, UserMask,
+    is_mask, is_name, mask_with, masks_in, rule_of, scan_value, settle,
 };
 
 /// Path, kind, first and last character, and what was done.
@@ -27,8 +27,9 @@ const MAX_STEP: usize = 60;
 /// Numbers with fewer digits are no cards.
 const CARD_DIGITS: usize = 13;
 
-enum Step {
-    Key(String),
+enum Step<'py> {
+    /// A key, as it may be shown.
+    Key(Bound<'py, PyAny>),
     Index(usize),
     /// The next finding is in a key itself.
     KeyItself,
@@ -37,13 +38,13 @@ enum Step {
 /// One look through a value.
 pub(super) struct Walk<'a, 'py> {
     py: Python<'py>,
-    key: &'a MaskKey,
-    user: &'a str,
+    masks: UserMask<'a>,
     modes: Modes,
     mask: Kinds,
     report: Kinds,
+    looked_for: Kinds,
     detectors: &'a [Bound<'py, PyAny>],
-    path: Vec<Step>,
+    path: Vec<Step<'py>>,
     records: Vec<Record>,
     spent: usize,
 }
@@ -63,21 +64,18 @@ impl<'a, 'py> Walk<'a, 'py> {
         modes: Modes,
         detectors: &'a [Bound<'py, PyAny>],
     ) -> Self {
-        let report = [Mode::Detect, Mode::Block];
-        let with = |set: Kinds, kind: &Kind| {
-            if kinds.has(*kind) && report.contains(&modes.of(*kind)) {
-                set.with(*kind)
-            } else {
-                set
-            }
+        let reported = |kind: &Kind| kinds.has(*kind) && matches!(modes.of(*kind), Mode::Detect | Mode::Block);
+        let of = |wanted: &dyn Fn(&Kind) -> bool| {
+            let with = |set: Kinds, kind: &Kind| if wanted(kind) { set.with(*kind) } else { set };
+            Kind::ALL.iter().fold(Kinds::NONE, with)
         };
         Self {
             py,
-            key,
-            user,
+            masks: key.of(user),
             modes,
-            mask: modes.kinds(kinds, Mode::Mask),
-            report: Kind::ALL.iter().fold(Kinds::NONE, with),
+            mask: of(&|kind| kinds.has(*kind) && modes.of(*kind) == Mode::Mask),
+            report: of(&reported),
+            looked_for: of(&|kind| kinds.has(*kind) && modes.of(*kind) != Mode::Off),
             detectors,
             path: Vec::new(),
             records: Vec::new(),
@@ -132,7 +130,7 @@ impl<'a, 'py> Walk<'a, 'py> {
         let mut members = entries(dict);
         let mut changed = false;
         for (key, value) in &mut members {
-            let (mut own, mut step) = (KeyRule::Plain, None);
+            let mut own = KeyRule::Plain;
             if let Ok(name) = key.cast::<PyString>() {
                 let name = lossy(name)?;
                 own = rule_of(&name);
@@ -140,11 +138,8 @@ impl<'a, 'py> Walk<'a, 'py> {
                 let shown = self.text(&name, KeyRule::Plain);
                 self.path.pop();
                 if let Some(shown) = shown? {
-                    step = Some(ids::cut(&shown, MAX_STEP).to_owned());
                     *key = PyString::new(self.py, &shown).into_any();
                     changed = true;
-                } else {
-                    step = Some(ids::cut(&name, MAX_STEP).to_owned());
                 }
             }
             // Within what is secret as a whole, what looks random is.
@@ -153,7 +148,7 @@ impl<'a, 'py> Walk<'a, 'py> {
             } else {
                 KeyRule::Suspect
             };
-            self.path.push(Step::Key(step.unwrap_or_else(|| "…".to_owned())));
+            self.path.push(Step::Key(key.clone()));
             let shown = self.value(value, own.max(within), depth + 1);
             self.path.pop();
             if let Some(shown) = shown? {
@@ -286,6 +281,11 @@ impl<'a, 'py> Walk<'a, 'py> {
     /// A text as it may be shown, if that differs.
     fn text(&mut self, text: &str, rule: KeyRule) -> PyResult<Option<String>> {
         self.spend(text.len())?;
+        let mut found = Vec::new();
+        scan_value(text, rule, self.looked_for, &mut found);
+        if found.is_empty() && self.detectors.is_empty() {
+            return Ok(None);
+        }
         let named = if self.detectors.is_empty() {
             Vec::new()
         } else {
@@ -309,12 +309,11 @@ impl<'a, 'py> Walk<'a, 'py> {
         } else {
             none
         };
-        let shown = mask_with(text, rule, self.mask, masked, &name, self.key, self.user);
+        let shown = mask_with(text, rule, self.mask, masked, &name, &self.masks);
         let masked = shown.as_ref().map_or(none, |shown| &shown.found);
         for span in masked {
             self.record(text, span, name(span), Mode::Mask);
         }
-        let mut found = Vec::new();
         scan_value(text, rule, self.report, &mut found);
         if !reported.is_empty() {
             found.extend_from_slice(reported);
@@ -344,10 +343,15 @@ impl<'a, 'py> Walk<'a, 'py> {
         for step in &self.path {
             match step {
                 Step::Key(key) => {
+                    let name = key.cast::<PyString>().ok().and_then(|key| lossy(key).ok());
                     place.push('.');
-                    place.push_str(key);
+                    place.push_str(name.as_deref().map_or("…", |name| ids::cut(name, MAX_STEP)));
                 }
-                Step::Index(at) => place.push_str(&format!("[{at}]")),
+                Step::Index(at) => {
+                    place.push('[');
+                    place.push_str(&at.to_string());
+                    place.push(']');
+                }
                 Step::KeyItself => place.push_str(".~key"),
             }
         }

@@ -117,6 +117,8 @@ class DataSanitizer:
 
     def _walk(self, value: Any, user_id: str, modes: Modes, boundary: str) -> Sanitized:
         shown, records = self._core.walk(value, user_id, modes.secret, modes.personal, self._detectors)
+        if not records:
+            return Sanitized(shown, ())
         findings = tuple(Finding(*record) for record in records)
         if any(finding.action == "block" for finding in findings):
             raise SanitizeBlockedError(boundary, findings)
