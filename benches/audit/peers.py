@@ -7,7 +7,6 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +25,17 @@ class Peer(Protocol):
 
 
 def _line(event: SecurityEvent) -> str:
-    return json.dumps(asdict(event), default=str)
+    return json.dumps(
+        {
+            "name": event.name,
+            "user_id": event.user_id,
+            "class": event.audit_class.value,
+            "severity": event.severity.value,
+            "at": event.at.isoformat(),
+            "data": event.data,
+        },
+        separators=(",", ":"),
+    )
 
 
 class FileHandler:
