@@ -10,7 +10,7 @@ PORT ?= 8000
 PYTHONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench bench-limits bench-events prove docs site build \
+.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench bench-limits bench-events bench-audit prove docs site build \
 	wheel wheel-check test-matrix clean
 
 help: ## Show this list
@@ -58,6 +58,9 @@ bench-limits: $(VENV)/.built $(VENV)/.dev ## The adaptive limit, fairness and ne
 
 bench-events: $(VENV)/.built $(VENV)/.dev ## Events on their way to clients, beside a bare loop and python-socketio
 	$(BIN)/python -m benches.events
+
+bench-audit: $(VENV)/.built $(VENV)/.dev ## The audit log beside logs that prove less, with latencies
+	$(BIN)/python -m benches.audit
 
 prove: $(VENV)/.built $(VENV)/.dev ## The long checks: soaks with many users, faults that tests must notice, schedules of threads
 	$(BIN)/python -m pytest tests/stress tests/adversity tests/leaks --prove

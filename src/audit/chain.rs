@@ -168,8 +168,10 @@ impl Chain {
             Durability::Fsync,
         )?;
         let tree = Frontier::default();
-        let (segment, leaves) = begin_segment(&path, log_id, &tree, Durability::Fsync)?;
+        // The directories are synced after the checkpoints' file is in them.
         let notes = GrowingFile::open(&segment::notes_path(&path))?;
+        let (segment, leaves) = begin_segment(&path, log_id, &tree, Durability::Fsync)?;
+        files::sync_directory(log)?;
         let position = Position {
             number,
             log_id,

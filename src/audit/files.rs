@@ -179,6 +179,12 @@ impl GrowingFile {
     }
 }
 
+/// Makes the names in a directory durable.
+pub fn sync_directory(path: &Path) -> Result<(), AuditError> {
+    let sync = || File::open(path)?.sync_all();
+    sync().map_err(AuditError::io("syncing", path))
+}
+
 /// Makes a file with its content at once, or leaves none: written beside it, synced if that is wanted, and renamed.
 pub fn create_whole(path: &Path, content: &[u8], durability: Durability) -> Result<(), AuditError> {
     let beside = path.with_extension("new");

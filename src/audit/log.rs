@@ -138,6 +138,8 @@ fn begin(
 ) -> Result<Chain, AuditError> {
     let mut chain = Chain::create(path, number, keys, settings, now.monotonic)?;
     chain.commit([entry].into_iter(), keys)?;
+    // From the first record on, a chain that is missing is missed.
+    chain.checkpoint(keys, now.monotonic)?;
     Ok(chain)
 }
 

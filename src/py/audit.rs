@@ -22,24 +22,20 @@ use crate::audit::reading::{Body, Cursor, Reader, Wanted};
 use crate::audit::record::{CLASSES, PerClass};
 use crate::audit::verify::{Against, verify};
 use crate::audit::{AuditClass, AuditError, Entry, OnFailure, Severity, checkpoint, content};
-use crate::clock::{Clock, Micros, Moment, micros};
+use crate::clock::{Clock, Micros, SystemClock, micros};
 use crate::sanitize::EventTexts;
 use crate::sync::Mutex;
 
-/// The clock of the process, which tests can stop.
-struct ClockOfProcess;
+/// A disk hangs in real time, whatever a test's clock says: only what is written down is the time of the process.
+struct ClockOfLog;
 
-impl Clock for ClockOfProcess {
+impl Clock for ClockOfLog {
     fn monotonic(&self) -> Micros {
-        CLOCK.monotonic()
+        SystemClock.monotonic()
     }
 
     fn unix(&self) -> Micros {
         CLOCK.unix()
-    }
-
-    fn now(&self) -> Moment {
-        CLOCK.now()
     }
 }
 
@@ -196,7 +192,7 @@ impl AuditLog {
             intake,
             new_chain,
         };
-        let opened = py.detach(|| crate::audit::AuditLog::open(&path, &kek, &settings, Arc::new(ClockOfProcess)));
+        let opened = py.detach(|| crate::audit::AuditLog::open(&path, &kek, &settings, Arc::new(ClockOfLog)));
         Ok(Self {
             log: ManuallyDrop::new(opened.map_err(|error| raised(py, &error))?),
             stamp: Stamp::now(),
@@ -238,7 +234,7 @@ impl AuditLog {
         }
         let data = data_of(event)?;
         let body = content::body(&name.to_string_lossy(), user.as_deref(), at.trim_matches('"'), &data);
-        let now = CLOCK.now();
+        let now = ClockOfLog.now();
         let entry = Entry {
             class,
             severity,

@@ -31,6 +31,7 @@ from tests.adversity.world import World, ticks
 
 MOST_TICKS = 400
 SECONDS = 10.0
+WRITERS = "waits for a thread that waits for a disk; cancelled in tests/python/test_audit.py"
 NOT_OURS = {
     "BaseAgent.execute_with_context": "an agent's own, run by execute_agent",
     "MemoryGate.admit": "a protocol; the manager's is below",
@@ -42,6 +43,13 @@ NOT_OURS = {
     "TicketStore.put": "a protocol; the memory's is below",
     "TicketStore.take": "the same",
     "TicketStore.was_taken": "the same",
+    "AuditLogger.flush": WRITERS,
+    "AuditLogger.checkpoint": WRITERS,
+    "AuditLogger.shred_user": WRITERS,
+    "AuditLogger.rotate_kek": WRITERS,
+    "AuditLogger.generate_security_report": WRITERS,
+    "AuditLogger.__aenter__": WRITERS,
+    "AuditLogger.__aexit__": WRITERS,
     "open_websocket": "the websockets library's handshake; cancelled on real sockets in tests/clients",
 }
 

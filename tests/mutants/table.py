@@ -325,6 +325,19 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "IdleLanesUnbounded": (f"{P}lanes.py::test_idle_lanes_are_bounded_and_the_one_idle_longest_goes_first",),
     "ForkNotNoticed": (f"{P}lanes.py::test_a_child_process_does_not_use_what_belongs_to_its_parent",),
     "RandomnessSharedAfterFork": (f"{P}ids.py::test_a_child_process_draws_random_bytes_of_its_own",),
+    # The audit log.
+    "HeaderNotAuthenticated": ("lib::audit::frame::tests::a_body_does_not_open_in_the_place_of_another",),
+    "LeafWithoutPrefix": ("lib::audit::merkle::tests::the_published_roots_come_out",),
+    "CheckpointNotExtended": ("audit_log::a_log_that_is_cut_off_anywhere_is_found",),
+    "ShredKeepsSalt": ("lib::audit::keystore::tests::nothing_of_an_erased_user_is_left_but_the_names_of_the_keys",),
+    "GapNotCounted": (
+        "audit_log::a_log_whose_file_is_moved_away_refuses_spills_and_drops_and_tells_afterwards",
+        "audit_log::a_full_queue_refuses",
+    ),
+    "InodeNotChecked": (
+        "lib::audit::files::tests::a_file_that_is_not_where_it_was_is_noticed",
+        "audit_log::a_log_whose_file_is_moved_away_refuses_spills_and_drops_and_tells_afterwards",
+    ),
     # Contexts.
     "ChildAliasesParent": (f"{P}contexts.py::test_a_child_belongs_to_its_parent",),
     "DeepCopySharesNested": (f"{P}contexts.py::test_a_dictionary_is_copied_in_all_its_depth",),

@@ -198,5 +198,7 @@ class IsolaneSettings(BaseSettings):
         return annotation(text) if isinstance(annotation, type) else text
 
 
-OTHER_VARIABLES = frozenset({"ISOLANE_MUTANT", "ISOLANE_VECTORS", "ISOLANE_SCREENSHOTS", "ISOLANE_REQUIRE_ALL"})
-"""Variables of the project's own tests."""
+OTHER_VARIABLES = frozenset(
+    {"ISOLANE_AUDIT_KEY", "ISOLANE_MUTANT", "ISOLANE_VECTORS", "ISOLANE_SCREENSHOTS", "ISOLANE_REQUIRE_ALL"}
+)
+"""The key of the audit log, which is no setting that may be printed, and variables of the project's own tests."""

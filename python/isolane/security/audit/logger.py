@@ -277,9 +277,13 @@ class AuditLogger:
             AuditKeyError: the provider has no key.
             AuditLogError: the log takes nothing now, or did not within 30 s.
         """
-        key = await asyncio.to_thread(keys.key)
-        await asyncio.to_thread(self._log.rotate, key, ANSWER_SECONDS)
-        self.storage.keys = keys
+
+        def rotate() -> None:
+            # In one piece: a caller who gives up does not leave the storage with the former key.
+            self._log.rotate(keys.key(), ANSWER_SECONDS)
+            self.storage.keys = keys
+
+        await asyncio.to_thread(rotate)
 
     async def generate_security_report(self, time_range: TimeRange) -> SecurityReport:
         """Say what was recorded in a time, and whether the log is what was written. Reads all of it, in a thread.

@@ -1,0 +1,1 @@
+"""What the audit log takes a second, and how late, beside logs that prove less."""
