@@ -17,6 +17,7 @@ pub mod mutants;
 pub mod owner;
 mod py;
 mod sync;
+pub mod tools;
 
 /// The native core of isolane. Import `isolane`, not this.
 #[pyo3::pymodule]
@@ -44,8 +45,8 @@ mod _core {
         engines::{PyEngineBook, PyFence},
         errors::{
             BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
-            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError, RunClosed,
-            RunFenced,
+            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError,
+            PolicyLoadError, RunClosed, RunFenced,
         },
         ids::UnifiedIDManager,
         json::to_json,
@@ -62,6 +63,7 @@ mod _core {
         resources::{bind_context_cache, resources_of},
         runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics},
         size::estimate_size,
+        tools::{GrantBook, OwnershipWall, PyDispatchBook, PyVerdict, RolePolicy, resource_name},
         trampoline::AccountedCoroutine,
         verify::{IsolationFinding, audit_isolation, isolation_violations},
     };

@@ -20,11 +20,20 @@ pub enum Crossing {
     Bind,
     /// A context's own containers, session and tags are verified.
     Verify,
+    /// A request for a resource comes to the wall.
+    Access,
 }
 
 impl Crossing {
     /// All of them, in the order of the counters.
-    pub const ALL: [Self; 5] = [Self::Publish, Self::Subscribe, Self::Write, Self::Bind, Self::Verify];
+    pub const ALL: [Self; 6] = [
+        Self::Publish,
+        Self::Subscribe,
+        Self::Write,
+        Self::Bind,
+        Self::Verify,
+        Self::Access,
+    ];
 
     /// The name in metrics.
     pub const fn name(self) -> &'static str {
@@ -34,6 +43,7 @@ impl Crossing {
             Self::Write => "write",
             Self::Bind => "bind",
             Self::Verify => "verify",
+            Self::Access => "access",
         }
     }
 }
@@ -94,7 +104,7 @@ impl OwnerTag {
             Crossing::Subscribe => !mutant!(OwnerNotComparedAtSubscribe),
             Crossing::Write => !mutant!(OwnerNotComparedAtWrite),
             Crossing::Bind => !mutant!(OwnerNotComparedAtBind),
-            Crossing::Verify => true,
+            Crossing::Verify | Crossing::Access => true,
         };
         if !compared {
             return Ok(());

@@ -28,5 +28,6 @@ pub(crate) mod runs;
 pub(crate) mod size;
 pub(crate) mod source_lines;
 pub(crate) mod stored;
+pub(crate) mod tools;
 pub(crate) mod trampoline;
 pub(crate) mod verify;
