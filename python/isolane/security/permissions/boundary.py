@@ -251,8 +251,8 @@ class PermissionBoundarySystem:
         severity = max((each.severity for each in violations), key=list(Severity).index, default=Severity.INFO)
         known = cast("UserExecutionContext | None", context if isinstance(context, UserExecutionContext) else None)
         return SecurityEvent(
-            "authz_permitted" if result.permitted else "malicious_direct_reference" if crossed else "authz_fail",
-            AuditClass.ISOLATION if crossed else AuditClass.PERMISSION,
+            name="authz_permitted" if result.permitted else "malicious_direct_reference" if crossed else "authz_fail",
+            audit_class=AuditClass.ISOLATION if crossed else AuditClass.PERMISSION,
             user_id=known.user_id if known is not None else None,
             severity=severity,
             data={

@@ -30,7 +30,9 @@ class Grants:
     def _record(self, name: str, audit_class: AuditClass, owner: str, **data: Any) -> None:
         if self._audit is not None:
             severity = Severity.WARNING if audit_class is AuditClass.ADMIN else Severity.INFO
-            self._audit.record(SecurityEvent(name, audit_class, user_id=owner, severity=severity, data=data))
+            self._audit.record(
+                SecurityEvent(name=name, audit_class=audit_class, user_id=owner, severity=severity, data=data)
+            )
 
     def share(
         self,
