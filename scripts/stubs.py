@@ -24,6 +24,7 @@ import types
 import typing
 import isolane.events
 import isolane.memory
+import isolane.tools
 """
 
 OPTIONAL_TEXT = (
@@ -42,6 +43,7 @@ REPLACEMENTS: tuple[tuple[str, str], ...] = (
     (r"\*default\b", "*default: Any"),
     (r"-> Iterator:", "-> Iterator[str]:"),
     (r'\bcoro: "([^"]+)"', r"coro: \1"),
+    (r'\b(asker|mentioned|permissions|resources|roles): "([^"]+)"', r"\1: \2"),
     (r"\*\*fields\b", "**fields: Any"),
     (r"\bvalue: dict\) -> dict\b", "value: dict[Any, Any]) -> dict[Any, Any]"),
     (r"\b(user_id|thread_id|run_id|connection_id|event_type|operation_name): Any\b(?! \|)", r"\1: str"),

@@ -101,16 +101,16 @@ mod tests {
     use super::*;
 
     fn everything() -> RoleSet {
-        let rule = RuleSpec {
+        let all = RuleSpec {
             actions: vec!["*".to_owned()],
             resources: vec![],
         };
-        let role = RoleSpec {
+        let spec = RoleSpec {
             name: "admin".to_owned(),
-            allow: vec![rule],
+            allow: vec![all],
             ..RoleSpec::default()
         };
-        RoleSet::build(vec![role], true).expect("valid")
+        RoleSet::build(vec![spec], true).expect("valid")
     }
 
     fn codes(roles: Option<&RoleSet>, held: &[&str], action: &str, names: &[&str]) -> Vec<String> {
@@ -171,13 +171,13 @@ mod tests {
             actions: vec![action.to_owned()],
             resources: vec![resource.to_owned()],
         };
-        let role = RoleSpec {
+        let spec = RoleSpec {
             name: "user".to_owned(),
             allow: vec![rule("use", "tool:search")],
             deny: vec![rule("*", "document:*/sealed")],
             ..RoleSpec::default()
         };
-        let set = RoleSet::build(vec![role], false).expect("valid");
+        let set = RoleSet::build(vec![spec], false).expect("valid");
         let wall = Wall::new(UnknownOwner::Deny, [], Arc::default());
         let codes = |mentioned: &str| {
             let (asker, mut verdict) = (ann(), Verdict::open(0));

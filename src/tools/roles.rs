@@ -163,16 +163,20 @@ impl RoleSet {
             }
         }
         let above: BTreeMap<&str, &RoleSpec> = specs.iter().map(|spec| (spec.name.as_str(), spec)).collect();
-        let mut roles = HashMap::new();
+        let mut flat = HashMap::new();
         for spec in &specs {
             let mut all = HashSet::new();
             collect(&spec.name, &above, &own, &mut Vec::new(), &mut HashSet::new(), &mut all)?;
             let mut all: Vec<u32> = all.into_iter().collect();
             all.sort_unstable();
-            roles.insert(Box::from(spec.name.as_str()), all.into_boxed_slice());
+            flat.insert(Box::from(spec.name.as_str()), all.into_boxed_slice());
         }
         let revision = revision(&specs);
-        Ok(Self { rules, roles, revision })
+        Ok(Self {
+            rules,
+            roles: flat,
+            revision,
+        })
     }
 
     /// Names the policy: the same for the same rules, in whatever order they were written.

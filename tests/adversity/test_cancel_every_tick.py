@@ -21,6 +21,7 @@ from tests.adversity import (  # noqa: F401 - they add their scenarios to the ot
     limit_scenarios,
     memory_scenarios,
     pool_scenarios,
+    tool_scenarios,
 )
 from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS
 from tests.adversity.public_awaitables import compat_awaitables, public_awaitables
@@ -31,6 +32,7 @@ MOST_TICKS = 400
 SECONDS = 10.0
 NOT_OURS = {
     "BaseAgent.execute_with_context": "an agent's own, run by execute_agent",
+    "PermissionService.authorize": "a protocol; awaited by validate_execution_permissions",
     "MemoryGate.admit": "a protocol; the manager's is below",
     "Socket.receive": "a protocol",
     "Socket.send": "the same",

@@ -56,12 +56,16 @@ def test_no_role_opens_the_wall(new_context, alice, bob) -> None:
     boundary = PermissionBoundarySystem(PermissionEngine(EVERYTHING, allow_blanket=True))
     context = new_context(alice, permissions=["admin"])
     own = boundary.check(context, "document.read", [resource_name("document", alice, "7")])
-    assert own.permitted and own.confidence_score == 1.0 and own.determining_policies == ("admin.allow[0]",)
+    assert own.permitted
+    assert own.confidence_score == 1.0
+    assert own.determining_policies == ("admin.allow[0]",)
     before = isolation_violations()["access"]
     foreign = boundary.check(context, "document.read", [resource_name("document", bob, "7")])
-    assert not foreign.permitted and codes(foreign) == ["foreign_resource"]
+    assert not foreign.permitted
+    assert codes(foreign) == ["foreign_resource"]
     (violation,) = foreign.violations
-    assert violation.type is ViolationType.CROSS_USER_ACCESS_RISK and violation.severity is Severity.CRITICAL
+    assert violation.type is ViolationType.CROSS_USER_ACCESS_RISK
+    assert violation.severity is Severity.CRITICAL
     assert isolation_violations()["access"] == before + 1
 
 
@@ -73,7 +77,9 @@ def test_a_foreign_resource_looks_like_one_that_is_not_there(new_context, alice,
     assert foreign.to_public() == unknown.to_public() == {"permitted": False, "code": "not_found"}
     with pytest.raises(PermissionDeniedError) as told:
         foreign.raise_for_refusal()
-    assert told.value.status_code == 404 and bob not in str(told.value) and isinstance(told.value, PermissionError)
+    assert told.value.status_code == 404
+    assert bob not in str(told.value)
+    assert isinstance(told.value, PermissionError)
 
 
 def test_the_process_knows_whose_runs_and_objects_are(new_context, alice, bob) -> None:
@@ -107,7 +113,9 @@ def test_what_is_no_name_is_refused(new_context, alice, resource, code) -> None:
     boundary = PermissionBoundarySystem(PermissionEngine(EVERYTHING, allow_blanket=True))
     resource = resource.replace("{user}", alice) if isinstance(resource, str) else resource
     result = boundary.check(new_context(alice, permissions=["admin"]), "read", [resource])
-    assert codes(result) == [code] and result.code == "not_found" and result.confidence_score == 0.0
+    assert codes(result) == [code]
+    assert result.code == "not_found"
+    assert result.confidence_score == 0.0
 
 
 def test_ids_that_look_like_paths_belong_to_themselves(new_context) -> None:
@@ -131,9 +139,11 @@ def test_who_owns_what_nobody_knows_is_refused_unless_roles_may_decide(new_conte
     context = new_context(alice, permissions=["reader"])
     roles = {"reader": {"allow": [{"actions": ["read"], "resources": ["model:*", "library:*"]}]}}
     strict = PermissionBoundarySystem(PermissionEngine(roles, shared_kinds=["model"]))
-    assert strict.check(context, "read", ["model:/large"]) and not strict.check(context, "read", ["library:/a"])
+    assert strict.check(context, "read", ["model:/large"])
+    assert not strict.check(context, "read", ["library:/a"])
     lenient = PermissionBoundarySystem(PermissionEngine(roles, unknown_owner="roles"))
-    assert lenient.check(context, "read", ["library:/a"]) and not lenient.check(context, "read", ["archive:/a"])
+    assert lenient.check(context, "read", ["library:/a"])
+    assert not lenient.check(context, "read", ["archive:/a"])
     with pytest.raises(ValueError, match="unknown_owner"):
         PermissionEngine(unknown_owner="allow")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="shared_kinds"):
@@ -151,10 +161,13 @@ def test_a_grant_opens_the_wall_one_way_for_what_it_names(new_context, alice, bo
     assert not boundary.check(reader, "read", [seven])
     grants.share(bob, reader, seven, actions=["read"])
     assert boundary.check(reader, "read", [seven])
-    assert not boundary.check(reader, "write", [seven]) and not boundary.check(reader, "read", [eight])
+    assert not boundary.check(reader, "write", [seven])
+    assert not boundary.check(reader, "read", [eight])
     assert not grants.allows(bob, alice), "one document is not everything"
-    assert grants.allows(bob, alice, seven, "read") and not grants.allows(alice, bob, seven, "read")
-    assert grants.revoke(bob, alice) == 1 and not boundary.check(reader, "read", [seven])
+    assert grants.allows(bob, alice, seven, "read")
+    assert not grants.allows(alice, bob, seven, "read")
+    assert grants.revoke(bob, alice) == 1
+    assert not boundary.check(reader, "read", [seven])
 
 
 def test_a_grant_is_no_role(new_context, alice, bob) -> None:
@@ -196,7 +209,8 @@ def test_what_an_agent_writes_gives_no_role(new_context, alice) -> None:
     context = new_context(alice, agent_context={"roles": ["admin"]}, audit_metadata={"roles": ["admin"]})
     context.agent_context["permissions"] = ["admin"]
     boundary = PermissionBoundarySystem(PermissionEngine(EVERYTHING, allow_blanket=True))
-    assert context.permissions == frozenset() and not boundary.check(context, "read")
+    assert context.permissions == frozenset()
+    assert not boundary.check(context, "read")
     engine = boundary.permission_engine
     assert not engine.check_user_permission(alice, "read", context.get_metadata())
     assert not engine.check_user_permission(alice, "read", {"roles": ["admin"], "permissions": ["admin"]})
@@ -225,7 +239,8 @@ def test_a_denial_overrides_whatever_else_permits(new_context, alice) -> None:
         context = new_context(alice, permissions=held)
         assert boundary.check(context, "document.read", [f"document:{alice}/7"])
         sealed = boundary.check(context, "document.read", [f"document:{alice}/sealed/7"])
-        assert codes(sealed) == ["denied_by_role"] and sealed.determining_policies == ("intern.deny[0]",)
+        assert codes(sealed) == ["denied_by_role"]
+        assert sealed.determining_policies == ("intern.deny[0]",)
 
 
 def test_a_policy_is_replaced_whole_or_not_at_all(new_context, alice) -> None:
@@ -236,11 +251,13 @@ def test_a_policy_is_replaced_whole_or_not_at_all(new_context, alice) -> None:
     before = engine.revision
     with pytest.raises(PolicyLoadError) as refused:
         engine.load({"reader": {"allow": ["document.write"], "deni": []}})
-    assert refused.value.path == "reader.deni" and engine.revision == before
+    assert refused.value.path == "reader.deni"
+    assert engine.revision == before
     assert boundary.check(context, "document.read", [name])
     assert engine.load({"reader": {"allow": ["document.write"]}}) == engine.revision != before
     result = boundary.check(context, "document.read", [name])
-    assert not result.permitted and result.policy_revision == engine.revision
+    assert not result.permitted
+    assert result.policy_revision == engine.revision
 
 
 @pytest.mark.parametrize(
@@ -262,7 +279,8 @@ def test_a_policy_is_replaced_whole_or_not_at_all(new_context, alice) -> None:
 def test_a_policy_that_is_not_valid_is_refused_with_its_place(roles, path) -> None:
     with pytest.raises(PolicyLoadError) as refused:
         PermissionEngine(roles)
-    assert refused.value.path == path and str(refused.value).startswith("the policy was not loaded: ")
+    assert refused.value.path == path
+    assert str(refused.value).startswith("the policy was not loaded: ")
 
 
 RULE = st.fixed_dictionaries(
@@ -355,11 +373,16 @@ def test_a_check_that_breaks_off_early_is_refused_and_recorded(new_context, alic
     for context, code in [("not a context", "not_a_context"), (None, "not_a_context"), (ended, "context_ended")]:
         log.events.clear()
         result = boundary.check(context, "read", [f"document:{alice}/7"])
-        assert not result.permitted and result.confidence_score == 0.0 and codes(result) == [code]
+        assert not result.permitted
+        assert result.confidence_score == 0.0
+        assert codes(result) == [code]
         (event,) = log.events
-        assert event.name == "authz_fail" and event.data["violations"][0][1] == code and not event.data["evaluated"]
+        assert event.name == "authz_fail"
+        assert event.data["violations"][0][1] == code
+        assert not event.data["evaluated"]
     log.events.clear()
-    assert codes(boundary.check(new_context(alice), " ")) == ["action_invalid"] and len(log.events) == 1
+    assert codes(boundary.check(new_context(alice), " ")) == ["action_invalid"]
+    assert len(log.events) == 1
 
 
 async def _cleanup(context: UserExecutionContext) -> None:
@@ -372,7 +395,8 @@ def test_a_planted_object_is_found_before_anything_is_asked(new_context, alice, 
     context.agent_context["other"] = new_context(bob)
     with pytest.raises(ContextIsolationError):
         context.verify_isolation()
-    assert codes(boundary.check(context, "read")) == ["context_not_isolated"] and len(log.events) == 1
+    assert codes(boundary.check(context, "read")) == ["context_not_isolated"]
+    assert len(log.events) == 1
 
 
 def test_too_many_resources_are_refused_without_a_look_at_them(new_context, alice, log) -> None:
@@ -380,7 +404,8 @@ def test_too_many_resources_are_refused_without_a_look_at_them(new_context, alic
     context = new_context(alice, permissions=["admin"])
     endless = (f"document:{alice}/{number}" for number in itertools.count())
     result = boundary.check(context, "read", endless)
-    assert codes(result) == ["too_many_resources"] == [result.code] and len(log.events) == 1
+    assert codes(result) == ["too_many_resources"] == [result.code]
+    assert len(log.events) == 1
     assert boundary.check(context, "read", [f"document:{alice}/{number}" for number in range(256)])
 
 
@@ -402,22 +427,25 @@ async def test_a_check_that_is_cancelled_is_refused_and_recorded(new_context, al
     with pytest.raises(asyncio.CancelledError):
         await task
     (event,) = log.events
-    assert event.data["permitted"] is False and event.data["violations"] == [
-        ["validation_error", "check_cancelled", None]
-    ]
+    assert event.data["permitted"] is False
+    assert event.data["violations"] == [["validation_error", "check_cancelled", None]]
 
 
 async def test_a_service_that_is_late_raises_or_waits_where_nobody_can_refuses(new_context, alice, log, caplog) -> None:
     context = new_context(alice)
     late = PermissionBoundarySystem(services=[Slow()], audit=log, service_timeout=0.01)
     result = await late.validate_execution_permissions(context, "read")
-    assert codes(result) == ["service_timeout"] and result.code == "unavailable" and result.confidence_score == 0.0
+    assert codes(result) == ["service_timeout"]
+    assert result.code == "unavailable"
+    assert result.confidence_score == 0.0
     assert codes(late.check(context, "read")) == ["service_is_async"]
     caplog.set_level(logging.CRITICAL, "isolane.security")
     broken = PermissionBoundarySystem(services=[Says(RuntimeError(f"{alice}'s secret"))], audit=log)
     for result in (broken.check(context, "read"), await broken.validate_execution_permissions(context, "read")):
-        assert codes(result) == ["check_failed"] and "secret" not in repr(result.violations)
-    assert len(log.events) == 4 and "secret" not in repr(log.events)
+        assert codes(result) == ["check_failed"]
+        assert "secret" not in repr(result.violations)
+    assert len(log.events) == 4
+    assert "secret" not in repr(log.events)
 
 
 @pytest.mark.parametrize("answer", [False, None, 1, "yes", ["allow"], object()])
@@ -425,7 +453,8 @@ async def test_a_service_permits_with_true_and_nothing_else(new_context, alice, 
     context = new_context(alice)
     boundary = PermissionBoundarySystem(services=[Says(answer)])
     for result in (boundary.check(context, "read"), await boundary.validate_execution_permissions(context, "read")):
-        assert codes(result) == ["refused_by_service"] and result.determining_policies == ("Says",)
+        assert codes(result) == ["refused_by_service"]
+        assert result.determining_policies == ("Says",)
     assert PermissionBoundarySystem(services=[Says(True)]).check(context, "read")
 
 
@@ -449,13 +478,16 @@ async def test_what_cannot_be_recorded_is_refused(new_context, alice, log) -> No
     context = new_context(alice, permissions=["reader"])
     name = f"document:{alice}/7"
     assert boundary.check(context, "document.read", [name])
-    assert log.events[-1].name == "authz_permitted" and log.events[-1].user_id == alice
+    assert log.events[-1].name == "authz_permitted"
+    assert log.events[-1].user_id == alice
     log.sick = True
     for result in (
         boundary.check(context, "document.read", [name]),
         await boundary.validate_execution_permissions(context, "document.read", [name]),
     ):
-        assert not result.permitted and result.code == "unavailable" and codes(result) == ["audit_unavailable"]
+        assert not result.permitted
+        assert result.code == "unavailable"
+        assert codes(result) == ["audit_unavailable"]
 
 
 def test_events_say_how_bad_it_is(new_context, alice, bob, log) -> None:
@@ -483,11 +515,15 @@ async def test_a_forgotten_await_permits_nothing(alice) -> None:
     assert engine.check_user_permission(alice, "document.read")
     assert await engine.check_user_permission(alice, "document.read") is True
     refused = engine.check_user_permission("somebody-else", "document.read")
-    assert not refused and await refused is False
+    assert not refused
+    assert await refused is False
     access = engine.validate_resource_access(alice, f"document:{alice}/7", "document.read")
-    assert access and await access is access and access.policies == ("reader.allow[0]",)
+    assert access
+    assert await access is access
+    assert access.policies == ("reader.allow[0]",)
     foreign = engine.validate_resource_access(alice, "document:somebody-else/7", "document.read")
-    assert not foreign and foreign.reason == "foreign_resource"
+    assert not foreign
+    assert foreign.reason == "foreign_resource"
     assert not engine.validate_resource_access(alice, f"document:{alice}/7", "document.write")
     assert not engine.validate_resource_access(alice, "7", "document.read")
 
@@ -497,7 +533,8 @@ def test_the_engine_checks_policies_without_a_record(new_context, alice, bob) ->
     context = new_context(alice, permissions=["reader"])
     assert engine.validate_security_policies(context, "document.read", [f"document:{alice}/7"]).compliant
     found = engine.validate_security_policies(context, "document.read", [f"document:{bob}/7"])
-    assert not found and found.violations[0].type is ViolationType.CROSS_USER_ACCESS_RISK
+    assert not found
+    assert found.violations[0].type is ViolationType.CROSS_USER_ACCESS_RISK
 
 
 async def test_casbin_decides_behind_the_wall(new_context, alice, bob, request) -> None:

@@ -1,6 +1,6 @@
 """What is measured. Each module has one `cases()`."""
 
-from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets, trampoline
+from benches.python.cases import contexts, copies, engines, events, flat, memory, permits, sockets, tools, trampoline
 from benches.python.measure import Case
 
 
@@ -14,6 +14,7 @@ def all_cases(*, thorough: bool) -> list[Case]:
         *engines.cases(),
         *trampoline.cases(),
         *sockets.cases(),
+        *tools.cases(),
         *flat.cases(),
         *memory.cases(thorough=thorough),
     ]

@@ -27,6 +27,7 @@ from isolane.security.permissions.answers import PermissionAnswer
 from isolane.security.permissions.errors import PermissionDeniedError
 from isolane.security.permissions.result import PermissionValidationResult, ViolationType
 from isolane.tools.errors import (
+    ParameterProblem,
     ToolDispatcherClosedError,
     ToolDispatchError,
     ToolExecutionError,
@@ -107,8 +108,8 @@ class UnifiedToolDispatcher:
 
     def __await__(self) -> Generator[Any, None, UnifiedToolDispatcher]:
         """It is there already: ``await factory.create_dispatcher(context)`` is the same as without ``await``."""
+        yield from ()
         return self
-        yield
 
     # -- tools -----------------------------------------------------------------------------------------------------
 
@@ -169,9 +170,11 @@ class UnifiedToolDispatcher:
         return PermissionAnswer(result.permitted, result.code)
 
     def _check(self, tool: Tool, arguments: Mapping[str, Any]) -> PermissionValidationResult:
-        result = self._check_admin(tool) or self._factory.permissions.check(
-            *(self.user_context, self._action(tool), (tool.resource,)), mentioned=tool.mentioned(arguments)
-        )
+        result = self._check_admin(tool)
+        if result is None:
+            result = self._factory.permissions.check(
+                *(self.user_context, self._action(tool), (tool.resource,)), mentioned=_mentioned(tool, arguments)
+            )
         self._note(result)
         return result
 
@@ -185,7 +188,8 @@ class UnifiedToolDispatcher:
             try:
                 async with limit:
                     result = await self._factory.permissions.validate_execution_permissions(
-                        *(self.user_context, self._action(tool), (tool.resource,)), mentioned=tool.mentioned(arguments)
+                        *(self.user_context, self._action(tool), (tool.resource,)),
+                        mentioned=_mentioned(tool, arguments),
                     )
             except TimeoutError:
                 self._checks += 1
@@ -350,7 +354,11 @@ class UnifiedToolDispatcher:
     def _inward(self, tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters as the tool gets them."""
         if self.strategy is DispatchStrategy.ISOLATED:
-            arguments = copy.deepcopy(arguments)
+            try:
+                arguments = copy.deepcopy(arguments)
+            except Exception as error:
+                problem = ParameterProblem("", "they cannot be copied, as an isolated dispatcher does", "copy")
+                raise ToolParameterError(tool.name, [problem]) from error
         sanitized: dict[str, Any] = self._sanitized(tool, arguments, "tool_params")
         return sanitized
 
@@ -510,3 +518,11 @@ def _seconds(timeout: float) -> float:
     if not timeout > 0:
         raise ValueError(f"timeout must be more than 0 seconds, got {timeout!r}")
     return timeout
+
+
+def _mentioned(tool: Tool, arguments: Mapping[str, Any]) -> list[Any]:
+    try:
+        return tool.mentioned(arguments)
+    except Exception as error:
+        problem = ParameterProblem("", "the resources that they name cannot be told", "resources")
+        raise ToolParameterError(tool.name, [problem]) from error

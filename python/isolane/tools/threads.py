@@ -68,7 +68,10 @@ class ToolThreads:
         returned, value = outcome.pop()
         if returned:
             return value
-        raise value
+        if isinstance(value, Exception):
+            raise value
+        # On the loop a cancellation or an exit would end more than this call.
+        raise RuntimeError(f"the call raised {type(value).__name__}") from value
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._executor is None or self._process != os.getpid():

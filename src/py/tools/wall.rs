@@ -164,14 +164,13 @@ impl OwnershipWall {
             return Ok("malformed");
         };
         let user: PyBackedStr;
-        let asker = match asker.cast::<PyContext>() {
-            Ok(context) => context.get().core().identity().into(),
-            Err(_) => {
-                user = asker.extract()?;
-                Asker {
-                    user: &user,
-                    context: None,
-                }
+        let asker = if let Ok(context) = asker.cast::<PyContext>() {
+            context.get().core().identity().into()
+        } else {
+            user = asker.extract()?;
+            Asker {
+                user: &user,
+                context: None,
             }
         };
         let passage = self

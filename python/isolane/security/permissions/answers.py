@@ -25,8 +25,8 @@ class PermissionAnswer:
         return self.permitted
 
     def __await__(self) -> Generator[Any, None, bool]:
+        yield from ()
         return self.permitted
-        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class ResourceAccess:
         return self.permitted
 
     def __await__(self) -> Generator[Any, None, ResourceAccess]:
+        yield from ()
         return self
-        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,5 +68,5 @@ class PolicyCompliance:
         return self.compliant
 
     def __await__(self) -> Generator[Any, None, PolicyCompliance]:
+        yield from ()
         return self
-        yield

@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Iterable, Sequence
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 from isolane._core import ContextIsolationError, UserExecutionContext
 from isolane.security.errors import AuditUnavailableError
@@ -249,7 +249,7 @@ class PermissionBoundarySystem:
         violations = result.violations
         crossed = any(each.type is ViolationType.CROSS_USER_ACCESS_RISK for each in violations)
         severity = max((each.severity for each in violations), key=list(Severity).index, default=Severity.INFO)
-        known = cast("UserExecutionContext | None", context if isinstance(context, UserExecutionContext) else None)
+        known = context if isinstance(context, UserExecutionContext) else None
         return SecurityEvent(
             name="authz_permitted" if result.permitted else "malicious_direct_reference" if crossed else "authz_fail",
             audit_class=AuditClass.ISOLATION if crossed else AuditClass.PERMISSION,
