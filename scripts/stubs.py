@@ -57,6 +57,7 @@ REPLACEMENTS: tuple[tuple[str, str], ...] = (
         "session_factory: collections.abc.Callable[[UserExecutionContext], Any]",
     ),
     (r"(def (?:agent_context|audit_metadata)\(self, /\)) -> Any", r"\1 -> dict[str, Any]"),
+    (r"(def permissions\(self, /\)) -> frozenset\b(?!\[)", r"\1 -> frozenset[str]"),
     (r"(def metadata\(self, /\)) -> Any:", r"\1 -> types.MappingProxyType[str, Any]:"),
     (r"(def active_runs\(self, /\)) -> dict\b(?!\[)", r"\1 -> dict[str, ExecutionRun]"),
     (r"(def __eq__\(self, other: object, /\)) -> Any", r"\1 -> bool"),

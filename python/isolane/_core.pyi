@@ -1761,7 +1761,7 @@ class UserExecutionContext:
         The request that started this one, or `None`.
         """
     @property
-    def permissions(self, /) -> frozenset:
+    def permissions(self, /) -> frozenset[str]:
         """
         The names of roles that authentication gave the user. What each allows, a `PermissionEngine` says. Nothing that an agent
         writes into the context adds to them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 from isolane._core import DispatchBook, UserExecutionContext
@@ -84,7 +85,7 @@ class Calls:
         if due is not None and self._loop is not None and not self._loop.is_closed():
             self._arm(self._loop, due)
 
-    def cancel(self, numbers: Any) -> list[asyncio.Task[Any]]:
+    def cancel(self, numbers: Iterable[int]) -> list[asyncio.Future[Any]]:
         """Cancel calls; return the tasks of this loop in which they run, without the one that asks."""
         current = asyncio.current_task()
         tasks = {
