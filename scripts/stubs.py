@@ -24,6 +24,7 @@ import types
 import typing
 import isolane.events
 import isolane.memory
+import isolane.tools
 """
 
 OPTIONAL_TEXT = (
@@ -42,6 +43,7 @@ REPLACEMENTS: tuple[tuple[str, str], ...] = (
     (r"\*default\b", "*default: Any"),
     (r"-> Iterator:", "-> Iterator[str]:"),
     (r'\bcoro: "([^"]+)"', r"coro: \1"),
+    (r'\b(asker|mentioned|permissions|resources|roles): "([^"]+)"', r"\1: \2"),
     (r"\*\*fields\b", "**fields: Any"),
     (r"\bvalue: dict\) -> dict\b", "value: dict[Any, Any]) -> dict[Any, Any]"),
     (r"\b(user_id|thread_id|run_id|connection_id|event_type|operation_name): Any\b(?! \|)", r"\1: str"),
@@ -55,6 +57,7 @@ REPLACEMENTS: tuple[tuple[str, str], ...] = (
         "session_factory: collections.abc.Callable[[UserExecutionContext], Any]",
     ),
     (r"(def (?:agent_context|audit_metadata)\(self, /\)) -> Any", r"\1 -> dict[str, Any]"),
+    (r"(def permissions\(self, /\)) -> frozenset\b(?!\[)", r"\1 -> frozenset[str]"),
     (r"(def metadata\(self, /\)) -> Any:", r"\1 -> types.MappingProxyType[str, Any]:"),
     (r"(def active_runs\(self, /\)) -> dict\b(?!\[)", r"\1 -> dict[str, ExecutionRun]"),
     (r"(def __eq__\(self, other: object, /\)) -> Any", r"\1 -> bool"),

@@ -20,6 +20,7 @@ pub mod owner;
 mod py;
 pub mod sanitize;
 mod sync;
+pub mod tools;
 
 /// The native core of isolane. Import `isolane`, not this.
 #[pyo3::pymodule]
@@ -50,8 +51,8 @@ mod _core {
         engines::{PyEngineBook, PyFence},
         errors::{
             BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
-            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError, RunClosed,
-            RunFenced, SanitizeLimitError,
+            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError,
+            PolicyLoadError, RunClosed, RunFenced, SanitizeLimitError,
         },
         ids::UnifiedIDManager,
         isolation::{
@@ -77,6 +78,7 @@ mod _core {
         runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics},
         sanitize::{SanitizerCore, SanitizerStream, event_findings},
         size::estimate_size,
+        tools::{GrantBook, OwnershipWall, PyDispatchBook, PyVerdict, RolePolicy, resource_name},
         trampoline::AccountedCoroutine,
         verify::{IsolationFinding, audit_isolation, isolation_violations},
     };

@@ -179,6 +179,12 @@ mutants! {
     PlaceholderPrefixPasses: "an id that begins like a placeholder is taken",
     UnfinishedRunSucceeds: "a run that never ended counts as a success",
     EndedContextRuns: "a context that has ended starts runs",
+    // Tools and permissions.
+    WallSkipped: "a resource of another user passes for one's own",
+    DenialOverruled: "what one role permits is permitted though another one denies it",
+    EarlyVerdictNotRecorded: "a check that breaks off is refused and recorded nowhere",
+    CancelledCallNotTold: "a tool call that is cancelled never completes on the stream",
+    ToolDeadlineIgnored: "a tool may run for ever",
 }
 
 /// Which one this process has.

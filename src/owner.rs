@@ -22,17 +22,20 @@ pub enum Crossing {
     Verify,
     /// Contents were scanned: a text, a value or a stream on its way out.
     Content,
+    /// A request for a resource comes to the wall.
+    Access,
 }
 
 impl Crossing {
     /// All of them, in the order of the counters.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Publish,
         Self::Subscribe,
         Self::Write,
         Self::Bind,
         Self::Verify,
         Self::Content,
+        Self::Access,
     ];
 
     /// The name in metrics.
@@ -44,6 +47,7 @@ impl Crossing {
             Self::Bind => "bind",
             Self::Verify => "verify",
             Self::Content => "content",
+            Self::Access => "access",
         }
     }
 }
@@ -104,7 +108,7 @@ impl OwnerTag {
             Crossing::Subscribe => !mutant!(OwnerNotComparedAtSubscribe),
             Crossing::Write => !mutant!(OwnerNotComparedAtWrite),
             Crossing::Bind => !mutant!(OwnerNotComparedAtBind),
-            Crossing::Verify | Crossing::Content => true,
+            Crossing::Verify | Crossing::Content | Crossing::Access => true,
         };
         if !compared {
             return Ok(());

@@ -15,6 +15,7 @@ from benches.python.cases import (
     permits,
     sanitize,
     sockets,
+    tools,
     trampoline,
 )
 from benches.python.measure import Figure, Measured
@@ -56,6 +57,12 @@ CANCELLED = (
 LIVE = (
     "For each turn a waiting task is woken: a future is made and completed, and the loop calls the task again, which "
     "the bare loop does not do. asyncio.Queue does the same, and is slower."
+)
+
+
+TOOL_CALL = (
+    "Both events are written, numbered and kept, and the parameters are checked by pydantic: that is half of it. The "
+    "rest is the interpreter's: three coroutines, and the attributes and dictionaries of the dispatcher."
 )
 
 
@@ -258,6 +265,8 @@ def all_targets() -> list[Target]:
         *_loop_account(),
         *_sanitizer(),
         *_sockets(),
+        Target("tool call without the tool", tools.GROUP, tools.CALL, tools.OWN, Rule.TIME, 5e-6, floor=TOOL_CALL),
+        Target("decision of the wall", tools.GROUP, tools.WALL, tools.WALL_SIDE, Rule.TIME, 400e-9),
         *_many_users(),
         Target("untouched context", memory.GROUP, memory.CONTEXTS, memory.UNTOUCHED, Rule.BYTES, 768),
         Target("idle lane, never used", memory.GROUP, memory.LANES, memory.LANE, Rule.BYTES, 512),

@@ -5,6 +5,7 @@ import types
 import typing
 import isolane.events
 import isolane.memory
+import isolane.tools
 
 """
 The native core of isolane. Import `isolane`, not this.
@@ -28,6 +29,7 @@ __all__ = [
     "ContextIsolationError",
     "ContextPolicy",
     "ContextStateError",
+    "DispatchBook",
     "EngineBook",
     "EventCursor",
     "EventTooLarge",
@@ -38,6 +40,7 @@ __all__ = [
     "FairLimiter",
     "Fence",
     "ForkedProcessError",
+    "GrantBook",
     "InvalidContextError",
     "InvalidEvent",
     "IsolationFinding",
@@ -47,8 +50,11 @@ __all__ = [
     "LoopBudgetExceeded",
     "MemoryCharge",
     "MemoryLimitExceededError",
+    "OwnershipWall",
     "Permit",
     "PlaceholderPolicy",
+    "PolicyLoadError",
+    "RolePolicy",
     "RunClosed",
     "RunFenced",
     "SanitizeLimitError",
@@ -64,6 +70,7 @@ __all__ = [
     "UnifiedIDManager",
     "UserExecutionContext",
     "UserWebSocketEmitter",
+    "Verdict",
     "_advance_clock",
     "_after_fork_in_child",
     "_before_exit",
@@ -104,6 +111,7 @@ __all__ = [
     "memory_of",
     "memory_users",
     "monotonic",
+    "resource_name",
     "resources_of",
     "secret_bits",
     "set_default_limiter",
@@ -317,7 +325,7 @@ class ContextIsolationError(RuntimeError):
     """
     An object of one user met a boundary of another. The text names nobody.
 
-    Field: `boundary`, one of `publish`, `subscribe`, `write`, `bind`, `verify`.
+    Field: `boundary`, one of `publish`, `subscribe`, `write`, `bind`, `verify`, `access`.
     """
     def __new__(cls, /, message: str, boundary: str = ...) -> ContextIsolationError: ...
     def __str__(self, /) -> str: ...
@@ -351,6 +359,46 @@ class ContextStateError(RuntimeError):
     """
     def __new__(cls, /, message: str) -> ContextStateError: ...
     def __str__(self, /) -> str: ...
+
+@final
+class DispatchBook:
+    """
+    Calls by number: who makes them, until when, how they ended.
+    """
+    def __new__(cls, /, per_user: SupportsIndex) -> DispatchBook: ...
+    def begin(
+        self, /, context: UserExecutionContext, tool: str, timeout: SupportsFloat | SupportsIndex | None = None
+    ) -> int:
+        """
+        A call of the context's user begins; it is due in so many seconds, or never. Returns its number. Raises `LimitRejected`
+        when the user has too many under way.
+        """
+    def due(self, /) -> list[int]:
+        """
+        Takes the calls whose deadline has passed.
+        """
+    def end(self, /, number: SupportsIndex, how: str) -> float | None:
+        """
+        A call ended: `ok`, `failed`, `timed_out` or `cancelled`. Returns the milliseconds that it took, and `None` when its end
+        was noted before.
+        """
+    def figures(self, /) -> dict[str, typing.Any]:
+        """
+        Counts of each tool, and percentiles of how long its calls took, in milliseconds.
+        """
+    def next_due_in(self, /) -> float | None:
+        """
+        Seconds until the next call is due, 0 when one is, `None` without any.
+        """
+    def refuse(self, /, tool: str) -> None:
+        """
+        Counts a call that was refused before it began.
+        """
+    @property
+    def running(self, /) -> int:
+        """
+        Calls under way.
+        """
 
 @final
 class EngineBook:
@@ -762,7 +810,7 @@ class FairLimiter:
         timeout: SupportsFloat | SupportsIndex = 2.0,
         borrow: bool = False,
         aging: SupportsFloat | SupportsIndex | None = None,
-        resources: "collections.abc.Mapping[str, int] | None" = None,
+        resources: collections.abc.Mapping[str, int] | None = None,
         adaptive: "AdaptiveController | collections.abc.Mapping[str, AdaptiveController] | None" = None,
         max_users: SupportsIndex = 10000,
         idle: SupportsFloat | SupportsIndex = 300.0,
@@ -780,7 +828,7 @@ class FairLimiter:
         priority: SupportsIndex = 2,
         timeout: SupportsFloat | SupportsIndex | None = None,
         cost: SupportsFloat | SupportsIndex = 1.0,
-        resources: "str | collections.abc.Sequence[str] | None" = None,
+        resources: str | collections.abc.Sequence[str] | None = None,
         ctx: UserExecutionContext | None = None,
         admitted: bool = False,
     ) -> collections.abc.Awaitable[Permit]:
@@ -795,7 +843,7 @@ class FairLimiter:
         priority: SupportsIndex = 2,
         timeout: SupportsFloat | SupportsIndex | None = None,
         cost: SupportsFloat | SupportsIndex = 1.0,
-        resources: "str | collections.abc.Sequence[str] | None" = None,
+        resources: str | collections.abc.Sequence[str] | None = None,
         ctx: UserExecutionContext | None = None,
         admitted: bool = False,
     ) -> Permit:
@@ -836,7 +884,7 @@ class FairLimiter:
         priority: SupportsIndex = 2,
         timeout: SupportsFloat | SupportsIndex | None = None,
         cost: SupportsFloat | SupportsIndex = 1.0,
-        resources: "str | collections.abc.Sequence[str] | None" = None,
+        resources: str | collections.abc.Sequence[str] | None = None,
         ctx: UserExecutionContext | None = None,
         admitted: bool = False,
     ) -> Slot:
@@ -855,7 +903,7 @@ class FairLimiter:
         user_id: str,
         *,
         cost: SupportsFloat | SupportsIndex = 1.0,
-        resources: "str | collections.abc.Sequence[str] | None" = None,
+        resources: str | collections.abc.Sequence[str] | None = None,
         ctx: UserExecutionContext | None = None,
     ) -> Permit:
         """
@@ -869,7 +917,7 @@ class FairLimiter:
         priority: SupportsIndex = 2,
         timeout: SupportsFloat | SupportsIndex | None = None,
         cost: SupportsFloat | SupportsIndex = 1.0,
-        resources: "str | collections.abc.Sequence[str] | None" = None,
+        resources: str | collections.abc.Sequence[str] | None = None,
         ctx: UserExecutionContext | None = None,
         admitted: bool = False,
     ) -> SyncSlot:
@@ -893,7 +941,7 @@ class FairLimiter:
         user_id: str,
         *,
         cost: SupportsFloat | SupportsIndex = 1.0,
-        resources: "str | collections.abc.Sequence[str] | None" = None,
+        resources: str | collections.abc.Sequence[str] | None = None,
         ctx: UserExecutionContext | None = None,
     ) -> Permit | None:
         """
@@ -930,6 +978,41 @@ class ForkedProcessError(RuntimeError):
     """
     def __new__(cls, /, message: str) -> ForkedProcessError: ...
     def __str__(self, /) -> str: ...
+
+@final
+class GrantBook:
+    """
+    The grants that `Grants` keeps.
+    """
+    def __len__(self, /) -> int: ...
+    def __new__(cls, /) -> GrantBook: ...
+    def allows(self, /, owner: str, reader: str, resource: str | None = None, action: str | None = None) -> bool:
+        """
+        Whether `reader` may reach a resource of `owner`'s, or, without one, everything.
+        """
+    def forget(self, /, user_id: str) -> int:
+        """
+        Takes back all that a user gave and was given. Returns how many grants there were.
+        """
+    def give(
+        self,
+        /,
+        owner: str,
+        reader: str,
+        resource: str | None = None,
+        actions: SupportsGetItem[int, str] = ...,
+        seconds: SupportsFloat | SupportsIndex | None = None,
+        *,
+        support: bool = False,
+    ) -> None:
+        """
+        Lets `reader` reach what is `owner`'s: everything, or the resources whose name the pattern matches; with all actions that
+        the reader's roles allow, or those that a pattern matches; for ever, or for so many seconds.
+        """
+    def revoke(self, /, owner: str, reader: str, resource: str | None = None) -> int:
+        """
+        Takes grants back: those of one resource, or all that `owner` gave `reader`. Returns how many there were.
+        """
 
 @disjoint_base
 class InvalidContextError(ValueError):
@@ -1141,6 +1224,41 @@ class MemoryLimitExceededError(RuntimeError):
     def used(self, /) -> int: ...
 
 @final
+class OwnershipWall:
+    """
+    Compares owners before any role is asked.
+    """
+    def __new__(
+        cls, /, grants: GrantBook, unknown_owner: str = "deny", shared_kinds: SupportsGetItem[int, str] = ...
+    ) -> OwnershipWall: ...
+    def evaluate(
+        self,
+        /,
+        context: UserExecutionContext,
+        action: str,
+        resources: tuple[typing.Any, ...],
+        mentioned: tuple[typing.Any, ...],
+        policy: RolePolicy | None,
+        verdict: Verdict,
+        roles: SupportsGetItem[int, str] | None = None,
+    ) -> bool:
+        """
+        Checks a request: the context, the wall, the action, each resource. Notes what it finds in the verdict. With
+        `policy=None` no roles are asked. `roles` are those of the user; by default `context.permissions`. What is `mentioned`
+        needs no rule that permits it.
+        """
+    def passage(self, /, asker: UserExecutionContext | str, resource: Any, action: str) -> str:
+        """
+        What the wall says of one resource to a context, or to a user who is known by the id alone: `own`, `granted`, `shared`,
+        `unknown`, `foreign` or `malformed`.
+        """
+    @property
+    def unknown_owner(self, /) -> str:
+        """
+        What it does about a resource whose owner nobody knows: `deny` or `roles`.
+        """
+
+@final
 class Permit:
     """
     The right to run, until it is released. Releases itself when it is collected, which counts as a leak. A context manager,
@@ -1234,6 +1352,44 @@ class PlaceholderPolicy:
         """
 
 @disjoint_base
+class PolicyLoadError(ValueError):
+    """
+    A policy of roles is not valid. The one before it stays in force.
+
+    Field: `path`, where in the policy it is wrong.
+    """
+    def __new__(cls, /, message: str, path: str = ...) -> PolicyLoadError: ...
+    def __str__(self, /) -> str: ...
+    @property
+    def path(self, /) -> str: ...
+
+@final
+class RolePolicy:
+    """
+    The roles of a `PermissionEngine`: `{role: {"allow": [...], "deny": [...], "inherits": [...]}}`.
+    """
+    def __len__(self, /) -> int: ...
+    def __new__(cls, /, roles: dict[str, object], *, allow_blanket: bool = False) -> RolePolicy: ...
+    def load(self, /, roles: dict[str, object]) -> str:
+        """
+        Puts another policy in place of this one, for all checks that begin from now on. Returns its revision. Raises
+        `PolicyLoadError` for one that is not valid: then the one before stays in force.
+        """
+    def may_ever(self, /, roles: SupportsGetItem[int, str], action: str) -> bool:
+        """
+        Whether the roles, and everyone's, permit an action on anything at all.
+        """
+    @property
+    def revision(self, /) -> str:
+        """
+        Names the policy in force: the same for the same rules, in whatever order they are written.
+        """
+    def rule(self, /, roles: SupportsGetItem[int, str], action: str, resource: str = "") -> tuple[bool, list[str]]:
+        """
+        What the roles, and everyone's, say of an action on a resource: whether it is permitted, and the rules that decided.
+        """
+
+@disjoint_base
 class RunClosed(RuntimeError):
     """
     The run's event stream has ended.
@@ -1296,7 +1452,7 @@ class SanitizerCore:
         Seals bytes for a place with a key of 32 bytes.
         """
     def walk(
-        self, /, value: Any, user_id: str, secret: str, personal: str, detectors: list
+        self, /, value: Any, user_id: str, secret: str, personal: str, detectors: SupportsGetItem[int, Any]
     ) -> tuple[typing.Any, list[tuple[str, str, int, int, str]]]:
         """
         Looks through a value. Returns it, or what is masked in its place, and `(path, kind, start, end, action)` of each finding.
@@ -1357,10 +1513,6 @@ class Scanner:
     def forget(self, /, user_id: str) -> int:
         """
         Lets go of everything that is held of a user. Returns how many secrets that were.
-        """
-    def forget_texts(self, /) -> None:
-        """
-        Lets go of the ends of texts that came in parts.
         """
     def hash_of(self, /, user_id: str) -> str:
         """
@@ -1698,6 +1850,7 @@ class UserExecutionContext:
         websocket_connection_id: str | None = None,
         policy: ContextPolicy | None = None,
         metadata: dict[str, Any] | None = None,
+        permissions: collections.abc.Iterable[str] | None = None,
     ) -> UserExecutionContext: ...
     def __reduce__(self, /) -> typing.NoReturn: ...
     def __repr__(self, /) -> str: ...
@@ -1743,6 +1896,11 @@ class UserExecutionContext:
     def bind_session_factory(self, /, session_factory: collections.abc.Callable[[UserExecutionContext], Any]) -> None:
         """
         Sets what makes the database session of the run: called with the context, on first use.
+        """
+    def bind_tool_dispatcher_factory(self, /, factory: Any) -> None:
+        """
+        Sets what makes the tool dispatchers of the run: an `UnifiedToolDispatcherFactory`, or what has its
+        `create_dispatcher(context)`.
         """
     def cleanup(self, /) -> collections.abc.Awaitable[tuple[BaseException, ...]]:
         """
@@ -1830,6 +1988,7 @@ class UserExecutionContext:
         websocket_client_id: str | None = None,
         *,
         websocket_connection_id: str | None = None,
+        permissions: collections.abc.Iterable[str] | None = None,
     ) -> UserExecutionContext:
         """
         A context from a Starlette or `FastAPI` request. The audit metadata gets `client_ip`, `user_agent`, `method`, `url` (the
@@ -1851,6 +2010,7 @@ class UserExecutionContext:
         websocket_connection_id: str | None = None,
         policy: ContextPolicy | None = None,
         metadata: dict[str, Any] | None = None,
+        permissions: collections.abc.Iterable[str] | None = None,
     ) -> UserExecutionContext:
         """
         A context from the ids of a request. A blank `request_id` is generated.
@@ -1907,6 +2067,11 @@ class UserExecutionContext:
         """
         State, ages and counts.
         """
+    def get_tool_dispatcher(self, /) -> isolane.tools.UnifiedToolDispatcher:
+        """
+        The tool dispatcher of this context, made on first use by the factory that the run has. A child has its own, so that its
+        tool calls are shown in its own execution. Raises `RuntimeError` when the run has no factory.
+        """
     def get_websocket_emitter(self, /) -> UserWebSocketEmitter:
         """
         The emitter that publishes this context's events into the stream of its run.
@@ -1934,6 +2099,12 @@ class UserExecutionContext:
     def parent_request_id(self, /) -> str | None:
         """
         The request that started this one, or `None`.
+        """
+    @property
+    def permissions(self, /) -> frozenset[str]:
+        """
+        The names of roles that authentication gave the user. What each allows, a `PermissionEngine` says. Nothing that an agent
+        writes into the context adds to them.
         """
     def record_run_failure(self, /, run_id: str, error: Any | None = None) -> None:
         """
@@ -2106,7 +2277,8 @@ class UserWebSocketEmitter:
         """
     def notify_tool_completed(self, /, *args: Any, **kwargs: Any) -> collections.abc.Awaitable[int]:
         """
-        A tool call ended. `(agent_name, run_id, tool_name, tool_output)` or `(tool_name, result)`.
+        A tool call ended. `(agent_name, run_id, tool_name, tool_output)` or `(tool_name, result)`. A call that failed has an
+        `error=`, a text: then the status is `error` and there is no result.
         """
     def notify_tool_executing(self, /, *args: Any, **kwargs: Any) -> collections.abc.Awaitable[int]:
         """
@@ -2175,6 +2347,68 @@ class UserWebSocketEmitter:
 
         Raises `DeliveryTimeout`, a `TimeoutError`, after `timeout` seconds; `InvalidEvent` for a number that was not
         published, `RunClosed` when the log is gone, and `BudgetExceeded` when 1000 wait for events of the run.
+        """
+
+@final
+class Verdict:
+    """
+    A check that is open until `close`; refused until then, and whenever it was not carried out to its end.
+    """
+    def __new__(cls, /) -> Verdict: ...
+    def close(self, /) -> bool:
+        """
+        Ends the check. Returns whether it is to be recorded: the first time it is.
+        """
+    def complete(self, /) -> None:
+        """
+        Everything that is to be checked was.
+        """
+    def decided_by(self, /, policies: SupportsGetItem[int, str]) -> None:
+        """
+        Notes what decided.
+        """
+    @property
+    def evaluated(self, /) -> bool:
+        """
+        Whether the check was carried out to its end.
+        """
+    @property
+    def micros(self, /) -> int:
+        """
+        How long the check took.
+        """
+    @property
+    def permitted(self, /) -> bool:
+        """
+        Whether the request may go on.
+        """
+    @property
+    def policies(self, /) -> list[str]:
+        """
+        What decided.
+        """
+    @property
+    def revision(self, /) -> str | None:
+        """
+        Which policy was asked.
+        """
+    def violate(self, /, kind: str, code: str, resource: str | None = None) -> None:
+        """
+        Notes a violation, by the name of its kind.
+        """
+    @property
+    def violation_count(self, /) -> int:
+        """
+        How many violations there are.
+        """
+    @property
+    def violations(self, /) -> list[tuple[str, str, str | None, str]]:
+        """
+        Kind, code, resource and severity of each violation.
+        """
+    def withdraw(self, /) -> None:
+        """
+        Takes a permission back that cannot be recorded.
         """
 
 def _advance_clock(by_seconds: SupportsFloat | SupportsIndex) -> None:
@@ -2459,6 +2693,12 @@ def memory_users() -> list[tuple[str, int]]:
 def monotonic() -> float:
     """
     Seconds of the monotonic clock that deadlines and retention use.
+    """
+
+def resource_name(kind: str, user_id: str, path: str) -> str:
+    """
+    The name of a user's resource, such as `document:ann/reports/7`: the user's id is encoded so that no id can be read as
+    another one's. Raises `ValueError` for what makes no name.
     """
 
 def resources_of(

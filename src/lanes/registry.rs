@@ -91,6 +91,11 @@ impl Shared {
         }
     }
 
+    /// Whose a run with an unexpired log is.
+    pub fn run_owner(&self, run: &str) -> Option<UserId> {
+        self.run_owners().get(run).cloned()
+    }
+
     /// A run has no log any more.
     pub fn release_run(&self, run: &RunId) {
         self.run_owners().remove(run);

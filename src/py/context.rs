@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyo3::exceptions::{PyDeprecationWarning, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDateTime, PyDict, PyList, PyMappingProxy, PyString, PyTuple, PyType};
+use pyo3::types::{PyDateTime, PyDict, PyFrozenSet, PyList, PyMappingProxy, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::awaitable::ReadyAwaitable;
@@ -39,6 +39,9 @@ const ADDITIONAL_METADATA_IS_OLD: &CStr =
 
 /// How long cancelled tasks of a context may take to end.
 const TASKS_END_SECONDS: f64 = 5.0;
+
+/// Most names of roles that one context carries.
+const MAX_PERMISSIONS: usize = 256;
 
 /// The version of the audit metadata.
 const CONTEXT_VERSION: &str = "1.0";
@@ -302,6 +305,35 @@ fn either_socket<'a, 'py>(
     Ok(client.or(connection))
 }
 
+/// The names of roles that a caller gives; none are the same as nothing.
+fn role_names(given: &Bound<'_, PyAny>) -> PyResult<Option<Arc<[Box<str>]>>> {
+    let py = given.py();
+    let wrong = |value: &str, message: String| {
+        let fix = "Pass the names of roles that authentication gave the user, such as permissions=[\"analyst\"]";
+        refused(py, "permissions", value, "type", message, fix)
+    };
+    if given.is_none() {
+        return Ok(None);
+    }
+    if given.is_instance_of::<PyString>() {
+        return Err(wrong(
+            "",
+            "permissions must be a collection of names, got one string".to_owned(),
+        ));
+    }
+    let mut names: Vec<Box<str>> = Vec::new();
+    for name in given.try_iter()? {
+        let name = printable(&name?, "permissions")?.into();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+        if names.len() > MAX_PERMISSIONS {
+            return Err(wrong("", format!("permissions has more than {MAX_PERMISSIONS} names")));
+        }
+    }
+    Ok((!names.is_empty()).then(|| names.into()))
+}
+
 fn depth_within_bound(py: Python<'_>, depth: i64) -> PyResult<u32> {
     if let Some(depth) = u32::try_from(depth).ok().filter(|depth| *depth <= MAX_DEPTH) {
         return Ok(depth);
@@ -383,6 +415,10 @@ pub(crate) struct PyContext {
     own: Lazy<ContextBindings>,
     request: Lazy<RequestBindings>,
     emitter: Lazy<UserWebSocketEmitter>,
+    /// Made by the factory of tool dispatchers that the request has.
+    tools: Lazy<PyAny>,
+    /// Names of roles that authentication gave the user. Children have the same.
+    permissions: Option<Arc<[Box<str>]>>,
     /// Containers that the last verification found to be this context's own; held, so that no address is used again.
     pub(super) claims: Mutex<Vec<Py<PyAny>>>,
 }
@@ -451,6 +487,7 @@ struct Parts<'py> {
     strict: bool,
     agent_context: Option<Bound<'py, PyDict>>,
     audit: Option<Bound<'py, PyDict>>,
+    permissions: Option<Arc<[Box<str>]>>,
 }
 
 impl PyContext {
@@ -476,6 +513,8 @@ impl PyContext {
             own: Lazy::new(),
             request: Lazy::new(),
             emitter: Lazy::new(),
+            tools: Lazy::new(),
+            permissions: parts.permissions,
             claims: Mutex::default(),
         };
         if let Some(session) = &context.session {
@@ -495,6 +534,11 @@ impl PyContext {
 
     pub(crate) fn stamp(&self) -> Stamp {
         self.stamp
+    }
+
+    /// The roles that authentication gave the user.
+    pub(crate) fn roles(&self) -> &[Box<str>] {
+        self.permissions.as_deref().unwrap_or_default()
     }
 
     pub(crate) fn session_object(&self) -> Option<&Py<PyAny>> {
@@ -768,6 +812,7 @@ impl PyContext {
             strict: self.strict,
             agent_context: not_made(&self.agent_context, &self.given_agent, "agent_context")?,
             audit: not_made(&self.audit, &self.given_audit, "audit_metadata")?,
+            permissions: self.permissions.clone(),
         });
         if let Some(made) = self.agent_context.get() {
             copy.agent_context.set(copied(made, "agent_context")?.unbind());
@@ -801,6 +846,7 @@ impl PyContext {
         user_id, thread_id, run_id, request_id = None, db_session = None, websocket_client_id = None, created_at = None,
         agent_context = None, audit_metadata = None, operation_depth = 0, parent_request_id = None, *,
         session_id = None, websocket_connection_id = None, policy = None, metadata = None,
+        permissions: "collections.abc.Iterable[str] | None" = None,
     ))]
     fn new(
         py: Python<'_>,
@@ -819,6 +865,7 @@ impl PyContext {
         websocket_connection_id: Option<&Bound<'_, PyAny>>,
         policy: Option<&Bound<'_, PyContextPolicy>>,
         metadata: Option<&Bound<'_, PyAny>>,
+        permissions: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         if let Some(metadata) = metadata.filter(|metadata| !metadata.is_none()) {
             older_spelling(
@@ -845,6 +892,7 @@ impl PyContext {
                 websocket_connection_id,
                 policy,
                 None,
+                permissions,
             );
         }
         let strict = policy.is_some_and(|policy| policy.get().strict);
@@ -877,6 +925,7 @@ impl PyContext {
             .map(|id| printable(id, "session_id").map(Box::from))
             .transpose()?;
         let created = created_at.map(moment).transpose()?;
+        let permissions = permissions.map(role_names).transpose()?.flatten();
         let agent_context = own_dict(agent_context, "agent_context")?;
         let audit = own_dict(audit_metadata, "audit_metadata")?;
         let now = CLOCK.now();
@@ -899,6 +948,7 @@ impl PyContext {
             strict,
             agent_context,
             audit,
+            permissions,
         });
         if let Some(created_at) = created_at {
             context
@@ -913,6 +963,7 @@ impl PyContext {
     #[pyo3(signature = (
         user_id, thread_id, run_id, request_id = None, db_session = None, websocket_client_id = None,
         agent_context = None, audit_metadata = None, *, websocket_connection_id = None, policy = None, metadata = None,
+        permissions: "collections.abc.Iterable[str] | None" = None,
     ))]
     fn from_request(
         cls: &Bound<'_, PyType>,
@@ -927,6 +978,7 @@ impl PyContext {
         websocket_connection_id: Option<&Bound<'_, PyAny>>,
         policy: Option<&Bound<'_, PyContextPolicy>>,
         metadata: Option<&Bound<'_, PyAny>>,
+        permissions: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let request_id = match request_id {
             Some(request) if request.is_truthy()? => Some(request),
@@ -949,6 +1001,7 @@ impl PyContext {
             websocket_connection_id,
             policy,
             metadata,
+            permissions,
         )
     }
 
@@ -971,6 +1024,7 @@ impl PyContext {
     #[classmethod]
     #[pyo3(signature = (
         request, user_id, thread_id, run_id, db_session = None, websocket_client_id = None, *, websocket_connection_id = None,
+        permissions: "collections.abc.Iterable[str] | None" = None,
     ))]
     fn from_fastapi_request(
         cls: &Bound<'_, PyType>,
@@ -981,6 +1035,7 @@ impl PyContext {
         db_session: Option<Bound<'_, PyAny>>,
         websocket_client_id: Option<&Bound<'_, PyAny>>,
         websocket_connection_id: Option<&Bound<'_, PyAny>>,
+        permissions: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let py = cls.py();
         let audit = PyDict::new(py);
@@ -1038,6 +1093,7 @@ impl PyContext {
             websocket_connection_id,
             None,
             None,
+            permissions,
         )
     }
 
@@ -1080,6 +1136,7 @@ impl PyContext {
             split.parent.as_ref(),
             None,
             websocket_connection_id,
+            None,
             None,
             None,
         )
@@ -1133,6 +1190,13 @@ impl PyContext {
     #[getter]
     fn websocket_connection_id(&self) -> Option<&str> {
         self.websocket_client.as_deref()
+    }
+
+    /// The names of roles that authentication gave the user. What each allows, a `PermissionEngine` says. Nothing that an agent
+    /// writes into the context adds to them.
+    #[getter]
+    fn permissions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyFrozenSet>> {
+        PyFrozenSet::new(py, self.roles().iter().map(|role| &**role))
     }
 
     /// The session of the browser, or `None`.
@@ -1274,6 +1338,7 @@ impl PyContext {
             strict: self.strict,
             agent_context: agent,
             audit,
+            permissions: self.permissions.clone(),
         });
         if let Some(more) = more_agent {
             child.agent_dict(py)?.update(more.as_mapping())?;
@@ -1573,7 +1638,7 @@ impl PyContext {
             .unwrap_or_default();
         let cancel_tasks = context.canceller(py, is_root)?;
         if callbacks.is_empty() && session.is_none() && cancel_tasks.is_none() {
-            context.finish();
+            context.finish(py);
             return nothing();
         }
         context.own(py)?.get().begin_closing();
@@ -1600,7 +1665,12 @@ impl PyContext {
 
     /// The last step of `cleanup`.
     #[pyo3(name = "_finish")]
-    fn finish(&self) {
+    fn finish(&self, py: Python<'_>) {
+        if let Some(tools) = self.tools.get()
+            && let Err(error) = tools.bind(py).call_method0(intern!(py, "_close"))
+        {
+            error.write_unraisable(py, Some(tools.bind(py)));
+        }
         if let Some(own) = self.own.get() {
             own.get().end_closing();
             own.get().close_cache();
@@ -1766,6 +1836,41 @@ impl PyContext {
         Ok(())
     }
 
+    /// Sets what makes the tool dispatchers of the run: an `UnifiedToolDispatcherFactory`, or what has its
+    /// `create_dispatcher(context)`.
+    fn bind_tool_dispatcher_factory(&self, py: Python<'_>, factory: Py<PyAny>) -> PyResult<()> {
+        self.stamp.check(py)?;
+        self.check_fence(py)?;
+        self.request(py)?.get().set_tool_factory(factory);
+        Ok(())
+    }
+
+    /// The tool dispatcher of this context, made on first use by the factory that the run has. A child has its own, so that its
+    /// tool calls are shown in its own execution. Raises `RuntimeError` when the run has no factory.
+    #[pyo3(signature = () -> "isolane.tools.UnifiedToolDispatcher")]
+    fn get_tool_dispatcher<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let context = slf.get();
+        context.stamp.check(py)?;
+        context.check_fence(py)?;
+        if let Some(tools) = context.tools.get() {
+            return Ok(tools.bind(py).clone());
+        }
+        context.check_not_ended(py)?;
+        let Some(factory) = context.request(py)?.get().tool_factory(py) else {
+            return Err(PyRuntimeError::new_err(
+                "this run has no tools: pass tool_dispatcher_factory=UnifiedToolDispatcherFactory(...) to the \
+                 ExecutionEngineFactory, or bind one with context.bind_tool_dispatcher_factory(factory)",
+            ));
+        };
+        let made = factory
+            .bind(py)
+            .call_method1(intern!(py, "create_dispatcher"), (slf,))?;
+        context.tools.set(made.unbind());
+        let tools = context.tools.get().expect("set by this thread or by another");
+        Ok(tools.bind(py).clone())
+    }
+
     // -- protocol -------------------------------------------------------------------------------------------------------
 
     fn __setattr__(&self, py: Python<'_>, name: &Bound<'_, PyString>, _value: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -1786,6 +1891,7 @@ impl PyContext {
             && self.core.lineage().depth() == other.core.lineage().depth()
             && self.core.lineage().parent() == other.core.lineage().parent()
             && self.websocket_client == other.websocket_client
+            && self.permissions == other.permissions
             && self.agent_dict(py)?.eq(other.agent_dict(py)?)?
             && self.audit_dict(py)?.eq(other.audit_dict(py)?)?;
         Ok(same.into_pyobject(py)?.to_owned().into_any().unbind())
@@ -1844,6 +1950,7 @@ impl PyContext {
         self.own.traverse(&visit)?;
         self.request.traverse(&visit)?;
         self.emitter.traverse(&visit)?;
+        self.tools.traverse(&visit)?;
         if let Ok(claims) = self.claims.try_lock() {
             for container in claims.iter() {
                 visit.call(container)?;

@@ -71,7 +71,7 @@ exceptions! {
     }
     /// An object of one user met a boundary of another. The text names nobody.
     ///
-    /// Field: `boundary`, one of `publish`, `subscribe`, `write`, `bind`, `verify`.
+    /// Field: `boundary`, one of `publish`, `subscribe`, `write`, `bind`, `verify`, `access`.
     ContextIsolationError(PyRuntimeError) { boundary: String = String::new() }
     /// Something that the state of the context does not allow.
     ContextStateError(PyRuntimeError) {}
@@ -93,6 +93,10 @@ exceptions! {
     /// A bound is reached and nothing more can be folded away to make room. Fields: `limit`, and `scope`: `run`, `user` or
     /// `process`.
     BudgetExceeded(PyRuntimeError) { limit: usize = 0, scope: String = "run".to_owned() }
+    /// A policy of roles is not valid. The one before it stays in force.
+    ///
+    /// Field: `path`, where in the policy it is wrong.
+    PolicyLoadError(PyValueError) { path: String = String::new() }
     /// A run, or one execution of an agent, used more of the event loop than it may.
     ///
     /// Fields: `scope` (`agent` or `run`), `limit` and `used` in seconds.

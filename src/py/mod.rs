@@ -31,5 +31,6 @@ pub(crate) mod sanitize;
 pub(crate) mod size;
 pub(crate) mod source_lines;
 pub(crate) mod stored;
+pub(crate) mod tools;
 pub(crate) mod trampoline;
 pub(crate) mod verify;

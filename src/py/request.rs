@@ -222,6 +222,7 @@ impl ContextBindings {
 #[derive(Debug, Default)]
 struct Family {
     session_factory: Option<Py<PyAny>>,
+    tool_factory: Option<Py<PyAny>>,
     session: Option<Py<PyAny>>,
     writer: Option<StreamWriter>,
     bounds: LogBounds,
@@ -250,6 +251,16 @@ impl RequestBindings {
             .session_factory
             .as_ref()
             .map(|factory| factory.clone_ref(py))
+    }
+
+    pub(crate) fn set_tool_factory(&self, factory: Py<PyAny>) {
+        let old = lock(&self.family).tool_factory.replace(factory);
+        drop(old);
+    }
+
+    pub(crate) fn tool_factory(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let family = lock(&self.family);
+        family.tool_factory.as_ref().map(|factory| factory.clone_ref(py))
     }
 
     pub(crate) fn session(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -322,7 +333,8 @@ impl RequestBindings {
         let Ok(family) = self.family.try_lock() else {
             return Ok(());
         };
-        for object in [&family.session_factory, &family.session].into_iter().flatten() {
+        let objects = [&family.session_factory, &family.tool_factory, &family.session];
+        for object in objects.into_iter().flatten() {
             visit.call(object)?;
         }
         family.tasks.as_ref().map_or(Ok(()), |tasks| visit.call(tasks))

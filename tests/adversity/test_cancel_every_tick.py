@@ -23,6 +23,7 @@ from tests.adversity import (  # noqa: F401 - they add their scenarios to the ot
     limit_scenarios,
     memory_scenarios,
     pool_scenarios,
+    tool_scenarios,
 )
 from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS
 from tests.adversity.public_awaitables import compat_awaitables, public_awaitables
@@ -34,6 +35,7 @@ SECONDS = 10.0
 WRITERS = "waits for a thread that waits for a disk; cancelled in tests/python/test_audit.py"
 NOT_OURS = {
     "BaseAgent.execute_with_context": "an agent's own, run by execute_agent",
+    "PermissionService.authorize": "a protocol; awaited by validate_execution_permissions",
     "MemoryGate.admit": "a protocol; the manager's is below",
     "Quarantinable.cleanup_user_context": "a protocol; the factory's is below",
     "ProbeAgent.execute_with_context": "the engine awaits it for the probe",

@@ -346,5 +346,28 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "PlaceholderPrefixPasses": (f"{P}ids.py::test_placeholder_prefixes_are_refused_in_short_values_only",),
     "UnfinishedRunSucceeds": (f"{P}contexts.py::test_the_last_state_follows_from_the_runs",),
     "EndedContextRuns": (f"{P}contexts.py::test_an_ended_context_refuses_illegal_moves",),
+    # Tools and permissions.
+    "WallSkipped": (
+        f"{P}permissions.py::test_no_role_opens_the_wall",
+        f"{P}tools.py::test_parameters_that_name_what_is_anothers_are_refused",
+        "lib::tools::wall::tests::only_what_is_ones_own_passes_without_a_grant",
+    ),
+    "DenialOverruled": (
+        f"{P}permissions.py::test_a_denial_overrides_whatever_else_permits",
+        f"{P}permissions.py::test_roles_permit_what_some_rule_allows_and_none_denies_in_any_order",
+        "lib::tools::roles::tests::one_denial_is_enough_and_more_roles_never_undo_it",
+    ),
+    "EarlyVerdictNotRecorded": (
+        f"{P}permissions.py::test_a_check_that_breaks_off_early_is_refused_and_recorded",
+        f"{P}permissions.py::test_a_check_that_is_cancelled_is_refused_and_recorded",
+    ),
+    "CancelledCallNotTold": (
+        f"{P}tools.py::test_a_cancelled_call_completes_on_the_stream",
+        f"{P}tools.py::test_cancelled_at_any_turn_each_call_that_begins_completes",
+    ),
+    "ToolDeadlineIgnored": (
+        f"{P}tools.py::test_one_timer_serves_deadlines_in_any_order",
+        "lib::tools::dispatch::tests::deadlines_come_in_their_order_and_once",
+    ),
 }
 """The fault, and the tests that must notice it."""

@@ -116,7 +116,10 @@ fn closed() -> &'static Path {
         fill(&log, 60);
         assert_eq!(log.close(PATIENCE), Some(0));
         let (last, _) = segments(&folder.chain()).unwrap().pop().unwrap();
-        assert!((40..60).contains(&last), "the last segment has some records: it begins with {last}");
+        assert!(
+            (40..60).contains(&last),
+            "the last segment has some records: it begins with {last}"
+        );
         folder
     })
     .0

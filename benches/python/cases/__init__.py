@@ -11,6 +11,7 @@ from benches.python.cases import (
     permits,
     sanitize,
     sockets,
+    tools,
     trampoline,
 )
 from benches.python.measure import Case
@@ -28,6 +29,7 @@ def all_cases(*, thorough: bool) -> list[Case]:
         *trampoline.cases(),
         *sanitize.cases(),
         *sockets.cases(),
+        *tools.cases(),
         *flat.cases(),
         *memory.cases(thorough=thorough),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from isolane._core import UnifiedIDManager, UserExecutionContext
@@ -19,6 +20,8 @@ class UserContextFactory:
         websocket_client_id: str | None = None,
         agent_context: dict[str, Any] | None = None,
         audit_metadata: dict[str, Any] | None = None,
+        *,
+        permissions: Iterable[str] | None = None,
     ) -> UserExecutionContext:
         """Make a context; thread and run ids are generated when absent. Raises ``InvalidContextError``."""
         thread = thread_id or UnifiedIDManager.generate_thread_id()
@@ -31,6 +34,7 @@ class UserContextFactory:
             websocket_client_id,
             agent_context,
             audit_metadata,
+            permissions=permissions,
         )
 
     @staticmethod
@@ -41,9 +45,13 @@ class UserContextFactory:
         db_session: Any,
         request_id: str | None = None,
         websocket_client_id: str | None = None,
+        *,
+        permissions: Iterable[str] | None = None,
     ) -> UserExecutionContext:
         """Make a context with a database session. Raises ``InvalidContextError``."""
-        context = UserExecutionContext.from_request(user_id, thread_id, run_id, request_id, None, websocket_client_id)
+        context = UserExecutionContext.from_request(
+            user_id, thread_id, run_id, request_id, None, websocket_client_id, permissions=permissions
+        )
         return context.with_db_session(db_session)
 
 

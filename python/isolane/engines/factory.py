@@ -50,7 +50,7 @@ class ExecutionEngineFactory:
         idle_timeout: how many seconds an engine may live with nothing to run. Default: its whole life.
         cleanup_interval: seconds between audit sweeps, which find engines that the deadlines missed.
         agent_factory: makes the instances of agents.
-        tool_dispatcher_factory: kept for the engine's agents.
+        tool_dispatcher_factory: makes the tool dispatchers that agents get by ``context.get_tool_dispatcher()``.
         at_limit: ``reject`` raises at once, ``wait`` waits up to ``wait_timeout`` seconds for a slot, ``evict_idle``
             ends the user's engine that has been idle longest, and raises when each of them runs something.
         grace: seconds that a cancelled agent gets before the engine is closed by force. What such an agent does later
@@ -163,6 +163,8 @@ class ExecutionEngineFactory:
                 slot.release()
                 raise
         try:
+            if self.tool_dispatcher_factory is not None:
+                context.bind_tool_dispatcher_factory(self.tool_dispatcher_factory)
             emitter = await self.websocket_bridge.create_user_emitter(context.user_id, context)
             engine = UserExecutionEngine(
                 context,

@@ -28,6 +28,21 @@ from isolane.security.contamination import ContaminationDetector
 from isolane.security.errors import AuditUnavailableError, ResponseWithheldError, UserQuarantinedError
 from isolane.security.events import AuditClass, AuditSink, SecurityEvent, Severity
 from isolane.security.findings import ContaminationReport, ContaminationViolation, ScanCoverage, ScanMode
+from isolane.security.permissions import (
+    Grants,
+    PermissionAnswer,
+    PermissionBoundarySystem,
+    PermissionDeniedError,
+    PermissionEngine,
+    PermissionService,
+    PermissionValidationResult,
+    PermissionViolation,
+    PolicyCompliance,
+    PolicyLoadError,
+    ResourceAccess,
+    ViolationType,
+    resource_name,
+)
 from isolane.security.quarantine import Quarantine
 from isolane.security.sanitizer import (
     DataSanitizer,
@@ -69,11 +84,22 @@ __all__ = [
     "FieldDecryptionError",
     "FileKey",
     "Finding",
+    "Grants",
     "InclusionProof",
     "KeyProvider",
     "Modes",
+    "PermissionAnswer",
+    "PermissionBoundarySystem",
+    "PermissionDeniedError",
+    "PermissionEngine",
+    "PermissionService",
+    "PermissionValidationResult",
+    "PermissionViolation",
+    "PolicyCompliance",
+    "PolicyLoadError",
     "Quarantine",
     "References",
+    "ResourceAccess",
     "ResponseWithheldError",
     "SanitizeBlockedError",
     "SanitizeLimitError",
@@ -89,4 +115,6 @@ __all__ = [
     "StreamSanitizer",
     "TimeRange",
     "UserQuarantinedError",
+    "ViolationType",
+    "resource_name",
 ]

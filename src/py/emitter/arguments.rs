@@ -25,6 +25,8 @@ pub(super) struct Method {
     pub(super) kind: for<'a> fn(&'a str) -> EventKind<'a>,
     /// Whether the payload gets the time that the call or the execution took.
     pub(super) timed: bool,
+    /// Keywords that neither signature has.
+    keywords: &'static [&'static str],
 }
 
 pub(super) const STARTED: Method = Method {
@@ -34,6 +36,7 @@ pub(super) const STARTED: Method = Method {
     forms: "notify_agent_started(agent_name, run_id) or notify_agent_started(agent_type, metadata=None)",
     kind: |_| EventKind::Started,
     timed: false,
+    keywords: &[],
 };
 pub(super) const THINKING: Method = Method {
     name: "notify_agent_thinking",
@@ -42,6 +45,7 @@ pub(super) const THINKING: Method = Method {
     forms: "notify_agent_thinking(agent_name, run_id, thinking) or notify_agent_thinking(content, metadata=None)",
     kind: |_| EventKind::Thinking,
     timed: false,
+    keywords: &[],
 };
 pub(super) const TOOL_EXECUTING: Method = Method {
     name: "notify_tool_executing",
@@ -50,6 +54,7 @@ pub(super) const TOOL_EXECUTING: Method = Method {
     forms: "notify_tool_executing(agent_name, run_id, tool_name, tool_input) or notify_tool_executing(tool_name, params)",
     kind: |tool| EventKind::ToolExecuting(tool),
     timed: false,
+    keywords: &[],
 };
 pub(super) const TOOL_COMPLETED: Method = Method {
     name: "notify_tool_completed",
@@ -58,6 +63,7 @@ pub(super) const TOOL_COMPLETED: Method = Method {
     forms: "notify_tool_completed(agent_name, run_id, tool_name, tool_output) or notify_tool_completed(tool_name, result=…)",
     kind: |tool| EventKind::ToolCompleted(tool),
     timed: true,
+    keywords: &["error"],
 };
 pub(super) const COMPLETED: Method = Method {
     name: "notify_agent_completed",
@@ -66,6 +72,7 @@ pub(super) const COMPLETED: Method = Method {
     forms: "notify_agent_completed(agent_name, run_id, result) or notify_agent_completed(result=…, metadata=None)",
     kind: |_| EventKind::Completed,
     timed: true,
+    keywords: &[],
 };
 pub(super) const ERROR: Method = Method {
     name: "notify_agent_error",
@@ -74,6 +81,7 @@ pub(super) const ERROR: Method = Method {
     forms: "notify_agent_error(agent_name, run_id, error) or notify_agent_error(error=…, metadata=None)",
     kind: |_| EventKind::Error,
     timed: true,
+    keywords: &[],
 };
 
 /// Keywords that only the first seed has.
@@ -146,6 +154,7 @@ impl Method {
                 .iter()
                 .chain(self.second)
                 .chain(&also)
+                .chain(self.keywords)
                 .find(|known| **known == name);
             let Some(known) = known else {
                 return Err(self.wrong(&format!("unexpected keyword argument '{}'", ids::cut(&name, 60))));

@@ -492,7 +492,8 @@ impl UserWebSocketEmitter {
         })
     }
 
-    /// A tool call ended. `(agent_name, run_id, tool_name, tool_output)` or `(tool_name, result)`.
+    /// A tool call ended. `(agent_name, run_id, tool_name, tool_output)` or `(tool_name, result)`. A call that failed has an
+    /// `error=`, a text: then the status is `error` and there is no result.
     #[pyo3(signature = (*args, **kwargs) -> "collections.abc.Awaitable[int]")]
     fn notify_tool_completed(
         &self,
@@ -503,15 +504,20 @@ impl UserWebSocketEmitter {
             let tool = call
                 .text(&["tool_name"])?
                 .ok_or_else(|| TOOL_COMPLETED.wrong("it needs the tool's name"))?;
-            let payload = payload
-                .text("tool_name", &tool)
-                .value("result", call.get(&["tool_output", "result"]))?
-                .text("status", "completed")
-                .members(
-                    call.metadata()?,
-                    &["tool_name", "result", "status", "execution_time_ms"],
-                )?;
-            let message = Some(joined(&tool, " completed"));
+            let error = call.get(&["error"]);
+            let payload = payload.text("tool_name", &tool);
+            let payload = match error {
+                None => payload
+                    .value("result", call.get(&["tool_output", "result"]))?
+                    .text("status", "completed"),
+                Some(error) => payload.text("status", "error").text("error", &error_text(error)?.0),
+            };
+            let payload = payload.members(
+                call.metadata()?,
+                &["tool_name", "result", "status", "error", "execution_time_ms"],
+            )?;
+            let how = if error.is_none() { " completed" } else { " failed" };
+            let message = Some(joined(&tool, how));
             Ok(Built { payload, tool, message })
         })
     }

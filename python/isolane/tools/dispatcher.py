@@ -1,0 +1,528 @@
+"""``UnifiedToolDispatcher``: the tool calls of one request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import inspect
+from collections.abc import Generator, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from isolane._core import (
+    BudgetExceeded,
+    ContextIsolationError,
+    EventTooLarge,
+    InvalidEvent,
+    LimitRejected,
+    RunClosed,
+    UnifiedIDManager,
+    UserExecutionContext,
+    UserWebSocketEmitter,
+)
+from isolane.limits import LimitTimeout
+from isolane.security.permissions.answers import PermissionAnswer
+from isolane.security.permissions.errors import PermissionDeniedError
+from isolane.security.permissions.result import PermissionValidationResult, ViolationType
+from isolane.tools.errors import (
+    ParameterProblem,
+    ToolDispatcherClosedError,
+    ToolDispatchError,
+    ToolExecutionError,
+    ToolLimitError,
+    ToolNotFoundError,
+    ToolParameterError,
+    ToolSanitizeError,
+    ToolTimeoutError,
+)
+from isolane.tools.registry import add
+from isolane.tools.request import DispatchStrategy, ToolDispatchRequest, ToolDispatchResponse
+from isolane.tools.tool import Tool
+
+if TYPE_CHECKING:
+    from isolane.tools.calls import RunningCall
+    from isolane.tools.factory import UnifiedToolDispatcherFactory
+
+EXECUTE = "tool.execute"
+"""The action of a tool call."""
+ADMINISTER = "tool.admin"
+"""The action of a call of a tool of administration."""
+OWN_SPAN = "tools"
+"""The name under which calls are shown that no agent makes."""
+CLEANUP_SECONDS = 5.0
+"""How long cancelled calls may take to end at the clean-up."""
+
+NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
+
+
+class UnifiedToolDispatcher:
+    """Calls tools for one request. Made by ``UnifiedToolDispatcherFactory``, or by ``context.get_tool_dispatcher()``.
+
+    Each call is validated, checked by the wall and by permission, shown as ``tool_executing``, executed under a
+    deadline, sanitized, recorded, and shown as ``tool_completed``, once on every way out.
+
+    Attributes:
+        user_context: the context of the request.
+        strategy: what kind of dispatcher it is.
+        dispatcher_id: unique name.
+        created_at: aware UTC datetime.
+    """
+
+    def __init__(
+        self,
+        user_context: UserExecutionContext,
+        *,
+        _factory: UnifiedToolDispatcherFactory | None = None,
+        _tools: Mapping[str, Tool] = MappingProxyType({}),
+        _strategy: DispatchStrategy = DispatchStrategy.DEFAULT,
+        _emitter: UserWebSocketEmitter | None = None,
+    ) -> None:
+        if _factory is None:
+            raise TypeError(
+                "Direct instantiation of UnifiedToolDispatcher is forbidden: a factory makes it, which knows what its "
+                "user may do: use UnifiedToolDispatcherFactory(...).create_dispatcher(context)"
+            )
+        if not isinstance(user_context, UserExecutionContext):
+            raise TypeError(
+                f"Expected UserExecutionContext, got: {type(user_context).__name__}. Make one with from_request(...)"
+            )
+        if _emitter is not None and _emitter.user_id != user_context.user_id:
+            raise ContextIsolationError("the emitter belongs to another user than the context", "bind")
+        self.user_context = user_context
+        self.strategy = _strategy
+        self.dispatcher_id = f"dispatcher_{UnifiedIDManager.generate_request_id()[4:]}"
+        self.created_at = datetime.now(UTC)
+        self._factory = _factory
+        self._registry = _tools
+        self._own: dict[str, Tool] = {}
+        self._emitter = _emitter
+        self._closed = False
+        self._running: set[int] = set()
+        self._shown_alone = 0
+        """Calls under way that are shown in an execution of the dispatcher's own."""
+        self._executed = self._failed = self._checks = self._denials = self._crossings = self._events = 0
+        self._took = 0.0
+        self._last: datetime | None = None
+
+    def __await__(self) -> Generator[Any, None, UnifiedToolDispatcher]:
+        """It is there already: ``await factory.create_dispatcher(context)`` is the same as without ``await``."""
+        yield from ()
+        return self
+
+    # -- tools -----------------------------------------------------------------------------------------------------
+
+    def register_tool(self, tool: Any, **description: Any) -> Tool:
+        """Add a tool to this dispatcher alone; the keywords are those of ``Tool.of``. Registering permits nothing.
+
+        Raises ``ToolRegistrationError`` for what cannot be a tool and for a name that is taken.
+        """
+        self._check_open("")
+        made = Tool.of(tool, **description)
+        add(self._own, made, beside=self._registry)
+        return made
+
+    def _find(self, name: str) -> Tool:
+        tool = self._own.get(name) or self._registry.get(name)
+        if tool is None:
+            raise ToolNotFoundError(str(name)[:128])
+        return tool
+
+    def has_tool(self, tool_name: str) -> bool:
+        """Return whether there is a tool of this name, whoever may use it."""
+        return tool_name in self._own or tool_name in self._registry
+
+    def get_available_tools(self) -> list[str]:
+        """Return the names of the tools that this user may use, in order. Services are not asked."""
+        return sorted(name for name in {*self._registry, *self._own} if self._may_use(self._find(name)))
+
+    def _may_use(self, tool: Tool) -> bool:
+        if self._is_admin(tool) and not self._is_administrator():
+            return False
+        boundary = self._factory.permissions
+        return boundary._may(self.user_context, self._action(tool), tool.resource)  # noqa: SLF001 - its other half
+
+    def _is_admin(self, tool: Tool) -> bool:
+        return tool.admin or tool.name in self._factory.admin_tools
+
+    def _is_administrator(self) -> bool:
+        return self.strategy is DispatchStrategy.ADMIN and self._factory.has_admin_role(self.user_context)
+
+    # -- permission ------------------------------------------------------------------------------------------------
+
+    def validate_permissions(self, tool_name: str, user_id: str | None = None) -> PermissionAnswer:
+        """Return whether the user may use a tool. It is recorded as a check. ``await`` gives a ``bool``.
+
+        A ``user_id`` that is not the context's is refused, and so is a tool that there is not.
+        """
+        if user_id is not None and user_id != self.user_context.user_id:
+            self._note(
+                self._factory.permissions.refuse(
+                    *(self.user_context, EXECUTE, (f"tool:{tool_name}",)),
+                    *(ViolationType.CROSS_USER_ACCESS_RISK, "foreign_user"),
+                )
+            )
+            return PermissionAnswer(permitted=False, code="not_found")
+        if self._closed or not self.has_tool(tool_name):
+            return PermissionAnswer(permitted=False, code="tool_not_found")
+        result = self._check(self._find(tool_name), NO_PARAMETERS)
+        return PermissionAnswer(result.permitted, result.code)
+
+    def _check(self, tool: Tool, arguments: Mapping[str, Any]) -> PermissionValidationResult:
+        result = self._check_admin(tool)
+        if result is None:
+            result = self._factory.permissions.check(
+                *(self.user_context, self._action(tool), (tool.resource,)), mentioned=_mentioned(tool, arguments)
+            )
+        self._note(result)
+        return result
+
+    async def _check_waiting(
+        self, tool: Tool, arguments: Mapping[str, Any], seconds: float
+    ) -> PermissionValidationResult:
+        """The same with services that may have to be awaited, which count against the time of the call."""
+        result = self._check_admin(tool)
+        if result is None:
+            limit = asyncio.timeout(seconds)
+            try:
+                async with limit:
+                    result = await self._factory.permissions.validate_execution_permissions(
+                        *(self.user_context, self._action(tool), (tool.resource,)),
+                        mentioned=_mentioned(tool, arguments),
+                    )
+            except TimeoutError:
+                self._checks += 1
+                self._denials += 1
+                raise ToolTimeoutError(tool.name, seconds) from None
+        self._note(result)
+        return result
+
+    def _action(self, tool: Tool) -> str:
+        return ADMINISTER if self._is_admin(tool) else EXECUTE
+
+    def _check_admin(self, tool: Tool) -> PermissionValidationResult | None:
+        """Refuse a tool of administration to whoever is no administrator, whatever the dispatcher is called."""
+        if not self._is_admin(tool) or self._is_administrator():
+            return None
+        return self._factory.permissions.refuse(
+            *(self.user_context, ADMINISTER, (tool.resource,)),
+            *(ViolationType.INSUFFICIENT_PERMISSIONS, "admin_role_required"),
+        )
+
+    def _note(self, result: PermissionValidationResult) -> None:
+        self._checks += 1
+        if not result.permitted:
+            self._denials += 1
+            self._crossings += result.code == "not_found"
+
+    # -- calling ---------------------------------------------------------------------------------------------------
+
+    async def execute_tool(
+        self,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the dispatcher's own, which shows and counts it
+    ) -> Any:
+        """Call a tool, and return what it returns.
+
+        Args:
+            tool_name: which tool.
+            parameters: by name. A parameter never stands in for the user's context, however it is called.
+            timeout: seconds for this call; never more than the tool's own, or else the factory's.
+
+        Raises ``ToolNotFoundError``, ``ToolParameterError``, ``PermissionDeniedError``, ``ToolLimitError``,
+        ``ToolTimeoutError``, ``ToolExecutionError`` when the tool raised (its ``__cause__``),
+        ``ToolDispatcherClosedError``, and what publishing an event raises: ``RunClosed`` and ``BudgetExceeded``.
+        """
+        return await self._call(tool_name, parameters, timeout, {})
+
+    async def dispatch_tool(
+        self,
+        request: ToolDispatchRequest | str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the dispatcher's own, which shows and counts it
+    ) -> ToolDispatchResponse:
+        """Call a tool, and return what it came to: a call that fails is a response as well.
+
+        Takes a request, or the name of a tool and its parameters. Raises ``ToolDispatcherClosedError`` after the
+        clean-up.
+        """
+        if isinstance(request, ToolDispatchRequest):
+            tool_name, parameters = request.tool_name, request.parameters
+        else:
+            tool_name = request
+        self._check_open(tool_name)
+        about: dict[str, Any] = {"tool_name": tool_name, "code": "ok", "execution_time_ms": 0.0}
+        try:
+            result = await self._call(tool_name, parameters, timeout, about)
+        except (ToolDispatchError, PermissionDeniedError, RunClosed, BudgetExceeded) as error:
+            about["code"] = getattr(error, "code", "run_closed" if isinstance(error, RunClosed) else "budget_exceeded")
+            if isinstance(error, ToolParameterError):
+                about["problems"] = [{"path": each.path, "message": each.message} for each in error.problems]
+            if isinstance(error, ToolExecutionError):
+                about["error_type"] = error.error_type
+            return ToolDispatchResponse(
+                success=False, error=str(error), metadata=MappingProxyType(about), exception=error
+            )
+        return ToolDispatchResponse(success=True, result=result, metadata=MappingProxyType(about))
+
+    async def _admitted(
+        self,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None,
+        timeout: float | None,  # noqa: ASYNC109 - of the call that begins here
+    ) -> tuple[Tool, dict[str, Any], float, RunningCall]:
+        """Let a call begin: what it asks for is valid, and its user may do it. What is refused is counted."""
+        factory = self._factory
+        try:
+            tool = self._find(tool_name)
+            seconds = factory.timeout if tool.timeout is None else tool.timeout
+            if timeout is not None:
+                seconds = min(seconds, _seconds(timeout))
+            arguments = self._inward(tool, tool.arguments(parameters))
+            if factory.permissions.services:
+                result = await self._check_waiting(tool, arguments, seconds)
+                # The request may have ended meanwhile.
+                self._check_open(tool_name)
+            else:
+                result = self._check(tool, arguments)
+            result.raise_for_refusal()
+            return tool, arguments, seconds, self._begin(tool, seconds)
+        except Exception:
+            factory.calls.book.refuse(tool_name if self.has_tool(tool_name) else "_unknown")
+            raise
+
+    async def _call(
+        self,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None,
+        timeout: float | None,  # noqa: ASYNC109 - the dispatcher's own, which shows and counts it
+        about: dict[str, Any],
+    ) -> Any:
+        self._check_open(tool_name)
+        tool, arguments, seconds, call = await self._admitted(tool_name, parameters, timeout)
+        self._running.add(call.number)
+        how, problem, value, shown = "failed", "tool_failed", None, None
+        try:
+            shown = self._show_begin(tool, arguments)
+            value = self._outward(tool, await self._invoke(tool, arguments, seconds))
+            if call.expired:
+                # It kept its cancellation to itself; what it returned comes too late.
+                raise asyncio.CancelledError  # noqa: TRY301 - one place for both
+            how = "ok"
+        except asyncio.CancelledError:
+            if call.is_own_cancellation():
+                how, problem = "timed_out", ToolTimeoutError.code
+                raise ToolTimeoutError(tool.name, seconds) from None
+            how, problem = "cancelled", "cancelled"
+            raise
+        except (ToolDispatchError, RunClosed, BudgetExceeded) as error:
+            problem = getattr(error, "code", problem)
+            raise
+        except Exception as error:
+            if call.expired and call.is_own_cancellation():
+                how, problem = "timed_out", ToolTimeoutError.code
+                raise ToolTimeoutError(tool.name, seconds) from error
+            problem = type(error).__name__
+            raise ToolExecutionError(tool.name, problem) from error
+        finally:
+            self._end(call, tool, how, problem, value, shown, about)
+        return value
+
+    def _begin(self, tool: Tool, seconds: float) -> RunningCall:
+        try:
+            return self._factory.calls.begin(self.user_context, tool.name, seconds)
+        except LimitRejected as error:
+            raise ToolLimitError(tool.name, str(error), error.retry_after) from error
+
+    async def _invoke(self, tool: Tool, arguments: Mapping[str, Any], seconds: float) -> Any:
+        call = tool.bound(self.user_context, arguments)
+        if tool.is_async:
+            return await call()
+        threads = self._factory.threads
+        try:
+            permit = await threads.acquire(self.user_context.user_id, seconds)
+        except (LimitRejected, LimitTimeout) as error:
+            raise ToolLimitError(tool.name, str(error), error.retry_after) from error
+        result = await threads.run(permit, call)
+        # A plain function may hand out a coroutine, as a lambda around an async one does.
+        return await result if inspect.isawaitable(result) else result
+
+    def _inward(self, tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters as the tool gets them."""
+        if self.strategy is DispatchStrategy.ISOLATED:
+            try:
+                arguments = copy.deepcopy(arguments)
+            except Exception as error:
+                problem = ParameterProblem("", "they cannot be copied, as an isolated dispatcher does", "copy")
+                raise ToolParameterError(tool.name, [problem]) from error
+        sanitized: dict[str, Any] = self._sanitized(tool, arguments, "tool_params")
+        return sanitized
+
+    def _outward(self, tool: Tool, value: Any) -> Any:
+        """Return the result as the caller gets it."""
+        if self.strategy is DispatchStrategy.ISOLATED:
+            value = copy.deepcopy(value)
+        return self._sanitized(tool, value, "llm")
+
+    def _sanitized(self, tool: Tool, value: Any, boundary: str) -> Any:
+        sanitizer = self._factory.sanitizer
+        if sanitizer is None:
+            return value
+        try:
+            return sanitizer.sanitize(value, boundary=boundary, context=self.user_context).value
+        except Exception as error:
+            # What cannot be looked through does not pass.
+            raise ToolSanitizeError(tool.name) from error
+
+    # -- showing ---------------------------------------------------------------------------------------------------
+
+    def _show_begin(self, tool: Tool, arguments: Mapping[str, Any]) -> tuple[UserWebSocketEmitter, bool]:
+        """Publish ``tool_executing``. Returns the emitter, and whether the call is shown in an execution of its own."""
+        emitter = self._emitter if self._emitter is not None else self.user_context.get_websocket_emitter()
+        if not self._shown_alone and self._announced(emitter, tool, arguments):
+            return emitter, False
+        if not self._shown_alone:
+            # No agent runs here, and an event of a tool has its place in an execution.
+            emitter.notify_agent_started(agent_name=OWN_SPAN)
+        self._shown_alone += 1
+        try:
+            self._announce(emitter, tool, arguments)
+        except BaseException:
+            self._leave_own_span(emitter)
+            raise
+        return emitter, True
+
+    def _announce(self, emitter: UserWebSocketEmitter, tool: Tool, arguments: Mapping[str, Any]) -> None:
+        if not self._announced(emitter, tool, arguments):
+            raise ToolDispatchError(tool.name, f"the call of tool {tool.name} could not be shown, so it was not made")
+
+    def _announced(self, emitter: UserWebSocketEmitter, tool: Tool, arguments: Mapping[str, Any]) -> bool:
+        """Publish, if need be without parameters that cannot be sent. ``False``: there is no place for it."""
+        try:
+            emitter.notify_tool_executing(tool_name=tool.name, params=arguments)
+        except (InvalidEvent, EventTooLarge) as refused:
+            try:
+                metadata = {"parameters_omitted": type(refused).__name__}
+                emitter.notify_tool_executing(tool_name=tool.name, params=None, metadata=metadata)
+            except InvalidEvent:
+                return False
+        self._events += 1
+        return True
+
+    def _leave_own_span(self, emitter: UserWebSocketEmitter) -> None:
+        self._shown_alone -= 1
+        if not self._shown_alone:
+            with contextlib.suppress(InvalidEvent, RunClosed, BudgetExceeded):
+                emitter.notify_agent_completed(agent_name=OWN_SPAN, result=None)
+
+    def _end(
+        self,
+        call: RunningCall,
+        tool: Tool,
+        how: str,
+        problem: str,
+        value: Any,
+        shown: tuple[UserWebSocketEmitter, bool] | None,
+        about: dict[str, Any],
+    ) -> None:
+        """Record the end of a call and publish ``tool_completed``: on every way out, and once."""
+        self._running.discard(call.number)
+        took = call.end(how)
+        self._executed += 1
+        self._failed += how != "ok"
+        self._last = datetime.now(UTC)
+        if took is None:
+            return
+        self._took += took
+        about["execution_time_ms"] = took
+        if shown is None:
+            return
+        emitter, alone = shown
+        try:
+            self._show_end(emitter, tool, None if how == "ok" else problem, value)
+        finally:
+            if alone:
+                self._leave_own_span(emitter)
+
+    def _show_end(self, emitter: UserWebSocketEmitter, tool: Tool, problem: str | None, value: Any) -> None:
+        try:
+            if problem is not None:
+                emitter.notify_tool_completed(tool_name=tool.name, error=problem)
+            else:
+                try:
+                    emitter.notify_tool_completed(tool_name=tool.name, result=value)
+                except (InvalidEvent, EventTooLarge) as refused:
+                    metadata = {"result_omitted": type(refused).__name__}
+                    emitter.notify_tool_completed(tool_name=tool.name, result=None, metadata=metadata)
+        except (InvalidEvent, RunClosed):
+            # The run ended meanwhile, or its agent did: what was open was closed then, with its last event.
+            return
+        except BudgetExceeded:
+            # There is always room for the last event of what is open.
+            emitter.close_open("the tool ended, and its result found no room", spans=False)
+        self._events += 1
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def _check_open(self, tool_name: object) -> None:
+        if self._closed:
+            raise ToolDispatcherClosedError(str(tool_name)[:128])
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was cleaned up."""
+        return self._closed
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Return counts of this dispatcher. Those of each tool, with percentiles, are the factory's."""
+        return {
+            "dispatcher_id": self.dispatcher_id,
+            "user_id": self.user_context.user_id,
+            "strategy": self.strategy.value,
+            "created_at": self.created_at,
+            "tools_executed": self._executed,
+            "successful_executions": self._executed - self._failed,
+            "failed_executions": self._failed,
+            "running_executions": len(self._running),
+            "total_execution_time_ms": self._took,
+            "last_execution_time": self._last,
+            "websocket_events_sent": self._events,
+            "permission_checks": self._checks,
+            "permission_denials": self._denials,
+            "security_violations": self._crossings,
+        }
+
+    def _close(self) -> None:
+        """Take no more calls, and let go of the tools. The context calls it when it is cleaned up."""
+        self._closed = True
+        self._own.clear()
+        self._registry = MappingProxyType({})
+
+    async def cleanup(self) -> None:
+        """Take no more calls; cancel those that run, and wait up to 5 s for them. Calling it again does nothing."""
+        self._close()
+        tasks = self._factory.calls.cancel(list(self._running))
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLEANUP_SECONDS)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._running)} running"
+        return f"<UnifiedToolDispatcher {self.strategy.value}, {len(self._registry) + len(self._own)} tools, {state}>"
+
+
+def _seconds(timeout: float) -> float:
+    if not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, got {timeout!r}")
+    return timeout
+
+
+def _mentioned(tool: Tool, arguments: Mapping[str, Any]) -> list[Any]:
+    try:
+        return tool.mentioned(arguments)
+    except Exception as error:
+        problem = ParameterProblem("", "the resources that they name cannot be told", "resources")
+        raise ToolParameterError(tool.name, [problem]) from error

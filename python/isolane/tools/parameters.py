@@ -1,0 +1,259 @@
+"""What a tool takes, and whether it was given that: by a model, by the hints of a function, or by a JSON schema."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from isolane._core import UserExecutionContext
+from isolane.tools.errors import ParameterProblem, ToolParameterError, ToolRegistrationError
+
+MAX_PROBLEMS = 64
+"""Most problems of one call that are told."""
+
+INSTALL = "install it with: pip install 'isolane[tools]'"
+
+
+class Parameters(Protocol):
+    """What a tool takes."""
+
+    def validate(self, tool: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the tool is called with. Raises ``ToolParameterError``."""
+
+    def schema(self) -> dict[str, Any] | None:
+        """Return the JSON schema, or ``None`` when there is none."""
+
+
+class AnyParameters:
+    """A tool that takes whatever it is given."""
+
+    def validate(self, tool: str, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
+        """Return what was given."""
+        return dict(given)
+
+    def schema(self) -> dict[str, Any] | None:
+        """There is none."""
+        return None
+
+
+class ModelParameters:
+    """A pydantic model. Its fields are the tool's parameters, by name."""
+
+    def __init__(self, model: type[Any], *, positional: tuple[str, ...] = ()) -> None:
+        self._model = model
+        self._fields = tuple(model.model_fields)
+        self._validate = model.__pydantic_validator__.validate_python
+        self.positional = positional
+
+    def validate(self, tool: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields as the model has them after its checks."""
+        from pydantic import ValidationError  # noqa: PLC0415 - optional, and there, since a model is
+
+        try:
+            made = self._validate(given if type(given) is dict else dict(given))
+        except ValidationError as error:
+            raise ToolParameterError(tool, _pydantic_problems(error)) from None
+        values = {name: getattr(made, name) for name in self._fields}
+        extra = getattr(made, "__pydantic_extra__", None)
+        if extra:
+            values.update(extra)
+        return values
+
+    def schema(self) -> dict[str, Any] | None:
+        """Return the model's JSON schema."""
+        schema: dict[str, Any] = self._model.model_json_schema()
+        return schema
+
+
+class SchemaParameters:
+    """A JSON schema of an object. References to other documents are not followed."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        try:
+            import jsonschema  # noqa: PLC0415 - optional
+            import referencing  # noqa: PLC0415 - comes with it
+        except ImportError:
+            raise ToolRegistrationError(f"a JSON schema needs the package jsonschema; {INSTALL}") from None
+        self._schema = dict(schema)
+        kind = jsonschema.validators.validator_for(self._schema, default=jsonschema.Draft202012Validator)
+        try:
+            kind.check_schema(self._schema)
+        except jsonschema.SchemaError as error:
+            raise ToolRegistrationError(f"the JSON schema is not valid at {error.json_path}: {error.message}") from None
+        # An empty registry: what is not in the schema itself is not fetched from anywhere.
+        self._validator = kind(self._schema, registry=referencing.Registry())
+
+    def validate(self, tool: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was given, if it is valid."""
+        values = dict(given)
+        problems = []
+        try:
+            for error in self._validator.iter_errors(values):
+                # Its own message repeats the value.
+                rule = f"does not follow {error.validator}: {str(error.validator_value)[:120]}"
+                problems.append(
+                    ParameterProblem(error.json_path.removeprefix("$").removeprefix("."), rule, error.validator)
+                )
+                if len(problems) >= MAX_PROBLEMS:
+                    break
+        except Exception as error:  # noqa: BLE001 - such as a reference that leads nowhere
+            problems.append(ParameterProblem("", f"the schema cannot be applied: {type(error).__name__}", "schema"))
+        if problems:
+            raise ToolParameterError(tool, problems)
+        return values
+
+    def schema(self) -> dict[str, Any] | None:
+        """Return the schema."""
+        return dict(self._schema)
+
+
+def _pydantic_problems(error: Any) -> list[ParameterProblem]:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [ParameterProblem(_path(each["loc"]), each["msg"], each["type"]) for each in found[:MAX_PROBLEMS]]
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else part
+    return path
+
+
+def is_model(value: object) -> bool:
+    """Return whether it is a pydantic model class, without importing pydantic."""
+    return isinstance(value, type) and hasattr(value, "model_fields") and hasattr(value, "__pydantic_validator__")
+
+
+def parameters_of(given: object) -> Parameters:
+    """Return the parameters that a caller describes: a pydantic model or a JSON schema."""
+    if given is None:
+        return AnyParameters()
+    if is_model(given):
+        return ModelParameters(typing.cast("type[Any]", given))
+    if isinstance(given, Mapping):
+        return SchemaParameters(given)
+    raise ToolRegistrationError(
+        f"parameters must be a pydantic model class or a JSON schema, got: {type(given).__name__}"
+    )
+
+
+def _is_context(annotation: object) -> bool:
+    """Return whether a hint stands for the user's context, alone or as one of several."""
+    return annotation is UserExecutionContext or UserExecutionContext in typing.get_args(annotation)
+
+
+def context_parameter(function: Callable[..., Any]) -> str | None:
+    """Return the name of the parameter through which a function wants the user's context.
+
+    It is the one with that annotation, or one that is named ``context`` and has none. What a caller gives is never put
+    there.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    hints = _hints(function)
+    for name, parameter in signature.parameters.items():
+        if _is_context(hints.get(name, parameter.annotation)):
+            return name
+    context = signature.parameters.get("context")
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if context is not None and context.annotation is inspect.Parameter.empty and context.kind in named:
+        return "context"
+    return None
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    inner = inspect.unwrap(function)
+    inner = getattr(inner, "func", inner)
+    if not inspect.isfunction(inner) and not inspect.ismethod(inner):
+        inner = getattr(inner, "__call__", inner)  # noqa: B004 - its hints are wanted, not whether it can be called
+    try:
+        return typing.get_type_hints(inner, include_extras=True)
+    except Exception as error:
+        raise ToolRegistrationError(
+            f"the hints of {getattr(function, '__name__', function)!r} cannot be read ({error}); give parameters="
+        ) from error
+
+
+def signature_parameters(name: str, function: Callable[..., Any]) -> Parameters:
+    """Return the parameters that a function's own hints describe. Those it has not are taken as they are."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return AnyParameters()
+    hints = _hints(function)
+    context = context_parameter(function)
+    fields: dict[str, Any] = {}
+    aliases: dict[str, str] = {}
+    takes_more = False
+    positional = []
+    for key, parameter in signature.parameters.items():
+        if key == context:
+            continue
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            raise ToolRegistrationError(f"tool {name!r} takes *{key}; parameters of a tool have names")
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            takes_more = True
+            continue
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            positional.append(key)
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[f"p{len(fields)}"] = (hints.get(key, Any), default)
+        aliases[f"p{len(aliases)}"] = key
+    try:
+        from pydantic import ConfigDict, Field, create_model  # noqa: PLC0415 - optional
+    except ImportError:
+        raise ToolRegistrationError(f"parameters with type hints need the package pydantic; {INSTALL}") from None
+    described: dict[str, Any] = {
+        field: (hint, Field(default, alias=aliases[field])) for field, (hint, default) in fields.items()
+    }
+    config = ConfigDict(
+        extra="allow" if takes_more else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
+    )
+    try:
+        model = create_model(f"{name}_parameters", __config__=config, **described)
+    except Exception as error:
+        raise ToolRegistrationError(f"the parameters of tool {name!r} cannot be described: {error}") from error
+    return _SignatureParameters(model, aliases, tuple(positional), function)
+
+
+class _SignatureParameters(ModelParameters):
+    """A model made of a signature. Its fields have other names, since a parameter may be called like a method."""
+
+    def __init__(
+        self, model: type[Any], aliases: dict[str, str], positional: tuple[str, ...], function: Callable[..., Any]
+    ) -> None:
+        super().__init__(model, positional=positional)
+        self._aliases = tuple(aliases.items())
+        self._defaults = frozenset(
+            key
+            for key, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        )
+
+    def validate(self, tool: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters by their own names. Defaults are left to the function, which may compare with them."""
+        from pydantic import ValidationError  # noqa: PLC0415 - optional, and there, since a model is
+
+        plain = given if type(given) is dict else dict(given)
+        try:
+            made = self._validate(plain)
+        except ValidationError as error:
+            raise ToolParameterError(tool, _pydantic_problems(error)) from None
+        values = {
+            key: getattr(made, field) for field, key in self._aliases if key in plain or key not in self._defaults
+        }
+        extra = made.__pydantic_extra__
+        if extra:
+            values.update(extra)
+        return values
+
+    def schema(self) -> dict[str, Any] | None:
+        schema: dict[str, Any] = self._model.model_json_schema(by_alias=True)
+        return schema
