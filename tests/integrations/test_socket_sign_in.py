@@ -155,6 +155,18 @@ async def test_who_says_nothing_is_closed(monkeypatch) -> None:
             assert await close_code(socket) == 4501
 
 
+async def test_sockets_of_nobody_are_bounded(monkeypatch) -> None:
+    monkeypatch.setattr("isolane.fastapi.event_socket.MAX_SILENT", 1)
+    with served(websocket_auth_methods="message") as service:
+        async with service.connect("isolane.v1") as silent, service.connect("isolane.v1") as second:
+            assert await close_code(second) == 4029
+            await silent.send(json.dumps({"t": "auth", "token": token("ann-24")}))
+            assert (await frame(silent))["t"] == "welcome"
+        async with service.connect("isolane.v1") as after:
+            await after.send(json.dumps({"t": "auth", "token": token("ann-24")}))
+            assert (await frame(after))["t"] == "welcome"
+
+
 async def test_without_the_setting_nothing_is_accepted_before_it_is_known_who_it_is(service) -> None:
     assert (await service.refused("isolane.v1"))[:2] == (401, "unauthenticated")
 
@@ -373,6 +385,20 @@ async def test_logout_closes_the_sockets_and_streams_of_the_user_and_nobody_else
             assert await close_code(foreign) == 4501
         assert not sessions.is_live(session.id)
         await run.cleanup()
+
+
+async def test_the_applications_own_socket_is_renewed_and_closed_as_well(service) -> None:
+    headers = {"Authorization": f"Bearer {token('ann-23', 1.5)}"}
+    async with (
+        service.connect(path="/own", additional_headers=headers) as renewed,
+        service.connect(path="/own", additional_headers=headers) as left,
+    ):
+        await until(renewed, "auth_expiring")
+        await renewed.send(json.dumps({"t": "auth_refresh", "token": token("ann-23")}))
+        await until(renewed, "auth_refreshed")
+        assert await close_code(left) == 4501
+        assert service.isolane.logout("ann-23") == 1
+        assert await close_code(renewed) == 4501
 
 
 async def until_line(lines: AsyncIterator[str], begins: str) -> str:

@@ -152,6 +152,13 @@ def test_claims_that_are_missing_or_wrong(change, reason) -> None:
     assert refused(sign(claims(**change))) == ("invalid_token", reason)
 
 
+@pytest.mark.parametrize(
+    "subject", ["auth0|5f7c8ec7c33c6c004bbafe82", "ann@example.com", "108204268033311374519", "u-1"]
+)
+def test_subjects_of_the_usual_providers_are_taken_as_they_are(subject) -> None:
+    assert verifier()[0].verify(sign(claims(sub=subject))).user_id == subject
+
+
 def test_the_neighbours_of_what_is_refused_are_taken() -> None:
     for change in ({"aud": [AUDIENCE]}, {"nbf": 1}, {"nbf": ...}, {"iat": ...}, {"exp": 9_000_000_000}):
         assert verifier()[0].verify(sign(claims(**change))).user_id == "ann-7"
