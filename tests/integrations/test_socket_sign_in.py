@@ -335,6 +335,25 @@ async def test_a_refresh_that_is_not_the_same_users_ends_the_socket(service, ref
     assert reason is None or ("authn_login_fail", reason) in service.names()
 
 
+async def test_a_service_that_cannot_tell_has_the_client_come_back() -> None:
+    asked = []
+
+    def once(conn: Any) -> Principal:
+        asked.append(conn)
+        if len(asked) > 1:
+            raise ConnectionError("the database is away")
+        return Principal("ann-25")
+
+    with served(authenticate=once) as service:
+        async with service.connect("isolane.v1") as socket:
+            await frame(socket)
+            await socket.send(json.dumps({"t": "auth_refresh", "token": "any"}))
+            assert await close_code(socket) == 4010
+    # What is asked the second time carries the token, and nothing else to sign in with.
+    assert asked[1].headers["authorization"] == "Bearer any"
+    assert "sec-websocket-protocol" not in asked[1].headers
+
+
 async def test_refreshes_are_commands_which_are_bounded(service) -> None:
     async with service.connect("isolane.v1", f"bearer.{token('ann-17')}") as socket:
         await frame(socket)

@@ -162,7 +162,7 @@ class Gate:
             # No browser: what it sends, it sends on purpose, unless it is a cookie.
             if credential is None and "cookie" in conn.headers and self.takes(Method.COOKIE):
                 raise OriginNotAllowedError("Cookies are taken from pages alone: the request has no origin")
-        elif not self.origins.allows(origin, scheme=conn.url.scheme, host=conn.headers.get("host", "")):
+        elif not self.origins.allows(origin, scheme=conn.scope.get("scheme", ""), host=conn.headers.get("host", "")):
             raise OriginNotAllowedError
 
     async def issue_ticket(self, conn: HTTPConnection, principal: Principal) -> str:
@@ -203,7 +203,7 @@ def _not_over(principal: Principal | None) -> Principal | None:
 
 
 def _is_own(conn: HTTPConnection, origin: str) -> bool:
-    return OriginPolicy().allows(origin, scheme=conn.url.scheme, host=conn.headers.get("host", ""))
+    return OriginPolicy().allows(origin, scheme=conn.scope.get("scheme", ""), host=conn.headers.get("host", ""))
 
 
 def _check_address(conn: HTTPConnection) -> None:
