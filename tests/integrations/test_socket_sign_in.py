@@ -155,6 +155,18 @@ async def test_who_says_nothing_is_closed(monkeypatch) -> None:
             assert await close_code(socket) == 4501
 
 
+async def test_sockets_of_nobody_are_bounded(monkeypatch) -> None:
+    monkeypatch.setattr("isolane.fastapi.event_socket.MAX_SILENT", 1)
+    with served(websocket_auth_methods="message") as service:
+        async with service.connect("isolane.v1") as silent, service.connect("isolane.v1") as second:
+            assert await close_code(second) == 4029
+            await silent.send(json.dumps({"t": "auth", "token": token("ann-24")}))
+            assert (await frame(silent))["t"] == "welcome"
+        async with service.connect("isolane.v1") as after:
+            await after.send(json.dumps({"t": "auth", "token": token("ann-24")}))
+            assert (await frame(after))["t"] == "welcome"
+
+
 async def test_without_the_setting_nothing_is_accepted_before_it_is_known_who_it_is(service) -> None:
     assert (await service.refused("isolane.v1"))[:2] == (401, "unauthenticated")
 
@@ -323,6 +335,25 @@ async def test_a_refresh_that_is_not_the_same_users_ends_the_socket(service, ref
     assert reason is None or ("authn_login_fail", reason) in service.names()
 
 
+async def test_a_service_that_cannot_tell_has_the_client_come_back() -> None:
+    asked = []
+
+    def once(conn: Any) -> Principal:
+        asked.append(conn)
+        if len(asked) > 1:
+            raise ConnectionError("the database is away")
+        return Principal("ann-25")
+
+    with served(authenticate=once) as service:
+        async with service.connect("isolane.v1") as socket:
+            await frame(socket)
+            await socket.send(json.dumps({"t": "auth_refresh", "token": "any"}))
+            assert await close_code(socket) == 4010
+    # What is asked the second time carries the token, and nothing else to sign in with.
+    assert asked[1].headers["authorization"] == "Bearer any"
+    assert "sec-websocket-protocol" not in asked[1].headers
+
+
 async def test_refreshes_are_commands_which_are_bounded(service) -> None:
     async with service.connect("isolane.v1", f"bearer.{token('ann-17')}") as socket:
         await frame(socket)
@@ -373,6 +404,20 @@ async def test_logout_closes_the_sockets_and_streams_of_the_user_and_nobody_else
             assert await close_code(foreign) == 4501
         assert not sessions.is_live(session.id)
         await run.cleanup()
+
+
+async def test_the_applications_own_socket_is_renewed_and_closed_as_well(service) -> None:
+    headers = {"Authorization": f"Bearer {token('ann-23', 1.5)}"}
+    async with (
+        service.connect(path="/own", additional_headers=headers) as renewed,
+        service.connect(path="/own", additional_headers=headers) as left,
+    ):
+        await until(renewed, "auth_expiring")
+        await renewed.send(json.dumps({"t": "auth_refresh", "token": token("ann-23")}))
+        await until(renewed, "auth_refreshed")
+        assert await close_code(left) == 4501
+        assert service.isolane.logout("ann-23") == 1
+        assert await close_code(renewed) == 4501
 
 
 async def until_line(lines: AsyncIterator[str], begins: str) -> str:

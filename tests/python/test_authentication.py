@@ -16,9 +16,12 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import example, given
+from hypothesis import strategies as st
 from isolane import _core
-from isolane.fastapi import Principal
+from isolane.fastapi import IsolaneSettings, Principal
 from isolane.fastapi.authenticators import JwtAuthenticator
+from isolane.fastapi.gate import Gate
 from isolane.security import AuditClass, SecurityEvent
 from isolane.security.authentication import (
     InvalidTokenError,
@@ -37,6 +40,7 @@ from isolane.security.authentication import (
 )
 from isolane.security.authentication.credentials import subprotocol_token, token_in_query
 from isolane.testing import manual_clock
+from starlette.requests import HTTPConnection
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 ISSUER = "https://id.example/"
@@ -148,6 +152,13 @@ def test_claims_that_are_missing_or_wrong(change, reason) -> None:
     assert refused(sign(claims(**change))) == ("invalid_token", reason)
 
 
+@pytest.mark.parametrize(
+    "subject", ["auth0|5f7c8ec7c33c6c004bbafe82", "ann@example.com", "108204268033311374519", "u-1"]
+)
+def test_subjects_of_the_usual_providers_are_taken_as_they_are(subject) -> None:
+    assert verifier()[0].verify(sign(claims(sub=subject))).user_id == subject
+
+
 def test_the_neighbours_of_what_is_refused_are_taken() -> None:
     for change in ({"aud": [AUDIENCE]}, {"nbf": 1}, {"nbf": ...}, {"iat": ...}, {"exp": 9_000_000_000}):
         assert verifier()[0].verify(sign(claims(**change))).user_id == "ann-7"
@@ -172,6 +183,23 @@ def test_a_token_is_over_after_its_time_and_the_leeway() -> None:
         # Who could not have used it before is not told that it is over.
         assert refused(sign(claims(exp=1, iss="another")))[0] == "invalid_token"
         assert refused(sign(claims(exp=1), key=b"x" * 32))[0] == "invalid_token"
+
+
+async def test_a_sign_in_that_is_over_is_none() -> None:
+    """Also of an application's own ``authenticate``, and of a ticket that outlived it."""
+    with manual_clock() as clock:
+        principal = Principal("ann-e", expires_at=_core.unix_time() + 10)
+        tickets = Tickets()
+        gate = Gate(IsolaneSettings(), lambda _: principal, tickets)
+        conn = HTTPConnection({"type": "http", "path": "/", "query_string": b"", "headers": [], "scheme": "http"})
+        ticket = await tickets.issue(principal, None)
+        assert await gate.of_request(conn) is principal
+        clock.advance(10)
+        for ask in (gate.of_request, gate.of_stream, gate.of_socket):
+            with pytest.raises(TokenExpiredError):
+                await ask(conn)
+        with pytest.raises(TokenExpiredError):
+            await gate.of_message(conn, {"ticket": ticket})
 
 
 def test_clocks_may_differ_by_the_leeway() -> None:
@@ -367,6 +395,42 @@ def test_public_keys_that_are_not_taken() -> None:
 def test_a_verifier_that_would_take_too_much_cannot_be_made(options, says) -> None:
     with pytest.raises(ValueError, match=says):
         verifier(**options)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["alg", "typ", "kid", "crit", "b64", "jwk", "x"]), JSON), JSON | st.binary())
+@example({"alg": "HS256", "typ": "JWT", "kid": "k1"}, {"aud": [AUDIENCE], "iss": ISSUER, "exp": float("inf")})
+def test_whatever_is_signed_is_answered_by_one_error(header, body) -> None:
+    """With a right signature: what is in it is nobody's to trust."""
+    payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with contextlib.suppress(InvalidTokenError):
+        verifier()[0].verify(_handmade(json.dumps({"alg": "HS256", **header}), payload))
+        raise AssertionError("none of these has all the claims")
+
+
+@given(st.text(alphabet="eyJ.-_=A0é ", max_size=40))
+def test_whatever_is_no_token_is_answered_by_one_error(text) -> None:
+    with pytest.raises(InvalidTokenError):
+        verifier()[0].verify(text)
+
+
+MEMBERS = ["kty", "kid", "alg", "use", "key_ops", "k", "n", "e", "crv", "x", "y", "d"]
+WORDS = st.sampled_from(
+    ["oct", "RSA", "EC", "OKP", "P-256", "Ed25519", "sig", "ES256", "HS256", "AQAB", "AA", "verify"]
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(MEMBERS), WORDS | JSON), max_size=3))
+def test_whatever_is_no_key_is_answered_by_one_error(keys) -> None:
+    for algorithms in (["HS256"], ["ES256", "RS256", "EdDSA"]):
+        with contextlib.suppress(ValueError):
+            verifier(keys={"keys": keys}, algorithms=algorithms)
 
 
 def test_nothing_of_a_token_is_logged(caplog) -> None:

@@ -132,6 +132,13 @@ def served(*, authenticate: Any = None, sessions: SessionRegistry | None = None,
         await websocket.send_text(connection.principal.user_id)
         await websocket.close()
 
+    @service.app.websocket("/own")
+    async def own(websocket: WebSocket, connection: Connection) -> None:
+        await websocket.accept()
+        async with connection.delivering(websocket, framed=True) as delivery:
+            async for text in websocket.iter_text():
+                assert delivery.take(text), "a frame of the protocol"
+
     with serving(service.app, **({"log_config": None} if log else {})) as port:
         service.port = port
         yield service

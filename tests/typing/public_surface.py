@@ -15,17 +15,22 @@ from isolane import (
     FactoryStats,
     FairLimiter,
     HealthStatus,
+    JwtVerifier,
     LoopLag,
     LoopLagMonitor,
     MemoryCharge,
     MemoryOptimizationManager,
+    MemoryTicketStore,
     Permit,
     ResourceMetrics,
+    Session,
+    SessionRegistry,
     TTLCache,
     UserExecutionContext,
     UserExecutionEngine,
     UserSocket,
     UserWebSocketEmitter,
+    VerifiedToken,
     WebSocketBridgeFactory,
     WebSocketEvent,
 )
@@ -33,7 +38,20 @@ from isolane.compat import execution_engine_factory as compat_engines
 from isolane.compat import user_execution_context as compat_contexts
 from isolane.compat import websocket_bridge_factory as compat_sockets
 from isolane.compat.execution_context import AgentExecutionContext, AgentExecutionResult
-from isolane.fastapi import Connection, Ctx, Emitter, Engine, Isolane, IsolaneSettings, Principal, Run, setup
+from isolane.fastapi import (
+    Authenticated,
+    Connection,
+    Ctx,
+    Emitter,
+    Engine,
+    Isolane,
+    IsolaneSettings,
+    JwtAuthenticator,
+    Principal,
+    Run,
+    require_roles,
+    setup,
+)
 from starlette.requests import HTTPConnection
 
 
@@ -128,3 +146,15 @@ async def run(ctx: Ctx, engine: Engine, emitter: Emitter, connection: Connection
     assert_type(emitter, UserWebSocketEmitter)
     assert_type(await connection.start_run("thread"), Run)
     return ctx.run_id
+
+
+async def authentication(user: Authenticated, app: FastAPI, conn: HTTPConnection) -> None:
+    verifier = JwtVerifier({"keys": []}, algorithms=["ES256"], issuer="issuer", audience="audience")
+    JwtVerifier({"keys": []}, issuer="issuer", audience="audience")  # type: ignore[call-arg]
+    assert_type(verifier.verify("token"), VerifiedToken)
+    assert_type(user, Principal)
+    sessions = SessionRegistry()
+    assert_type(sessions.create(user), tuple[str, Session])
+    isolane = setup(app, authenticate=JwtAuthenticator(verifier), sessions=sessions, ticket_store=MemoryTicketStore())
+    assert_type(isolane.logout(user.user_id), int)
+    assert_type(await require_roles("admin")(conn), Principal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
@@ -145,7 +146,9 @@ class EventSocket:
             await send({**start, "headers": response.raw_headers})
             await send({"type": "websocket.http.response.body", "body": bytes(response.body)})
             return
-        await send({"type": "websocket.close", "code": problem.close_code, "reason": problem.code})
+        # A client that was accepted may be gone again.
+        with contextlib.suppress(OSError):
+            await send({"type": "websocket.close", "code": problem.close_code, "reason": problem.code})
 
     async def _leave(self, send: Send, *, framed: bool) -> None:
         """Send the client to another instance: this one is shutting down."""

@@ -31,7 +31,7 @@ from isolane.security.authentication.errors import (
 from isolane.security.authentication.origins import OriginPolicy
 from isolane.security.authentication.records import note, note_refusal
 from isolane.security.authentication.tickets import Tickets
-from isolane.security.events import AuditSink
+from isolane.security.events import AuditClass, AuditSink
 
 if TYPE_CHECKING:
     from isolane.fastapi.settings import IsolaneSettings
@@ -68,8 +68,8 @@ class Gate:
         return method in self._methods
 
     async def of_request(self, conn: HTTPConnection) -> Principal | None:
-        """Return who sent an HTTP request."""
-        return await self._ask(conn)
+        """Return who sent an HTTP request. Raises ``AccessRefusedError``."""
+        return _not_over(await self._ask(conn))
 
     async def of_stream(self, conn: HTTPConnection) -> Principal | None:
         """Return who asks for an event stream: by what requests are signed in with, or by a ticket."""
@@ -126,9 +126,8 @@ class Gate:
             )
         else:
             principal = await self._ask(asked)
+        principal = _not_over(principal)
         if principal is not None:
-            if principal.expires_at is not None and principal.expires_at <= _core.unix_time():
-                raise TokenExpiredError
             note(self._audit, "authn_login_success", principal.user_id, method="socket" if ticket is None else TICKET)
         return principal
 
@@ -163,7 +162,7 @@ class Gate:
             # No browser: what it sends, it sends on purpose, unless it is a cookie.
             if credential is None and "cookie" in conn.headers and self.takes(Method.COOKIE):
                 raise OriginNotAllowedError("Cookies are taken from pages alone: the request has no origin")
-        elif not self.origins.allows(origin, scheme=conn.url.scheme, host=conn.headers.get("host", "")):
+        elif not self.origins.allows(origin, scheme=conn.scope.get("scheme", ""), host=conn.headers.get("host", "")):
             raise OriginNotAllowedError
 
     async def issue_ticket(self, conn: HTTPConnection, principal: Principal) -> str:
@@ -173,13 +172,10 @@ class Gate:
             OriginNotAllowedError: the page may not connect.
             CredentialRefusedError: sockets do not sign in by tickets here.
             SignInLimitError: too many are given out.
-            InvalidTokenError: the sign-in is over.
         """
         if not self.takes(Method.TICKET):
             raise CredentialRefusedError("Sockets do not sign in by ticket here")
         self._check_origin(conn, Credential(Method.TICKET, ""))
-        if principal.expires_at is not None and principal.expires_at <= _core.unix_time():
-            raise TokenExpiredError
         return await self._tickets.issue(principal, conn.headers.get("origin"))
 
     @property
@@ -197,11 +193,17 @@ class Gate:
 
     def note_denied(self, principal: Principal, command: str) -> None:
         """Tell the audit log that a user may not give a command."""
-        note_refusal(self._audit, "authz_fail", principal.user_id, command=command)
+        note_refusal(self._audit, "authz_fail", principal.user_id, audit_class=AuditClass.PERMISSION, command=command)
+
+
+def _not_over(principal: Principal | None) -> Principal | None:
+    if principal is not None and principal.expires_at is not None and principal.expires_at <= _core.unix_time():
+        raise TokenExpiredError
+    return principal
 
 
 def _is_own(conn: HTTPConnection, origin: str) -> bool:
-    return OriginPolicy().allows(origin, scheme=conn.url.scheme, host=conn.headers.get("host", ""))
+    return OriginPolicy().allows(origin, scheme=conn.scope.get("scheme", ""), host=conn.headers.get("host", ""))
 
 
 def _check_address(conn: HTTPConnection) -> None:

@@ -55,6 +55,7 @@ PROTOCOL_ERROR = 4500
 NOT_AUTHENTICATED = 4501
 TOO_MANY_COMMANDS = 4029
 NO_PONG = 4012
+RESYNC = 4010
 SLOW = 4008
 DRAINING = 4001
 
@@ -202,13 +203,19 @@ class Delivery:
         principal = None
         try:
             principal = await reauthenticate(message)
+            code = NOT_AUTHENTICATED
         except AccessRefusedError:
-            pass
+            code = NOT_AUTHENTICATED
+        except Exception:
+            # The application could not tell: the client is to come back, and sign in then.
+            logger.exception("signing in again on a socket failed")
+            code = RESYNC
         finally:
             self._refreshing = None
-            if principal is None or not self._is_same(principal):
-                self.cursor.close(NOT_AUTHENTICATED)
-        if self.cursor.close_code is None and principal is not None:
+        if principal is None or not self._is_same(principal):
+            self.cursor.close(code)
+            return
+        if self.cursor.close_code is None:
             self.principal = principal
             self._told_of_expiry = False
             left = self._seconds_left()

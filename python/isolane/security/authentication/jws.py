@@ -8,8 +8,6 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from isolane.security.authentication.errors import KeySetError
-
 if TYPE_CHECKING:
     from isolane.security.authentication.keys import Key, KeySet
 
@@ -72,12 +70,7 @@ def _check_signature(token: str, key: Key) -> None:
     import jwt  # noqa: PLC0415 - the extra may be absent
 
     try:
-        ready = jwt.PyJWK({**key.members}, algorithm=key.algorithm)
-    except (jwt.PyJWTError, ValueError) as error:
-        # Such as a point that is not on its curve.
-        raise KeySetError(f"a key for {key.algorithm} cannot be used: {type(error).__name__}") from None
-    try:
-        jwt.PyJWS().decode_complete(token, ready, algorithms=[key.algorithm])
+        jwt.PyJWS().decode_complete(token, key.ready, algorithms=[key.algorithm])
     except (jwt.PyJWTError, ValueError):
         raise _RejectedError("bad_signature") from None
 

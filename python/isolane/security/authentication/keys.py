@@ -43,12 +43,12 @@ class Key:
     Attributes:
         kid: its name in the set, or ``None``.
         algorithm: the one algorithm.
-        members: the members of the JWK that the key consists of, and nothing else of what was given.
+        ready: what PyJWT verifies with, made of the members that the key consists of and of nothing else.
     """
 
     kid: str | None
     algorithm: str
-    members: Mapping[str, str]
+    ready: Any
 
     def __repr__(self) -> str:
         return f"<Key {self.algorithm}>"
@@ -96,7 +96,7 @@ class KeySet:
             raise KeySetError('a key set is {"keys": [{"kty": ...}, ...]}')
         if len(keys) > MAX_KEYS:
             raise KeySetError(f"the key set has {len(keys)} keys: at most {MAX_KEYS} are read")
-        kinds = {key.get("kty") for key in keys}
+        kinds = {str(key.get("kty")) for key in keys}
         if "oct" in kinds and kinds != {"oct"}:
             raise KeySetError("the key set has secrets (oct) beside public keys: keep them apart")
         self._by_kid: dict[str, Key] = {}
@@ -141,13 +141,23 @@ def _read(jwk: Mapping[str, Any], algorithms: frozenset[str]) -> Key | None:
         _check_secret(numbers["k"], algorithm, name)
     elif jwk["kty"] == "RSA":
         _check_rsa(int.from_bytes(numbers["n"]), int.from_bytes(numbers["e"]), name)
-    return Key(kid, algorithm, {"kty": jwk["kty"], **{member: str(value) for member, value in members.items()}})
+    return Key(kid, algorithm, _prepared({"kty": jwk["kty"], **members}, algorithm, name))
+
+
+def _prepared(members: dict[str, Any], algorithm: str, name: str) -> Any:
+    import jwt  # noqa: PLC0415 - the extra may be absent
+
+    try:
+        return jwt.PyJWK(members, algorithm=algorithm)
+    except (jwt.PyJWTError, ValueError) as error:
+        # Such as a point that is not on its curve.
+        raise KeySetError(f"{name} cannot be used for {algorithm}: {type(error).__name__}") from None
 
 
 def _algorithm_of(jwk: Mapping[str, Any], algorithms: frozenset[str]) -> str | None:
     """Return the one algorithm that a key is for, or ``None`` if it is not for any of these."""
-    operations = jwk.get("key_ops")
-    if jwk.get("use", "sig") != "sig" or (operations is not None and "verify" not in operations):
+    operations = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         return None
     kind = (jwk.get("kty"), jwk.get("crv"))
     fitting = sorted(name for name in algorithms if _KINDS[name] == kind)
