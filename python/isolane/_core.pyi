@@ -1156,10 +1156,6 @@ class Scanner:
         """
         Lets go of everything that is held of a user. Returns how many secrets that were.
         """
-    def forget_texts(self, /) -> None:
-        """
-        Lets go of the ends of texts that came in parts.
-        """
     def hash_of(self, /, user_id: str) -> str:
         """
         The keyed hash that stands for a user.
