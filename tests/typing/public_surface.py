@@ -9,6 +9,8 @@ from fastapi import FastAPI
 from isolane import (
     AgentRegistry,
     BaseAgent,
+    ContaminationDetector,
+    ContaminationReport,
     EventStats,
     ExecutionEngineFactory,
     ExecutionResult,
@@ -128,3 +130,10 @@ async def run(ctx: Ctx, engine: Engine, emitter: Emitter, connection: Connection
     assert_type(emitter, UserWebSocketEmitter)
     assert_type(await connection.start_run("thread"), Run)
     return ctx.run_id
+
+
+async def detects(context: UserExecutionContext, detector: ContaminationDetector) -> None:
+    assert_type(detector.check_sync(context, {"rows": []}), ContaminationReport)
+    assert_type(await detector.detect_data_contamination("ann", "text", boundary="tool_out"), ContaminationReport)
+    assert_type(detector.mint(context), str)
+    ContaminationDetector({"log": "off"}, grants=7)  # type: ignore[arg-type]
