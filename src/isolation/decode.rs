@@ -60,10 +60,11 @@ impl Plain {
     pub(super) fn take(&mut self, text: &[u8]) -> bool {
         self.text.clear();
         self.marks.clear();
-        // Two of the marks are rare, so most texts are searched once.
-        let rare = memmem::find(text, b"\xef\xbb\xbf").is_some()
-            || memmem::find(text, b"\xc2\xad").is_some()
-            || memmem::find(text, b"\xe1\xa0\x8e").is_some();
+        // These are rare, and in most texts nothing is beyond ASCII at all, so most are searched once.
+        let rare = !text.is_ascii()
+            && (memmem::find(text, b"\xef\xbb\xbf").is_some()
+                || memmem::find(text, b"\xc2\xad").is_some()
+                || memmem::find(text, b"\xe1\xa0\x8e").is_some());
         let mut common = memchr3_iter(b'%', b'\\', 0xe2, text).peekable();
         let others = if rare { text } else { &[] };
         let mut others = memchr2_iter(0xef, 0xc2, others).peekable();

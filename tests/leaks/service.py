@@ -158,7 +158,7 @@ class Service:
     def __init__(self, users: tuple[str, ...], detector: ContaminationDetector, port: int) -> None:
         self.detector = detector
         self.data = {user: {field: detector.mint(user) for field in ("note", "title", "tail")} for user in users}
-        self.pages = {user: 8 // (at + 1) for at, user in enumerate(users)}
+        self.pages = {user: max(1, 8 // (at + 1)) for at, user in enumerate(users)}
         self.lines = Lines(port)
         self.company = Company()
         self.shared_api = Api(self.data)

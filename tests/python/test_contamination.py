@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import collections
+import concurrent.futures
 import dataclasses
 import gc
 import json
@@ -680,3 +681,72 @@ def test_a_user_who_is_forgotten_leaves_nothing(detector):
 def test_modes_are_words(detector):
     assert detector.mode("log") is ScanMode.OBSERVE
     assert detector.check_sync(ANN, "x").coverage.scan_points["log"] == "observe"
+
+
+def test_many_numbers_are_no_reason_to_doubt(detector):
+    canary = detector.mint(ANN)
+    value = [list(range(200_000)), {"rows": [1.5] * 200_000}, canary]
+    report = detector.check_sync(ANN, value)
+    assert (report.verdict, report.coverage.observed_own) == ("clean", 1)
+    many = detector.check_sync(ANN, [canary, *(["text"] * 100_001)])
+    assert (many.verdict, many.coverage.complete) == ("inconclusive", False)
+
+
+def in_a_child_process(work: Any) -> str:
+    """Run something in the child of a fork; return what it returns."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writes, str(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(writes)
+    with os.fdopen(reads, "rb") as answers:
+        answer = answers.read().decode()
+    os.waitpid(child, 0)
+    return answer
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_the_child_of_a_fork_has_a_detector_of_its_own_or_none(installed, new_user):
+    detector = installed()
+    canary, user = detector.mint(ANN), new_user()
+
+    def of_the_parent() -> str:
+        try:
+            detector.scanner.mint(ANN)
+        except isolane.ForkedProcessError:
+            return "refused"
+        return "used"
+
+    def of_the_child() -> str:
+        own = ContaminationDetector("enforce")
+        own.install()
+        cache = isolane.TTLCache(user)
+        cache["a"] = canary
+        try:
+            cache["b"] = own.mint(ANN)
+        except ResponseWithheldError:
+            return "withheld"
+        return "passed"
+
+    assert in_a_child_process(of_the_parent) == "refused"
+    assert in_a_child_process(of_the_child) == "withheld"
+    with pytest.raises(ResponseWithheldError):
+        isolane.TTLCache(user)["a"] = canary
+
+
+def test_many_threads_look_at_once(detector):
+    canaries = {user: detector.mint(user) for user in (ANN, BOB)}
+
+    def look(number: int) -> int:
+        user = (ANN, BOB)[number % 2]
+        reports = [detector.check_sync(user, {"rows": [canaries[user]] * 20}) for _ in range(50)]
+        return sum(len(report.violations) for report in reports)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(look, range(16))) == 0
+    figures = detector.figures()
+    assert figures["boundaries"]["http_out"]["own"] == 16 * 50 * 20
+    assert figures["deliveries"] == 16 * 50

@@ -9,6 +9,8 @@ from fastapi import FastAPI
 from isolane import (
     AgentRegistry,
     BaseAgent,
+    ContaminationDetector,
+    ContaminationReport,
     EventStats,
     ExecutionEngineFactory,
     ExecutionResult,
@@ -158,3 +160,10 @@ async def authentication(user: Authenticated, app: FastAPI, conn: HTTPConnection
     isolane = setup(app, authenticate=JwtAuthenticator(verifier), sessions=sessions, ticket_store=MemoryTicketStore())
     assert_type(isolane.logout(user.user_id), int)
     assert_type(await require_roles("admin")(conn), Principal)
+
+
+async def detects(context: UserExecutionContext, detector: ContaminationDetector) -> None:
+    assert_type(detector.check_sync(context, {"rows": []}), ContaminationReport)
+    assert_type(await detector.detect_data_contamination("ann", "text", boundary="tool_out"), ContaminationReport)
+    assert_type(detector.mint(context), str)
+    ContaminationDetector({"log": "off"}, grants=7)  # type: ignore[arg-type]

@@ -220,6 +220,9 @@ impl<'a, 'py> Walk<'a, 'py> {
     }
 
     fn at(&mut self, step: usize, depth: usize, at: usize, inner: Bound<'py, PyAny>) -> PyResult<()> {
+        if is_scalar(&inner) {
+            return Ok(());
+        }
         let step = self.step(step, Step::At(at));
         self.visit(step, depth, inner)
     }
@@ -257,6 +260,9 @@ impl<'a, 'py> Walk<'a, 'py> {
         if !mutant!(KeysNotScanned) && shown.is_none_or(|name| name.len() >= SHORTEST) {
             let of_key = self.step(step, Step::KeyOf(at));
             self.visit(of_key, depth, key)?;
+        }
+        if is_scalar(&inner) {
+            return Ok(());
         }
         let below = self.step(step, below);
         self.visit(below, depth, inner)
