@@ -247,12 +247,12 @@ impl AuditLog {
 
     /// Waits until what was recorded before is written. Returns how many records the chain has.
     fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<u64> {
-        self.ask(py, timeout, |log, patience| log.flush(patience))
+        self.ask(py, timeout, crate::audit::AuditLog::flush)
     }
 
     /// Signs the tree as it is. Returns how many records the chain has.
     fn checkpoint(&self, py: Python<'_>, timeout: f64) -> PyResult<u64> {
-        self.ask(py, timeout, |log, patience| log.checkpoint(patience))
+        self.ask(py, timeout, crate::audit::AuditLog::checkpoint)
     }
 
     /// Destroys the keys of a user. Returns how many there were.

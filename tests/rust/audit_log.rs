@@ -73,7 +73,7 @@ fn kek() -> Kek {
 fn settings() -> LogSettings {
     let mut settings = LogSettings::default();
     settings.chain.checkpoint_records = 8;
-    settings.chain.segment_bytes = 3_000;
+    settings.chain.segment_bytes = 2_800;
     settings.intake.linger = Duration::from_millis(1);
     settings
 }
@@ -116,7 +116,10 @@ fn closed() -> &'static Path {
         fill(&log, 60);
         assert_eq!(log.close(PATIENCE), Some(0));
         let (last, _) = segments(&folder.chain()).unwrap().pop().unwrap();
-        assert!((40..60).contains(&last), "the last segment has some records: it begins with {last}");
+        assert!(
+            (40..60).contains(&last),
+            "the last segment has some records: it begins with {last}"
+        );
         folder
     })
     .0
