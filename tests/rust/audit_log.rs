@@ -568,8 +568,8 @@ fn a_log_whose_file_is_moved_away_refuses_spills_and_drops_and_tells_afterwards(
     let all = reader
         .read(&mut reader.records(Wanted::default()).unwrap(), 1_000)
         .unwrap();
-    let text: String = all.iter().map(|record| format!("{:?}\n", record.body)).collect();
-    let text = text.replace('\\', "");
+    let bodies: Vec<_> = all.into_iter().map(|record| record.body).collect();
+    let text = format!("{bodies:?}").replace('\\', "");
     assert!(
         text.contains(r#""lost":{"permission":1,"isolation":1,"admin":1,"lifecycle":2,"debug":1}"#),
         "{text}"

@@ -15,8 +15,8 @@ class AuditUnavailableError(RuntimeError):
 
     def __init__(self, audit_class: str, reason: str) -> None:
         super().__init__(
-            f"the audit log takes no record of class {audit_class!r}: {reason}. The operation was refused, since it must "
-            "be recorded; see to the log's disk, or set another failure policy for this class"
+            f"the audit log takes no record of class {audit_class!r}: {reason}. The operation was refused, since it "
+            "must be recorded; see to the log's disk, or set another failure policy for this class"
         )
         self.audit_class = audit_class
         self.reason = reason
