@@ -68,7 +68,7 @@ def micro(seconds: float) -> str:
 def own(folder: Path, durability: str, count: int, made: list[SecurityEvent]) -> tuple[float, list[float]]:
     """Records a second until all are written, and what single calls took."""
     storage = EncryptedAuditStorage(folder / "log", CallableKey(lambda: b"k" * 32))
-    logger = AuditLogger(storage, durability=durability)  # type: ignore[arg-type]
+    logger = AuditLogger(storage, durability=durability, patience=30.0)  # type: ignore[arg-type]
     log, record, waits = logger._log, logger.record, []  # noqa: SLF001 - without the thread that awaits it
     for event in made:
         record(event)
@@ -98,7 +98,7 @@ def own(folder: Path, durability: str, count: int, made: list[SecurityEvent]) ->
 def written(folder: Path, durability: str, count: int, made: list[SecurityEvent]) -> list[float]:
     """The time from a call until its record is committed."""
     storage = EncryptedAuditStorage(folder / "single", CallableKey(lambda: b"k" * 32))
-    logger = AuditLogger(storage, durability=durability)  # type: ignore[arg-type]
+    logger = AuditLogger(storage, durability=durability, patience=30.0)  # type: ignore[arg-type]
     log, taken = logger._log, []  # noqa: SLF001 - as above
     for number in range(count):
         before = time.perf_counter()

@@ -241,6 +241,7 @@ class AuditLog:
         on_failure: SupportsGetItem[int, tuple[str, str]] | None = None,
         queue: SupportsIndex = 8192,
         spill: SupportsIndex = 10000,
+        patience: SupportsFloat | SupportsIndex = 0.25,
         checkpoint_records: SupportsIndex = 1024,
         checkpoint_seconds: SupportsFloat | SupportsIndex = 60.0,
         segment_bytes: SupportsIndex = 67108864,

@@ -260,16 +260,13 @@ impl Chain {
         for (entry, nonce) in entries.zip(nonces.as_chunks::<NONCE>().0) {
             let begin = self.frames.len();
             let omitted;
-            let (key, body) = match keys.of(entry.user.as_deref(), entry.unix)? {
-                Some(key) => (key, entry.body.as_str()),
-                None => {
-                    unkeyed += 1;
-                    omitted = content::body("unkeyed", None, "", r#"{"omitted":"no more keys"}"#);
-                    (
-                        keys.of(None, entry.unix)?.expect("the process always has one"),
-                        omitted.as_str(),
-                    )
-                }
+            let (key, body) = if let Some(key) = keys.of(entry.user.as_deref(), entry.unix)? {
+                (key, entry.body.as_str())
+            } else {
+                unkeyed += 1;
+                omitted = content::body("unkeyed", None, "", r#"{"omitted":"no more keys"}"#);
+                let own = keys.of(None, entry.unix)?.expect("the process always has one");
+                (own, omitted.as_str())
             };
             let header = Header {
                 log_id: self.log_id,

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
+use super::checkpoint;
+
 /// Bytes of a body.
 pub const MAX_BODY: usize = 8 * 1024;
 /// Bytes that a name, a user's id and a time may take, escaped. The callers' own checks keep them far below it.
@@ -68,9 +70,7 @@ fn cut(out: &mut String, data: &str) {
     out.push_str(r#"{"beginning":"#);
     let kept = text(out, data, MAX_BEGINNING);
     let _ = write!(out, r#","truncated":{},"sha256":""#, data.len() - kept);
-    for byte in Sha256::digest(data) {
-        let _ = write!(out, "{byte:02x}");
-    }
+    checkpoint::hex(out, &Sha256::digest(data));
     out.push_str("\"}");
 }
 
@@ -136,7 +136,8 @@ mod tests {
         let kept = value["data"]["beginning"].as_str().expect("a text");
         assert!(over.starts_with(kept) && kept.len() > MAX_BEGINNING / 2);
         assert_eq!(value["data"]["truncated"], over.len() - kept.len());
-        let sha: String = Sha256::digest(&over).iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut sha = String::new();
+        crate::audit::checkpoint::hex(&mut sha, &Sha256::digest(&over));
         assert_eq!(value["data"]["sha256"], sha);
     }
 

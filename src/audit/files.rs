@@ -238,18 +238,28 @@ mod tests {
         assert!(file.in_place().is_ok());
         let away = folder.path().join("away");
         fs::rename(&path, &away).expect("renamed");
-        assert!(file.in_place().unwrap_err().to_string().contains("deleted or renamed"));
+        assert!(
+            file.in_place()
+                .expect_err("noticed")
+                .to_string()
+                .contains("deleted or renamed")
+        );
         fs::copy(&away, &path).expect("copied");
-        assert!(file.in_place().unwrap_err().to_string().contains("replaced"));
+        assert!(file.in_place().expect_err("noticed").to_string().contains("replaced"));
         fs::rename(&away, &path).expect("put back");
         assert!(file.in_place().is_ok());
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("changed");
-        assert!(file.in_place().unwrap_err().to_string().contains("from 600"));
+        assert!(file.in_place().expect_err("noticed").to_string().contains("from 600"));
         OpenOptions::new()
             .write(true)
             .open(&path)
             .and_then(|other| other.set_len(2))
             .expect("cut");
-        assert!(file.write(b"x").unwrap_err().to_string().contains("another program"));
+        assert!(
+            file.write(b"x")
+                .expect_err("noticed")
+                .to_string()
+                .contains("another program")
+        );
     }
 }

@@ -1,12 +1,4 @@
 //! The file that holds the data keys of all users, each wrapped by the key of keys.
-//!
-//! ```text
-//! "ISOKEYS1" | kek_id 8 | nonce 24 | wrapped { index key 32, signing key 32 } | tag 16 | padding to 128
-//! slot: state u8 | 0 0 0 | epoch u32 | kid 8 | user tag 16 | made u64 | nonce 24 | wrapped { data key 32, salt 32 } | tag 16
-//! ```
-//!
-//! Slots have one length, so that a user's are destroyed where they are. What is left of an erased one is its `kid` and
-//! epoch, by which a reader knows that a record was erased and not that its key was lost.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -19,23 +11,15 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::error::AuditError;
 use super::files::{self, Durability, MODE, Place};
-use super::keys::{self, KEY, Kek, KeyId, NONCE, Pseudonym, TAG, UserKey, UserTag};
+use super::keys::{self, KEY, Kek, KeyId, Pseudonym, UserKey, UserTag};
+use super::slot::{
+    ERASED, HEADER, LIVE, SLOT, Slot, epoch, halves, kid, tag_of, unwrap_header, unwrap_slot, wrap_header, wrap_slot,
+};
 use crate::clock::Micros;
 use crate::mutants::mutant;
 
-/// Bytes before the slots.
-const HEADER: usize = 128;
-/// Bytes of a slot.
-pub const SLOT: usize = 144;
-const MAGIC: &[u8; 8] = b"ISOKEYS1";
-const LIVE: u8 = 1;
-const ERASED: u8 = 2;
-/// What of a slot is authenticated without being encrypted.
-const SLOT_HEAD: usize = 40;
 /// Keys of one epoch. Records of users beyond it are kept without what they say.
 pub const MAX_KEYS: usize = 1_000_000;
-
-type Slot = [u8; SLOT];
 
 /// What a reader knows of a key.
 #[derive(Clone)]
@@ -100,43 +84,6 @@ impl KeyRing {
     }
 }
 
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    bytes[at..at + N].try_into().expect("of that length")
-}
-
-fn kid(slot: &[u8]) -> KeyId {
-    array(slot, 8)
-}
-
-fn epoch(slot: &[u8]) -> u32 {
-    u32::from_be_bytes(array(slot, 4))
-}
-
-fn tag_of(slot: &[u8]) -> UserTag {
-    array(slot, 16)
-}
-
-/// The two keys of a slot, unless it was damaged or belongs to another key of keys.
-fn unwrap_slot(slot: &[u8], kek: &Kek) -> Option<Zeroizing<[u8; 2 * KEY]>> {
-    let mut wrapped = Zeroizing::new(array::<{ 2 * KEY }>(slot, SLOT_HEAD + NONCE));
-    let (nonce, tag) = (array(slot, SLOT_HEAD), array(slot, SLOT - TAG));
-    kek.unwrap(&nonce, &slot[..SLOT_HEAD], wrapped.as_mut(), &tag)
-        .then_some(wrapped)
-}
-
-fn wrap_slot(slot: &mut Slot, kek: &Kek, secrets: &[u8; 2 * KEY]) {
-    let nonce = keys::random::<NONCE>();
-    let mut wrapped = Zeroizing::new(*secrets);
-    let tag = kek.wrap(&nonce, &slot[..SLOT_HEAD], wrapped.as_mut());
-    slot[SLOT_HEAD..SLOT_HEAD + NONCE].copy_from_slice(&nonce);
-    slot[SLOT_HEAD + NONCE..SLOT - TAG].copy_from_slice(wrapped.as_slice());
-    slot[SLOT - TAG..].copy_from_slice(&tag);
-}
-
-fn halves(secrets: &[u8; 2 * KEY]) -> (Zeroizing<[u8; KEY]>, Zeroizing<[u8; KEY]>) {
-    (Zeroizing::new(array(secrets, 0)), Zeroizing::new(array(secrets, KEY)))
-}
-
 fn held(slot: &[u8], kek: &Kek) -> Held {
     match slot[0] {
         ERASED => Held::Erased,
@@ -150,37 +97,6 @@ fn held(slot: &[u8], kek: &Kek) -> Held {
         }),
         _ => Held::Damaged,
     }
-}
-
-fn wrap_header(kek: &Kek, index_key: &[u8; KEY], signer: &SigningKey) -> [u8; HEADER] {
-    let mut header = [0; HEADER];
-    let nonce = keys::random::<NONCE>();
-    let mut secrets = Zeroizing::new([0; 2 * KEY]);
-    secrets[..KEY].copy_from_slice(index_key);
-    secrets[KEY..].copy_from_slice(signer.as_bytes());
-    header[..8].copy_from_slice(MAGIC);
-    header[8..16].copy_from_slice(&kek.id());
-    let tag = kek.wrap(&nonce, &header[..16], secrets.as_mut());
-    header[16..40].copy_from_slice(&nonce);
-    header[40..104].copy_from_slice(secrets.as_slice());
-    header[104..120].copy_from_slice(&tag);
-    header
-}
-
-fn unwrap_header(bytes: &[u8], kek: &Kek) -> Result<(Zeroizing<[u8; KEY]>, SigningKey), AuditError> {
-    let damaged = |what: &str| AuditError::Keystore { what: what.to_owned() };
-    if bytes.len() < HEADER || bytes[..8] != *MAGIC {
-        return Err(damaged("it does not begin as one"));
-    }
-    if bytes[8..16] != kek.id() {
-        return Err(AuditError::WrongKey);
-    }
-    let mut secrets = Zeroizing::new(array::<{ 2 * KEY }>(bytes, 40));
-    if !kek.unwrap(&array(bytes, 16), &bytes[..16], secrets.as_mut(), &array(bytes, 104)) {
-        return Err(damaged("its header was changed"));
-    }
-    let (index_key, seed) = halves(&secrets);
-    Ok((index_key, SigningKey::from_bytes(&seed)))
 }
 
 /// The keystore, open to write.
@@ -213,7 +129,7 @@ impl KeyStore {
     pub fn open(path: &Path, kek: &Kek, unix: Micros, durability: Durability) -> Result<Self, AuditError> {
         if !path.exists() {
             let seed = keys::random_key();
-            let header = wrap_header(kek, &*keys::random_key(), &SigningKey::from_bytes(&seed));
+            let header = wrap_header(kek, &keys::random_key(), &SigningKey::from_bytes(&seed));
             files::create_whole(path, &header, Durability::Fsync)?;
         }
         let (file, bytes) = read_open(path).map_err(AuditError::io("opening", path))?;
@@ -385,6 +301,7 @@ fn read_open(path: &Path) -> io::Result<(File, Vec<u8>)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::slot::SLOT_HEAD;
     use super::super::testing::Folder;
     use super::*;
     use crate::audit::keys::EPOCH;

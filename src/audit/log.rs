@@ -80,6 +80,9 @@ fn lock_path(log: &Path) -> PathBuf {
     log.join("lock")
 }
 
+/// How often a lock is tried that another holds.
+const LOOKS: usize = 10;
+
 fn lock(log: &Path) -> Result<File, AuditError> {
     let path = lock_path(log);
     let file = OpenOptions::new()
@@ -89,13 +92,17 @@ fn lock(log: &Path) -> Result<File, AuditError> {
         .mode(MODE)
         .open(&path)
         .map_err(AuditError::io("opening", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(AuditError::InUse {
-            path: log.display().to_string(),
-        }),
-        Err(TryLockError::Error(error)) => Err(AuditError::io("locking", &path)(error)),
+    // Who only looks whether the log is written holds the lock for a moment.
+    for _ in 0..LOOKS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+            Err(TryLockError::Error(error)) => return Err(AuditError::io("locking", &path)(error)),
+        }
     }
+    Err(AuditError::InUse {
+        path: log.display().to_string(),
+    })
 }
 
 /// Whether a process writes the log at this moment.

@@ -74,7 +74,9 @@ impl Frontier {
 /// The root over leaves by their hashes.
 pub fn root(leaves: &[Hash]) -> Hash {
     let mut tree = Frontier::default();
-    leaves.iter().for_each(|leaf| tree.push(*leaf));
+    for leaf in leaves {
+        tree.push(*leaf);
+    }
     tree.root()
 }
 
@@ -224,7 +226,11 @@ mod tests {
             b"\x60\x61\x62\x63\x64\x65\x66\x67\x68\x69\x6a\x6b\x6c\x6d\x6e\x6f",
         ];
         let hashes: Vec<Hash> = inputs.iter().map(|input| leaf_hash(input)).collect();
-        let hex = |hash: Hash| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = |hash: Hash| {
+            let mut out = String::new();
+            crate::audit::checkpoint::hex(&mut out, &hash);
+            out
+        };
         assert_eq!(
             hex(root(&[])),
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -243,11 +249,11 @@ mod tests {
         #[test]
         fn proofs_verify_and_nothing_else_does(size in 1_usize..70, at in 0_usize..70, bit in 0_usize..256, which in 0_usize..9) {
             let all = leaves(size);
-            let index = at % size;
+            let place = at % size;
             let whole = root(&all);
-            let proof = inclusion_proof(&all, index).expect("the leaf exists");
-            let (index, size) = (index as u64, size as u64);
-            let leaf = all[index as usize];
+            let proof = inclusion_proof(&all, place).expect("the leaf exists");
+            let (index, size) = (place as u64, size as u64);
+            let leaf = all[place];
             prop_assert!(verify_inclusion(&leaf, index, size, &proof, &whole));
             prop_assert!(!verify_inclusion(&leaf, index + 1, size, &proof, &whole));
             prop_assert!(!verify_inclusion(&node_hash(&leaf, &leaf), index, size, &proof, &whole));
@@ -258,13 +264,13 @@ mod tests {
                 prop_assert!(!verify_inclusion(&leaf, index, size, &wrong, &whole));
                 prop_assert!(!verify_inclusion(&leaf, index, size, &proof[1..], &whole));
             }
-            let first = index as usize + 1;
-            let early = root(&all[..first]);
-            let proof = consistency_proof(&all, first).expect("it is a prefix");
-            prop_assert!(verify_consistency(first as u64, size, &proof, &early, &whole));
-            prop_assert!(!verify_consistency(first as u64, size, &proof, &leaf_hash(&early), &whole));
-            if first as u64 != size {
-                prop_assert!(!verify_consistency(first as u64, size, &proof, &early, &early));
+            let early = root(&all[..=place]);
+            let proof = consistency_proof(&all, place + 1).expect("it is a prefix");
+            let first = index + 1;
+            prop_assert!(verify_consistency(first, size, &proof, &early, &whole));
+            prop_assert!(!verify_consistency(first, size, &proof, &leaf_hash(&early), &whole));
+            if first != size {
+                prop_assert!(!verify_consistency(first, size, &proof, &early, &early));
             }
         }
 

@@ -11,11 +11,11 @@
 //! | `frame` | the bytes of a record: layout, sealing, opening |
 //! | `merkle` | leaf and node hashes, the growing tree, proofs |
 //! | `checkpoint` | C2SP signed notes |
-//! | `keys`, `keystore` | keys in memory and what is derived of them; the file that holds them wrapped |
+//! | `keys`, `keystore`, `slot` | keys in memory and what is derived of them; the file that holds them wrapped, and its bytes |
 //! | `files` | a file that only grows, and is noticed to be another one |
 //! | `chain` | segments, stored leaves and checkpoints of one chain; a commit |
 //! | `recovery` | what is left of a chain after a crash, and whether it is what was signed |
-//! | `intake` | the queue, what happens when the log takes nothing, counts |
+//! | `intake`, `health` | the queue, what happens when the log takes nothing; its bounds and figures |
 //! | `writer` | the one thread that writes |
 //! | `log` | a directory with its chains, opened to write |
 //! | `reading`, `verify` | reading a directory without changing it; the whole proof |
@@ -26,6 +26,7 @@ pub mod content;
 mod error;
 pub mod files;
 pub mod frame;
+mod health;
 pub mod intake;
 pub mod keys;
 pub mod keystore;
@@ -35,6 +36,7 @@ pub mod reading;
 pub mod record;
 pub mod recovery;
 pub mod segment;
+mod slot;
 #[cfg(test)]
 mod testing;
 pub mod verify;

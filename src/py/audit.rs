@@ -150,7 +150,7 @@ impl Drop for AuditLog {
 impl AuditLog {
     /// Opens the log in `path`, or makes it; `key` is the key of keys.
     #[new]
-    #[pyo3(signature = (path, key, *, fsync = false, on_failure = None, queue = 8_192, spill = 10_000,
+    #[pyo3(signature = (path, key, *, fsync = false, on_failure = None, queue = 8_192, spill = 10_000, patience = 0.25,
         checkpoint_records = 1_024, checkpoint_seconds = 60.0, segment_bytes = 67_108_864, new_chain = None))]
     fn new(
         py: Python<'_>,
@@ -160,6 +160,7 @@ impl AuditLog {
         on_failure: Option<Vec<(String, String)>>,
         queue: usize,
         spill: usize,
+        patience: f64,
         checkpoint_records: u64,
         checkpoint_seconds: f64,
         segment_bytes: u64,
@@ -169,6 +170,7 @@ impl AuditLog {
         let mut intake = IntakeSettings {
             queue,
             spill,
+            patience: micros(patience),
             ..IntakeSettings::default()
         };
         for (class, policy) in on_failure.unwrap_or_default() {
@@ -177,9 +179,18 @@ impl AuditLog {
             let class = word(AuditClass::named(&class), "a class", &class, &classes)?;
             intake.on_failure[class as usize] = word(OnFailure::named(&policy), "a policy", &policy, &policies)?;
         }
-        if queue == 0 || checkpoint_records == 0 || segment_bytes == 0 || micros(checkpoint_seconds) == 0 {
+        if [
+            micros(patience),
+            micros(checkpoint_seconds),
+            checkpoint_records,
+            segment_bytes,
+            queue as u64,
+        ]
+        .contains(&0)
+        {
             return Err(PyValueError::new_err(
-                "queue, checkpoint_records, checkpoint_seconds and segment_bytes must be above 0: leave them out for the defaults",
+                "queue, patience, checkpoint_records, checkpoint_seconds and segment_bytes must be above 0: leave them out for \
+                 the defaults",
             ));
         }
         let settings = LogSettings {
@@ -248,12 +259,12 @@ impl AuditLog {
 
     /// Waits until what was recorded before is written. Returns how many records the chain has.
     fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<u64> {
-        self.ask(py, timeout, |log, patience| log.flush(patience))
+        self.ask(py, timeout, crate::audit::AuditLog::flush)
     }
 
     /// Signs the tree as it is. Returns how many records the chain has.
     fn checkpoint(&self, py: Python<'_>, timeout: f64) -> PyResult<u64> {
-        self.ask(py, timeout, |log, patience| log.checkpoint(patience))
+        self.ask(py, timeout, crate::audit::AuditLog::checkpoint)
     }
 
     /// Destroys the keys of a user. Returns how many there were.

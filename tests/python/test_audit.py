@@ -39,7 +39,7 @@ from isolane import (
 from isolane.cli import main
 from isolane.testing import manual_clock
 
-from tests.support.audit_programs import event, storage
+from tests.support.audit_programs import event, opened, storage
 
 KEY_TEXT = base64.b64encode(b"k" * 32).decode()
 DAY = 86_400
@@ -52,7 +52,7 @@ def path(tmp_path) -> Path:
 
 @pytest.fixture
 def logger(path) -> Iterator[AuditLogger]:
-    made = AuditLogger(storage(path))
+    made = opened(path)
     yield made
     made.close()
 
@@ -185,7 +185,7 @@ async def test_an_erased_user_is_gone_and_the_log_still_verifies(logger, path):
 
 async def test_a_user_has_another_pseudonym_in_each_30_days(path):
     with manual_clock() as clock:
-        async with AuditLogger(storage(path)) as logger:
+        async with opened(path) as logger:
             logger.record(event(AuditClass.ADMIN, "ann"))
             logger.record(event(AuditClass.ADMIN, "ann"))
             logger.record(event(AuditClass.ADMIN, "bob"))
@@ -200,7 +200,7 @@ async def test_a_user_has_another_pseudonym_in_each_30_days(path):
 
 async def test_keys_are_rotated_without_touching_the_records(path, monkeypatch):
     monkeypatch.setenv("NEW_AUDIT_KEY", os.urandom(32).hex())
-    async with AuditLogger(storage(path)) as logger:
+    async with opened(path) as logger:
         logger.record(event(AuditClass.ADMIN, "ann", number=1))
         await logger.flush()
         (segment,) = path.rglob("*.seg")
@@ -240,10 +240,10 @@ def test_a_log_is_written_with_its_key_and_by_one_alone(path):
     with pytest.raises(AuditKeyError, match="key provider"):
         AuditLogger(EncryptedAuditStorage(path))
     assert not storage(path).is_written()
-    logger = AuditLogger(storage(path))
+    logger = opened(path)
     assert storage(path).is_written()
     with pytest.raises(AuditLogError, match="another process"):
-        AuditLogger(storage(path))
+        opened(path)
     logger.close()
     assert not storage(path).is_written()
     with pytest.raises(AuditKeyError, match="does not open"):
@@ -253,13 +253,13 @@ def test_a_log_is_written_with_its_key_and_by_one_alone(path):
 def test_arguments_out_of_range_are_refused(path):
     for wrong in ({"queue": 0}, {"durability": "always"}, {"policy": {AuditClass.DEBUG: "ignore"}}):
         with pytest.raises(ValueError, match="must be"):
-            AuditLogger(storage(path), **wrong)
+            opened(path, **wrong)
     with pytest.raises(ValueError, match="aware"):
         TimeRange(datetime(2026, 1, 1), datetime(2026, 1, 2))  # noqa: DTZ001 - that is the point
 
 
 async def test_a_closed_log_refuses_by_class(path):
-    logger = AuditLogger(storage(path), policy={AuditClass.ADMIN: FailurePolicy.DROP})
+    logger = opened(path, policy={AuditClass.ADMIN: FailurePolicy.DROP})
     logger.record(event(AuditClass.PERMISSION, "ann"))
     assert logger.close() == 0
     assert logger.close() == 0
@@ -282,7 +282,7 @@ async def test_a_closed_log_refuses_by_class(path):
 async def test_checkpoints_are_handed_out_and_prove_records(path, caplog):
     notes = []
     caplog.set_level("INFO", "isolane.audit")
-    async with AuditLogger(storage(path), checkpoint_records=10, on_checkpoint=notes.append) as logger:
+    async with opened(path, checkpoint_records=10, on_checkpoint=notes.append) as logger:
         for number in range(25):
             logger.record(event(AuditClass.DEBUG, "ann", number=number))
         assert await logger.checkpoint() == 26
@@ -302,7 +302,7 @@ async def test_checkpoints_are_handed_out_and_prove_records(path, caplog):
 
 async def test_a_report_counts_what_was_recorded_in_the_time(path):
     with manual_clock() as clock:
-        async with AuditLogger(storage(path)) as logger:
+        async with opened(path) as logger:
             logger.record(event(AuditClass.DEBUG, "too-early"))
             clock.advance(100)
             start = datetime.now(UTC) + timedelta(seconds=50)
@@ -327,7 +327,7 @@ async def test_a_report_counts_what_was_recorded_in_the_time(path):
 
 
 def test_the_child_of_a_fork_is_refused_and_harms_nothing(path):
-    logger = AuditLogger(storage(path))
+    logger = opened(path)
     logger.record(event(AuditClass.PERMISSION, "ann", number=1))
     child = os.fork()
     if child == 0:
@@ -348,9 +348,9 @@ def test_the_child_of_a_fork_is_refused_and_harms_nothing(path):
 def test_importing_and_opening_start_no_thread(path):
     program = (
         "import os, sys, isolane\n"
-        "from tests.support.audit_programs import AuditClass, AuditLogger, event, storage\n"
+        "from tests.support.audit_programs import AuditClass, event, opened\n"
         "threads = lambda: len(os.listdir('/proc/self/task'))\n"
-        "before = threads(); logger = AuditLogger(storage(sys.argv[1])); opened = threads()\n"
+        "before = threads(); logger = opened(sys.argv[1]); opened = threads()\n"
         "logger.record(event(AuditClass.ADMIN, None)); recorded = threads(); logger.close()\n"
         "print(opened - before, recorded - before)\n"
     )
@@ -367,7 +367,7 @@ def test_importing_and_opening_start_no_thread(path):
 async def test_who_gives_up_waiting_harms_nothing(path, turn):
     time_range = TimeRange(datetime(2020, 1, 1, tzinfo=UTC), datetime(2400, 1, 1, tzinfo=UTC))
     new = CallableKey(lambda: b"n" * 32)
-    logger = AuditLogger(storage(path))
+    logger = opened(path)
     waits = [
         logger.flush,
         logger.checkpoint,
@@ -406,7 +406,7 @@ def filled(path, monkeypatch) -> Path:
     monkeypatch.setenv("ISOLANE_AUDIT_KEY", KEY_TEXT)
 
     async def fill() -> None:
-        async with AuditLogger(storage(path)) as logger:
+        async with opened(path) as logger:
             for number in range(6):
                 logger.record(event(AuditClass.PERMISSION, ["ann", "bob"][number % 2], text=f"\x1b[2J\u202e{number}"))
 
@@ -432,7 +432,7 @@ def test_verify_names_the_first_bad_record_and_exits_with_1(filled, capsys, monk
         assert (found["ok"], found["bad_chain"], found["bad_seq"]) == (False, 1, 6)
         assert "first bad record 6" in told
     with pytest.raises(AuditTamperError) as caught:
-        AuditLogger(storage(filled))
+        opened(filled)
     assert (caught.value.chain, caught.value.seq) == (1, 6)
 
 
@@ -493,7 +493,7 @@ def test_a_report_is_printed(filled, capsys):
 
 
 def test_a_log_that_is_written_is_read_and_not_changed_by_others(filled, capsys):
-    logger = AuditLogger(storage(filled))
+    logger = opened(filled)
     assert main(["audit", "verify", str(filled)]) == 0
     assert main(["audit", "shred-user", str(filled), "ann", "--reason", "asked to"]) == 3
     assert "another process has the log" in answers(capsys)[1]

@@ -12,7 +12,7 @@ import pytest
 from isolane import AuditClass, AuditLogger, AuditTamperError, AuditUnavailableError
 
 from tests.support.audit_processes import kill_and_recover, run
-from tests.support.audit_programs import event, storage
+from tests.support.audit_programs import event, opened, storage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,7 +119,7 @@ async def asyncio_sleep() -> None:
 @pytest.mark.parametrize("name", ["*.seg", "*.leaves", "keys"])
 async def test_a_file_that_is_deleted_is_noticed(tmp_path, name):
     log = tmp_path / "log"
-    logger = AuditLogger(storage(log))
+    logger = opened(log)
     logger.record(event(AuditClass.PERMISSION, "ann", number=0))
     await logger.flush()
     (path,) = log.rglob(name)
@@ -131,12 +131,12 @@ async def test_a_file_that_is_deleted_is_noticed(tmp_path, name):
     assert logger.close() > 0, "what the deleted file did not take is lost, and said to be"
     if name == "*.seg":
         with pytest.raises(AuditTamperError):
-            AuditLogger(storage(log))
+            opened(log)
 
 
 async def test_permissions_that_change_are_noticed_and_put_right(tmp_path):
     log = tmp_path / "log"
-    async with AuditLogger(storage(log)) as logger:
+    async with opened(log) as logger:
         logger.record(event(AuditClass.PERMISSION, "ann", number=0))
         await logger.flush()
         (path,) = log.rglob("*.seg")

@@ -7,16 +7,15 @@ import json
 import os
 
 import pytest
-from isolane import AuditLogger
 
 from benches.audit import __main__ as command
 from benches.audit.peers import FileHandler, HashChain, SealedHashChain
-from tests.support.audit_programs import storage
+from tests.support.audit_programs import opened
 
 
 def test_the_bodies_have_300_bytes(tmp_path):
     made = command.events()
-    log = AuditLogger(storage(tmp_path / "log"), checkpoint_seconds=3_600)
+    log = opened(tmp_path / "log", checkpoint_seconds=3_600)
     for event in made:
         log.record(event)
     log.close()

@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 import isolane
-from isolane import AuditLogger
 
-from tests.support.audit_programs import storage
+from tests.support.audit_programs import opened, storage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,7 +58,7 @@ def kill_and_recover(log: Path, rounds: int, seed: int) -> int:
             process.send_signal(signal.SIGKILL)
             rest = process.stdout.read().splitlines()
         told += max([written, *(json.loads(line)["written"] for line in rest if line.endswith("}"))])
-        logger = AuditLogger(storage(log))
+        logger = opened(log)
         # One checkpoint may be due, and one commit on its way to it.
         assert logger.health().recovered_unsigned <= 16
         assert logger.close() == 0

@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 from isolane import AuditClass, AuditLogger, AuditUnavailableError, CallableKey, EncryptedAuditStorage, SecurityEvent
 
@@ -17,6 +18,11 @@ KEYS = CallableKey(lambda: KEY)
 
 def storage(path: str | Path) -> EncryptedAuditStorage:
     return EncryptedAuditStorage(path, KEYS)
+
+
+def opened(path: str | Path, **settings: Any) -> AuditLogger:
+    """Open a log that no busy machine makes sick."""
+    return AuditLogger(storage(path), **{"patience": 60.0} | settings)
 
 
 def event(audit_class: AuditClass, user: str | None, **data) -> SecurityEvent:
@@ -29,7 +35,7 @@ def say(**what) -> None:
 
 async def steadily(path: str) -> None:
     """Record for ever; say each number once it is written."""
-    logger = AuditLogger(storage(path), checkpoint_records=16, segment_bytes=20_000)
+    logger = opened(path, checkpoint_records=16, segment_bytes=20_000)
     number = 0
     while True:
         for _ in range(7):
@@ -82,7 +88,7 @@ async def with_a_hanging_disk(path: str) -> None:
 async def with_a_full_disk(path: str) -> None:
     """The disk takes no more bytes: the limit of a file's size, or a small file system."""
     small = "SMALL_DISK" in os.environ
-    logger = AuditLogger(storage(path), spill=50, segment_bytes=1 << 30)
+    logger = opened(path, spill=50, segment_bytes=1 << 30)
     if not small:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     recorded = 0
@@ -107,7 +113,7 @@ async def with_a_full_disk(path: str) -> None:
 
 async def left_open(path: str) -> None:
     """Nobody closes the log before the process ends."""
-    logger = AuditLogger(storage(path))
+    logger = opened(path)
     for number in range(100):
         logger.record(event(AuditClass.PERMISSION, "ann", number=number))
 

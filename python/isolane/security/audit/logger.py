@@ -73,6 +73,8 @@ class AuditLogger:
             ``admin`` are refused, ``lifecycle`` spills, ``debug`` is dropped.
         queue: records that may wait for the writer.
         spill: records that may wait for a log that is sick.
+        patience: seconds that records may wait with no commit in between; then the log is sick. A process that was
+            stopped, or a disk across a network, may need more.
         checkpoint_records: records between checkpoints.
         checkpoint_seconds: seconds between checkpoints while there are records.
         segment_bytes: bytes after which a new segment is begun.
@@ -96,6 +98,7 @@ class AuditLogger:
         policy: Mapping[AuditClass, FailurePolicy] | None = None,
         queue: int = 8_192,
         spill: int = 10_000,
+        patience: float = 0.25,
         checkpoint_records: int = 1_024,
         checkpoint_seconds: float = 60.0,
         segment_bytes: int = 64 * 1024 * 1024,
@@ -115,6 +118,7 @@ class AuditLogger:
             on_failure=[(str(each), str(what)) for each, what in (policy or {}).items()],
             queue=queue,
             spill=spill,
+            patience=patience,
             checkpoint_records=checkpoint_records,
             checkpoint_seconds=checkpoint_seconds,
             segment_bytes=segment_bytes,
