@@ -202,7 +202,7 @@ def signature_parameters(name: str, function: Callable[..., Any]) -> Parameters:
         from typing import NotRequired  # noqa: PLC0415 - comes with it
 
         from pydantic import ConfigDict, TypeAdapter, with_config  # noqa: PLC0415 - optional
-        from typing_extensions import TypedDict
+        from typing_extensions import TypedDict  # noqa: PLC0415 - comes with it
     except ImportError:
         raise ToolRegistrationError(f"parameters with type hints need the package pydantic; {INSTALL}") from None
     for key, parameter in signature.parameters.items():
