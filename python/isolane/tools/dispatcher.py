@@ -174,9 +174,10 @@ class UnifiedToolDispatcher:
         return PermissionAnswer(result.permitted, result.code)
 
     def _check(self, tool: Tool, arguments: Mapping[str, Any]) -> PermissionValidationResult:
-        result = self._check_admin(tool)
+        is_admin = tool.admin or tool.name in self._factory.admin_tools
+        result = self._check_admin(tool) if is_admin else None
         if result is None:
-            action = ADMINISTER if self._is_admin(tool) else EXECUTE
+            action = ADMINISTER if is_admin else EXECUTE
             mentioned = _mentioned(tool, arguments)
             result = self._factory.permissions.check(self.user_context, action, (tool.resource,), mentioned=mentioned)
         self._note(result)
