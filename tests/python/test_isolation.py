@@ -236,7 +236,7 @@ def test_each_violation_is_counted_at_its_boundary(new_context, bob):
     ctx = new_context()
     ctx.agent_context["thing"] = SimpleNamespace(user_id=bob)
     before = isolane.isolation_violations()
-    assert set(before) == {"publish", "subscribe", "write", "bind", "verify", "content"}
+    assert set(before) == {"publish", "subscribe", "write", "bind", "verify", "content", "access"}
     with pytest.raises(ContextIsolationError):
         ctx.verify_isolation()
     assert isolane.isolation_violations()["verify"] == before["verify"] + 1

@@ -175,7 +175,7 @@ CONTEXTS = Module(
             "children",
             "UserExecutionContext.",
         ),
-        Name("UserExecutionContext.get_tool_dispatcher", "later", "comes with the tool dispatcher"),
+        Name("UserExecutionContext.get_tool_dispatcher", "changed", "made by the factory that the run has"),
         Name("UserExecutionContext.get_llm_manager", "left out", "the application's own object"),
         Name("UserExecutionContext.get_websocket_bridge", "left out", "use get_websocket_emitter()"),
         Name("InvalidContextError", "changed", "isolane's class; is a ValueError as well, and has fields"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -47,13 +48,14 @@ class Calls:
         self._running: dict[int, RunningCall] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._rings_at = math.inf
 
     def begin(self, context: UserExecutionContext, tool: str, timeout: float) -> RunningCall:
         """Begin a call. Raises ``LimitRejected`` when its user has too many under way."""
         number = self.book.begin(context, tool, timeout)
         call = self._running[number] = RunningCall(self._running, self.book, number)
         loop = asyncio.get_running_loop()
-        if self._timer is None or self._loop is not loop or self._timer.when() > loop.time() + timeout:
+        if self._loop is not loop or self._rings_at > loop.time() + timeout:
             self._arm(loop, timeout)
         return call
 
@@ -69,9 +71,10 @@ class Calls:
                 calls._ring()  # noqa: SLF001 - itself
 
         self._loop, self._timer = loop, loop.call_later(seconds, ring)
+        self._rings_at = self._timer.when()
 
     def _ring(self) -> None:
-        self._timer = None
+        self._timer, self._rings_at = None, math.inf
         for number in self.book.due():
             call = self._running.get(number)
             if call is None or call.task is None:

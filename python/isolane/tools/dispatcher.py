@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import copy
 import inspect
+import time
 from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -98,13 +100,15 @@ class UnifiedToolDispatcher:
         self._registry = _tools
         self._own: dict[str, Tool] = {}
         self._emitter = _emitter
+        self._looks = _factory.sanitizer is not None or _strategy is DispatchStrategy.ISOLATED
+        """Whether what goes in and comes out is copied or sanitized."""
         self._closed = False
         self._running: set[int] = set()
         self._shown_alone = 0
         """Calls under way that are shown in an execution of the dispatcher's own."""
         self._executed = self._failed = self._checks = self._denials = self._crossings = self._events = 0
         self._took = 0.0
-        self._last: datetime | None = None
+        self._last: float | None = None
 
     def __await__(self) -> Generator[Any, None, UnifiedToolDispatcher]:
         """It is there already: ``await factory.create_dispatcher(context)`` is the same as without ``await``."""
@@ -170,11 +174,12 @@ class UnifiedToolDispatcher:
         return PermissionAnswer(result.permitted, result.code)
 
     def _check(self, tool: Tool, arguments: Mapping[str, Any]) -> PermissionValidationResult:
-        result = self._check_admin(tool)
+        is_admin = tool.admin or tool.name in self._factory.admin_tools
+        result = self._check_admin(tool) if is_admin else None
         if result is None:
-            result = self._factory.permissions.check(
-                *(self.user_context, self._action(tool), (tool.resource,)), mentioned=_mentioned(tool, arguments)
-            )
+            action = ADMINISTER if is_admin else EXECUTE
+            mentioned = _mentioned(tool, arguments)
+            result = self._factory.permissions.check(self.user_context, action, (tool.resource,), mentioned=mentioned)
         self._note(result)
         return result
 
@@ -269,32 +274,6 @@ class UnifiedToolDispatcher:
             )
         return ToolDispatchResponse(success=True, result=result, metadata=MappingProxyType(about))
 
-    async def _admitted(
-        self,
-        tool_name: str,
-        parameters: Mapping[str, Any] | None,
-        timeout: float | None,  # noqa: ASYNC109 - of the call that begins here
-    ) -> tuple[Tool, dict[str, Any], float, RunningCall]:
-        """Let a call begin: what it asks for is valid, and its user may do it. What is refused is counted."""
-        factory = self._factory
-        try:
-            tool = self._find(tool_name)
-            seconds = factory.timeout if tool.timeout is None else tool.timeout
-            if timeout is not None:
-                seconds = min(seconds, _seconds(timeout))
-            arguments = self._inward(tool, tool.arguments(parameters))
-            if factory.permissions.services:
-                result = await self._check_waiting(tool, arguments, seconds)
-                # The request may have ended meanwhile.
-                self._check_open(tool_name)
-            else:
-                result = self._check(tool, arguments)
-            result.raise_for_refusal()
-            return tool, arguments, seconds, self._begin(tool, seconds)
-        except Exception:
-            factory.calls.book.refuse(tool_name if self.has_tool(tool_name) else "_unknown")
-            raise
-
     async def _call(
         self,
         tool_name: str,
@@ -302,13 +281,47 @@ class UnifiedToolDispatcher:
         timeout: float | None,  # noqa: ASYNC109 - the dispatcher's own, which shows and counts it
         about: dict[str, Any],
     ) -> Any:
+        """Let a call begin, if what it asks for is valid and its user may do it. What is refused is counted."""
         self._check_open(tool_name)
-        tool, arguments, seconds, call = await self._admitted(tool_name, parameters, timeout)
+        factory = self._factory
+        try:
+            tool = self._find(tool_name)
+            seconds = factory.timeout if tool.timeout is None else tool.timeout
+            if timeout is not None:
+                seconds = min(seconds, _seconds(timeout))
+            arguments = tool.arguments(parameters)
+            if self._looks:
+                arguments = self._inward(tool, arguments)
+            if factory.permissions.services:
+                result = await self._check_waiting(tool, arguments, seconds)
+                # The request may have ended meanwhile.
+                self._check_open(tool_name)
+            else:
+                result = self._check(tool, arguments)
+            result.raise_for_refusal()
+            try:
+                call = factory.calls.begin(self.user_context, tool.name, seconds)
+            except LimitRejected as error:
+                raise ToolLimitError(tool.name, str(error), error.retry_after) from error
+        except Exception:
+            factory.calls.book.refuse(tool_name if self.has_tool(tool_name) else "_unknown")
+            raise
+        return await self._execute(call, tool, arguments, seconds, about)
+
+    async def _execute(
+        self, call: RunningCall, tool: Tool, arguments: dict[str, Any], seconds: float, about: dict[str, Any]
+    ) -> Any:
+        """Show a call, run it under its deadline, and note how it ended."""
         self._running.add(call.number)
         how, problem, value, shown = "failed", "tool_failed", None, None
         try:
             shown = self._show_begin(tool, arguments)
-            value = self._outward(tool, await self._invoke(tool, arguments, seconds))
+            if tool.is_async:
+                value = await tool.start(self.user_context, arguments)
+            else:
+                value = await self._in_thread(tool, arguments, seconds)
+            if self._looks:
+                value = self._outward(tool, value)
             if call.expired:
                 # It kept its cancellation to itself; what it returned comes too late.
                 raise asyncio.CancelledError  # noqa: TRY301 - one place for both
@@ -332,22 +345,13 @@ class UnifiedToolDispatcher:
             self._end(call, tool, how, problem, value, shown, about)
         return value
 
-    def _begin(self, tool: Tool, seconds: float) -> RunningCall:
-        try:
-            return self._factory.calls.begin(self.user_context, tool.name, seconds)
-        except LimitRejected as error:
-            raise ToolLimitError(tool.name, str(error), error.retry_after) from error
-
-    async def _invoke(self, tool: Tool, arguments: Mapping[str, Any], seconds: float) -> Any:
-        call = tool.bound(self.user_context, arguments)
-        if tool.is_async:
-            return await call()
+    async def _in_thread(self, tool: Tool, arguments: Mapping[str, Any], seconds: float) -> Any:
         threads = self._factory.threads
         try:
             permit = await threads.acquire(self.user_context.user_id, seconds)
         except (LimitRejected, LimitTimeout) as error:
             raise ToolLimitError(tool.name, str(error), error.retry_after) from error
-        result = await threads.run(permit, call)
+        result = await threads.run(permit, partial(tool.start, self.user_context, arguments))
         # A plain function may hand out a coroutine, as a lambda around an async one does.
         return await result if inspect.isawaitable(result) else result
 
@@ -434,7 +438,7 @@ class UnifiedToolDispatcher:
         took = call.end(how)
         self._executed += 1
         self._failed += how != "ok"
-        self._last = datetime.now(UTC)
+        self._last = time.time()
         if took is None:
             return
         self._took += took
@@ -489,7 +493,7 @@ class UnifiedToolDispatcher:
             "failed_executions": self._failed,
             "running_executions": len(self._running),
             "total_execution_time_ms": self._took,
-            "last_execution_time": self._last,
+            "last_execution_time": None if self._last is None else datetime.fromtimestamp(self._last, UTC),
             "websocket_events_sent": self._events,
             "permission_checks": self._checks,
             "permission_denials": self._denials,
@@ -520,9 +524,11 @@ def _seconds(timeout: float) -> float:
     return timeout
 
 
-def _mentioned(tool: Tool, arguments: Mapping[str, Any]) -> list[Any]:
+def _mentioned(tool: Tool, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    if not tool.resources and "user_id" not in arguments:
+        return ()
     try:
-        return tool.mentioned(arguments)
+        return tuple(tool.mentioned(arguments))
     except Exception as error:
         problem = ParameterProblem("", "the resources that they name cannot be told", "resources")
         raise ToolParameterError(tool.name, [problem]) from error

@@ -29,9 +29,9 @@ class Parameters(Protocol):
 class AnyParameters:
     """A tool that takes whatever it is given."""
 
-    def validate(self, tool: str, given: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
+    def validate(self, tool: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what was given."""
-        return dict(given)
+        return _named(tool, given)
 
     def schema(self) -> dict[str, Any] | None:
         """There is none."""
@@ -41,19 +41,19 @@ class AnyParameters:
 class ModelParameters:
     """A pydantic model. Its fields are the tool's parameters, by name."""
 
-    def __init__(self, model: type[Any], *, positional: tuple[str, ...] = ()) -> None:
+    def __init__(self, model: type[Any]) -> None:
+        from pydantic import ValidationError  # noqa: PLC0415 - optional, and there, since a model is
+
+        self._refused = ValidationError
         self._model = model
         self._fields = tuple(model.model_fields)
         self._validate = model.__pydantic_validator__.validate_python
-        self.positional = positional
 
     def validate(self, tool: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields as the model has them after its checks."""
-        from pydantic import ValidationError  # noqa: PLC0415 - optional, and there, since a model is
-
         try:
-            made = self._validate(given if type(given) is dict else dict(given))
-        except ValidationError as error:
+            made = self._validate(given)
+        except self._refused as error:
             raise ToolParameterError(tool, _pydantic_problems(error)) from None
         values = {name: getattr(made, name) for name in self._fields}
         extra = getattr(made, "__pydantic_extra__", None)
@@ -87,7 +87,7 @@ class SchemaParameters:
 
     def validate(self, tool: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what was given, if it is valid."""
-        values = dict(given)
+        values = _named(tool, given)
         problems = []
         try:
             for error in self._validator.iter_errors(values):
@@ -107,6 +107,12 @@ class SchemaParameters:
     def schema(self) -> dict[str, Any] | None:
         """Return the schema."""
         return dict(self._schema)
+
+
+def _named(tool: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    if not all(isinstance(key, str) for key in given):
+        raise ToolParameterError(tool, [ParameterProblem("", "the names of parameters are texts", "mapping")])
+    return dict(given)
 
 
 def _pydantic_problems(error: Any) -> list[ParameterProblem]:
@@ -190,9 +196,15 @@ def signature_parameters(name: str, function: Callable[..., Any]) -> Parameters:
     hints = _hints(function)
     context = context_parameter(function)
     fields: dict[str, Any] = {}
-    aliases: dict[str, str] = {}
     takes_more = False
     positional = []
+    try:
+        from typing import NotRequired  # noqa: PLC0415 - comes with it
+
+        from pydantic import ConfigDict, TypeAdapter, with_config  # noqa: PLC0415 - optional
+        from typing_extensions import TypedDict  # noqa: PLC0415 - comes with it
+    except ImportError:
+        raise ToolRegistrationError(f"parameters with type hints need the package pydantic; {INSTALL}") from None
     for key, parameter in signature.parameters.items():
         if key == context:
             continue
@@ -203,57 +215,38 @@ def signature_parameters(name: str, function: Callable[..., Any]) -> Parameters:
             continue
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             positional.append(key)
-        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        fields[f"p{len(fields)}"] = (hints.get(key, Any), default)
-        aliases[f"p{len(aliases)}"] = key
+        hint = hints.get(key, Any)
+        # A default is left to the function, which may compare with it.
+        fields[key] = hint if parameter.default is inspect.Parameter.empty else NotRequired[hint]
+    config = ConfigDict(extra="allow" if takes_more else "forbid", arbitrary_types_allowed=True)
     try:
-        from pydantic import ConfigDict, Field, create_model  # noqa: PLC0415 - optional
-    except ImportError:
-        raise ToolRegistrationError(f"parameters with type hints need the package pydantic; {INSTALL}") from None
-    described: dict[str, Any] = {
-        field: (hint, Field(default, alias=aliases[field])) for field, (hint, default) in fields.items()
-    }
-    config = ConfigDict(
-        extra="allow" if takes_more else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
-    )
-    try:
-        model = create_model(f"{name}_parameters", __config__=config, **described)
+        described = with_config(config)(TypedDict(f"{name}_parameters", fields))  # type: ignore[operator]
+        adapter = TypeAdapter(described)
     except Exception as error:
         raise ToolRegistrationError(f"the parameters of tool {name!r} cannot be described: {error}") from error
-    return _SignatureParameters(model, aliases, tuple(positional), function)
+    return SignatureParameters(adapter, tuple(positional))
 
 
-class _SignatureParameters(ModelParameters):
-    """A model made of a signature. Its fields have other names, since a parameter may be called like a method."""
+class SignatureParameters:
+    """The hints of a function, as pydantic checks them."""
 
-    def __init__(
-        self, model: type[Any], aliases: dict[str, str], positional: tuple[str, ...], function: Callable[..., Any]
-    ) -> None:
-        super().__init__(model, positional=positional)
-        self._aliases = tuple(aliases.items())
-        self._defaults = frozenset(
-            key
-            for key, parameter in inspect.signature(function).parameters.items()
-            if parameter.default is not inspect.Parameter.empty
-        )
+    def __init__(self, adapter: Any, positional: tuple[str, ...]) -> None:
+        from pydantic import ValidationError  # noqa: PLC0415 - optional, and there, since an adapter is
+
+        self._adapter = adapter
+        self._validate = adapter.validator.validate_python
+        self._refused = ValidationError
+        self.positional = positional
 
     def validate(self, tool: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters by their own names. Defaults are left to the function, which may compare with them."""
-        from pydantic import ValidationError  # noqa: PLC0415 - optional, and there, since a model is
-
-        plain = given if type(given) is dict else dict(given)
+        """Return the parameters as their hints make them."""
         try:
-            made = self._validate(plain)
-        except ValidationError as error:
+            values: dict[str, Any] = self._validate(given)
+        except self._refused as error:
             raise ToolParameterError(tool, _pydantic_problems(error)) from None
-        values = {
-            key: getattr(made, field) for field, key in self._aliases if key in plain or key not in self._defaults
-        }
-        extra = made.__pydantic_extra__
-        if extra:
-            values.update(extra)
         return values
 
     def schema(self) -> dict[str, Any] | None:
-        schema: dict[str, Any] = self._model.model_json_schema(by_alias=True)
+        """Return the JSON schema."""
+        schema: dict[str, Any] = self._adapter.json_schema()
         return schema

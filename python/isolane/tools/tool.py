@@ -117,11 +117,8 @@ class Tool:
 
     def arguments(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return what it is called with, but for the context. Raises ``ToolParameterError``."""
-        if given is None:
-            given = {}
-        if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-            problem = ParameterProblem("", "a mapping with names is wanted", "mapping")
-            raise ToolParameterError(self.name, [problem])
+        if type(given) is not dict:
+            given = _as_dict(self.name, given)
         arguments = self.parameters.validate(self.name, given)
         if self.context_parameter is not None and self.context_parameter in arguments:
             # The user's context comes from the dispatcher and from nowhere else.
@@ -149,20 +146,32 @@ class Tool:
                 found.append(value)
         return found
 
-    def bound(self, context: UserExecutionContext, arguments: Mapping[str, Any]) -> Callable[[], Any]:
-        """Return the call itself."""
+    def start(self, context: UserExecutionContext, arguments: Mapping[str, Any]) -> Any:
+        """Call it."""
         if self.takes_mapping:
-            return functools.partial(self.call, dict(arguments))
+            return self.call(dict(arguments))
         positional = getattr(self.parameters, "positional", ())
-        named = {key: value for key, value in arguments.items() if key not in positional} if positional else arguments
-        first = [arguments[key] for key in positional if key in arguments]
+        if positional:
+            first = [arguments[key] for key in positional if key in arguments]
+            rest = {key: value for key, value in arguments.items() if key not in positional}
+            if self.context_parameter is not None:
+                rest[self.context_parameter] = context
+            return self.call(*first, **rest)
         if self.context_parameter is not None:
-            return functools.partial(self.call, *first, **named, **{self.context_parameter: context})
-        return functools.partial(self.call, *first, **named)
+            return self.call(**arguments, **{self.context_parameter: context})
+        return self.call(**arguments)
 
     def schema(self) -> dict[str, Any] | None:
         """Return the JSON schema of the parameters, for whoever chooses tools; ``None`` when there is none."""
         return self.parameters.schema()
+
+
+def _as_dict(name: str, given: object) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return dict(given)
+    raise ToolParameterError(name, [ParameterProblem("", "a mapping with names is wanted", "mapping")])
 
 
 class _Named:

@@ -14,11 +14,14 @@ use super::policy::RolePolicy;
 use super::resources::{Held, held};
 use super::verdict::PyVerdict;
 use crate::clock::Clock;
-use crate::ids::UserId;
+use crate::ids::{self, UserId};
 use crate::tools::{
     Ask, Asker, KnownOwners, MAX_RESOURCES, Named, Passage, UnknownOwner, ViolationKind, Wall, encode_owner, evaluate,
     parse,
 };
+
+/// Longest name of an action, in bytes. It has no white space.
+const MAX_ACTION: usize = 128;
 
 /// Whose runs are by the logs of this process.
 struct OwnersOfProcess;
@@ -97,6 +100,11 @@ impl OwnershipWall {
         if let Some(code) = out_of_order(inner) {
             let mut verdict = verdict.get().core();
             verdict.violate(ViolationKind::ContextIntegrityFailure, code, None);
+            return Ok(false);
+        }
+        if !(ids::is_graphic(action.as_bytes()) && action.len() <= MAX_ACTION) {
+            let mut verdict = verdict.get().core();
+            verdict.violate(ViolationKind::ValidationError, "action_invalid", None);
             return Ok(false);
         }
         if resources.len() + mentioned.len() > MAX_RESOURCES {

@@ -69,6 +69,11 @@ class PermissionBoundarySystem:
         self._audit = audit
         self._service_timeout = service_timeout
         self._verify_context = verify_context
+        # What every check asks, without a way through the engine.
+        held = self.permission_engine
+        self._ask_wall = held._wall.evaluate  # noqa: SLF001 - the engine's other half
+        self._policy = held._policy if self._asks_roles else None  # noqa: SLF001
+        self._roles_beside = held._roles_beside if self._asks_roles and held._roles_of is not None else None  # noqa: SLF001
         named = ["roles"] if self._asks_roles else []
         self._engine_name = "+".join(named + [type(service).__name__ for service in self.services])
 
@@ -172,6 +177,8 @@ class PermissionBoundarySystem:
         return result
 
     def _resources(self, given: Iterable[Any]) -> tuple[Any, ...]:
+        if type(given) is tuple and len(given) <= MAX_RESOURCES:
+            return given
         if isinstance(given, str):
             # One name, and not its letters.
             return (given,)
@@ -189,19 +196,15 @@ class PermissionBoundarySystem:
         if not isinstance(context, UserExecutionContext):
             self._violate(result, ViolationType.CONTEXT_INTEGRITY_FAILURE, "not_a_context")
             return False
-        if not isinstance(action, str) or not action.strip() or len(action) > MAX_ACTION or not action.isprintable():
-            self._violate(result, ViolationType.VALIDATION_ERROR, "action_invalid")
-            return False
         if self._verify_context:
             try:
                 context.verify_isolation()
             except ContextIsolationError:
                 self._violate(result, ViolationType.CONTEXT_INTEGRITY_FAILURE, "context_not_isolated")
                 return False
-        engine, verdict = self.permission_engine, result._verdict  # noqa: SLF001 - the result's other half
-        if self._asks_roles:
-            return engine._evaluate(context, action, resources, mentioned, verdict)  # noqa: SLF001 - the engine's other half
-        return engine._wall.evaluate(context, action, resources, mentioned, None, verdict)  # noqa: SLF001
+        roles = self._roles_beside(context) if self._roles_beside is not None else None
+        verdict = result._verdict  # noqa: SLF001 - the result's other half
+        return self._ask_wall(context, action, resources, mentioned, self._policy, verdict, roles)
 
     async def _awaited(self, result: PermissionValidationResult, answer: Awaitable[bool]) -> Any:
         limit = asyncio.timeout(self._service_timeout)
