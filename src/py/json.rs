@@ -230,14 +230,14 @@ pub(crate) fn entries<'py>(dict: &Bound<'py, PyDict>) -> Vec<(Bound<'py, PyAny>,
 }
 
 /// Why a dictionary could not be gone through, or what `write` said of an entry.
-enum EntryFault<E> {
+pub(crate) enum EntryFault<E> {
     Changed,
     Of(E),
 }
 
 /// Calls `write` with each entry. Writing a value may run Python code; a dictionary whose size that changes is refused.
 #[allow(unsafe_code)]
-fn each_entry<'py, E>(
+pub(crate) fn each_entry<'py, E>(
     dict: &Bound<'py, PyDict>,
     mut write: impl FnMut(&Bound<'py, PyAny>, &Bound<'py, PyAny>) -> Result<(), E>,
 ) -> Result<(), EntryFault<E>> {
@@ -256,7 +256,7 @@ fn each_entry<'py, E>(
     Ok(())
 }
 
-const CHANGED: &str = "the dictionary changed while it was written; pass a copy of it";
+pub(crate) const CHANGED: &str = "the dictionary changed while it was written; pass a copy of it";
 
 /// Appends the members of `dict` to an object that is open.
 fn write_members(out: &mut String, dict: &Bound<'_, PyDict>, depth: usize, style: Style<'_>) -> Result<(), Fault> {

@@ -11,7 +11,7 @@ use pyo3::types::{
     PyTime, PyTuple, PyType,
 };
 
-use super::super::json::{entries, exception_text, to_json};
+use super::super::json::{CHANGED, EntryFault, each_entry, entries, exception_text, to_json};
 use super::limit_error;
 use crate::ids;
 use crate::sanitize::{
@@ -127,37 +127,26 @@ impl<'a, 'py> Walk<'a, 'py> {
     }
 
     fn dict(&mut self, dict: &Bound<'py, PyDict>, rule: KeyRule, depth: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let mut members = entries(dict);
-        let mut changed = false;
-        for (key, value) in &mut members {
-            let mut own = KeyRule::Plain;
-            if let Ok(name) = key.cast::<PyString>() {
-                let name = lossy(name)?;
-                own = rule_of(&name);
-                self.path.push(Step::KeyItself);
-                let shown = self.text(&name, KeyRule::Plain);
-                self.path.pop();
-                if let Some(shown) = shown? {
-                    *key = PyString::new(self.py, &shown).into_any();
-                    changed = true;
-                }
-            }
-            // Within what is secret as a whole, what looks random is.
-            let within = if rule == KeyRule::Plain {
-                KeyRule::Plain
-            } else {
-                KeyRule::Suspect
-            };
-            self.path.push(Step::Key(key.clone()));
-            let shown = self.value(value, own.max(within), depth + 1);
-            self.path.pop();
-            if let Some(shown) = shown? {
-                *value = shown;
-                changed = true;
-            }
+        // What changes is kept by its place: nearly always it is nothing.
+        let mut changes = Vec::new();
+        let mut place = 0;
+        let walked = each_entry(dict, |key, value| {
+            let change = self.member(key, value, rule, depth)?;
+            changes.extend(change.map(|change| (place, change)));
+            place += 1;
+            Ok::<_, PyErr>(())
+        });
+        match walked {
+            Ok(()) => {}
+            Err(EntryFault::Of(error)) => return Err(error),
+            Err(EntryFault::Changed) => return Err(PyValueError::new_err(CHANGED)),
         }
-        if !changed {
+        if changes.is_empty() {
             return Ok(None);
+        }
+        let mut members = entries(dict);
+        for (place, change) in changes {
+            members[place] = change;
         }
         let copy = PyDict::new(self.py);
         for (key, value) in members {
@@ -173,20 +162,56 @@ impl<'a, 'py> Walk<'a, 'py> {
         Ok(Some(copy.into_any()))
     }
 
-    fn items(&mut self, value: &Bound<'py, PyAny>, rule: KeyRule, depth: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let mut items: Vec<_> = value.try_iter()?.collect::<PyResult<_>>()?;
-        let mut changed = false;
-        for (at, item) in items.iter_mut().enumerate() {
-            self.path.push(Step::Index(at));
-            let shown = self.value(item, rule, depth + 1);
+    /// A key and its value, if either changes.
+    fn member(
+        &mut self,
+        key: &Bound<'py, PyAny>,
+        value: &Bound<'py, PyAny>,
+        rule: KeyRule,
+        depth: usize,
+    ) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
+        let (mut own, mut shown_key) = (KeyRule::Plain, None);
+        if let Ok(name) = key.cast::<PyString>() {
+            let name = lossy(name)?;
+            own = rule_of(&name);
+            self.path.push(Step::KeyItself);
+            let shown = self.text(&name, KeyRule::Plain);
             self.path.pop();
-            if let Some(shown) = shown? {
-                *item = shown;
-                changed = true;
-            }
+            shown_key = shown?.map(|shown| PyString::new(self.py, &shown).into_any());
         }
-        if !changed {
+        // Within what is secret as a whole, what looks random is.
+        let within = if rule == KeyRule::Plain {
+            KeyRule::Plain
+        } else {
+            KeyRule::Suspect
+        };
+        self.path.push(Step::Key(shown_key.as_ref().unwrap_or(key).clone()));
+        let shown = self.value(value, own.max(within), depth + 1);
+        self.path.pop();
+        Ok(match (shown_key, shown?) {
+            (None, None) => None,
+            (shown_key, shown) => Some((
+                shown_key.unwrap_or_else(|| key.clone()),
+                shown.unwrap_or_else(|| value.clone()),
+            )),
+        })
+    }
+
+    fn items(&mut self, value: &Bound<'py, PyAny>, rule: KeyRule, depth: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let mut changes = Vec::new();
+        for (at, item) in value.try_iter()?.enumerate() {
+            self.path.push(Step::Index(at));
+            let shown = self.value(&item?, rule, depth + 1);
+            self.path.pop();
+            changes.extend(shown?.map(|shown| (at, shown)));
+        }
+        if changes.is_empty() {
             return Ok(None);
+        }
+        let mut items: Vec<_> = value.try_iter()?.collect::<PyResult<_>>()?;
+        for (at, shown) in changes {
+            let item = items.get_mut(at).ok_or_else(|| PyValueError::new_err(CHANGED))?;
+            *item = shown;
         }
         let py = self.py;
         Ok(Some(if value.is_instance_of::<PyList>() {

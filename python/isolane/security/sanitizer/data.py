@@ -107,22 +107,21 @@ class DataSanitizer:
                 the boundaries ``log`` and ``audit`` the value becomes ``{"_sanitized": "limit"}`` instead.
             TypeError: an object in it has no form that could be looked through.
         """
-        self._check_boundary(boundary)
+        if boundary not in self._modes:
+            self._check_boundary(boundary)
+        modes = self._modes[boundary]
+        user_id = context if isinstance(context, str) else _user_of(context)
         try:
-            return self._walk(value, _user_of(context), self._modes[boundary], boundary)
+            shown, records = self._core.walk(value, user_id, modes.secret, modes.personal, self._detectors)
         except SanitizeLimitError:
             if not _DEFAULTS[boundary][1]:
                 raise
             return Sanitized(dict(TOO_LARGE), ())
+        return Sanitized(shown, _checked(boundary, records) if records else ())
 
     def _walk(self, value: Any, user_id: str, modes: Modes, boundary: str) -> Sanitized:
         shown, records = self._core.walk(value, user_id, modes.secret, modes.personal, self._detectors)
-        if not records:
-            return Sanitized(shown, ())
-        findings = tuple(Finding(*record) for record in records)
-        if any(finding.action == "block" for finding in findings):
-            raise SanitizeBlockedError(boundary, findings)
-        return Sanitized(shown, findings)
+        return Sanitized(shown, _checked(boundary, records))
 
     def sanitize_input_data(self, data: Any, context: Any) -> Any:
         """Look through what a user sends, by the modes of the boundary ``input``. Returns the value."""
@@ -210,6 +209,14 @@ class DataSanitizer:
 
     def __repr__(self) -> str:
         return f"<DataSanitizer {len(self._detectors)} detectors>"
+
+
+def _checked(boundary: str, records: list[tuple[str, str, int, int, str]]) -> tuple[Finding, ...]:
+    """Return the findings of a walk. Raises ``SanitizeBlockedError`` if any of them must not pass."""
+    findings = tuple(map(Finding._make, records))
+    if any(finding.action == "block" for finding in findings):
+        raise SanitizeBlockedError(boundary, findings)
+    return findings
 
 
 def _user_of(context: Any) -> str:

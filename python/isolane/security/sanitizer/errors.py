@@ -13,8 +13,6 @@ class SanitizeBlockedError(ValueError):
         findings: what was found. They say where and of what kind, and not what.
     """
 
-    status_code = 422
-
     def __init__(self, boundary: str, findings: tuple[Finding, ...]) -> None:
         blocked = [finding for finding in findings if finding.action == "block"]
         kinds = ", ".join(sorted({finding.kind for finding in blocked}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 Mode = Literal["off", "detect", "mask", "block"]
 """What is done with a finding: it is not looked for, reported, replaced, or the whole value is refused."""
@@ -29,8 +29,7 @@ class Modes:
     personal: Mode
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Something that was found. It says where and what kind, never what was there.
 
     Attributes:
@@ -49,8 +48,7 @@ class Finding:
     action: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sanitized:
+class Sanitized(NamedTuple):
     """A value that may pass.
 
     Attributes:
