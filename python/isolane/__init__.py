@@ -142,6 +142,7 @@ from isolane.security import (
     TimeRange,
     UserQuarantinedError,
 )
+from isolane.security.alerts import AlertSink, LoggingAlertSink, SecurityAlert, WebhookAlertSink
 from isolane.security.authentication import (
     AccessRefusedError,
     AuthInQueryForbiddenError,
@@ -166,6 +167,9 @@ from isolane.security.authentication import (
     TokenExpiredError,
     VerifiedToken,
 )
+from isolane.security.boundary import IsolationRestoreReport, SecurityBoundaryManager
+from isolane.security.enforcer import BoundaryViolation, IsolationEnforcer
+from isolane.security.monitor import SecurityMonitor, SecurityRule
 from isolane.security.permissions import (
     Grants,
     PermissionAnswer,
@@ -182,6 +186,7 @@ from isolane.security.permissions import (
     resource_name,
 )
 from isolane.security.probe import CanaryProbe, ProbeResult
+from isolane.security.queries import ForeignQueryError, QueryBoundary
 from isolane.tools import (
     DispatchStrategy,
     ParameterProblem,
@@ -214,6 +219,7 @@ __all__ = [
     "AdaptiveSemaphore",
     "AgentInstanceFactory",
     "AgentRegistry",
+    "AlertSink",
     "AuditClass",
     "AuditHealth",
     "AuditKeyError",
@@ -226,6 +232,7 @@ __all__ = [
     "AuditVerification",
     "AuthInQueryForbiddenError",
     "BaseAgent",
+    "BoundaryViolation",
     "BudgetExceeded",
     "CallableKey",
     "CanaryProbe",
@@ -265,6 +272,7 @@ __all__ = [
     "FieldDecryptionError",
     "FileKey",
     "Finding",
+    "ForeignQueryError",
     "ForkedProcessError",
     "Grants",
     "HealthMonitor",
@@ -274,12 +282,15 @@ __all__ = [
     "InvalidEvent",
     "InvalidTokenError",
     "IsolatedExecutionEngine",
+    "IsolationEnforcer",
     "IsolationFinding",
+    "IsolationRestoreReport",
     "JwtVerifier",
     "KeyProvider",
     "KeySetError",
     "LimitRejected",
     "LimitTimeout",
+    "LoggingAlertSink",
     "LoopAccount",
     "LoopBudgetExceeded",
     "LoopLag",
@@ -313,6 +324,7 @@ __all__ = [
     "PoolUnavailableError",
     "ProbeResult",
     "Quarantine",
+    "QueryBoundary",
     "ResourceAccess",
     "ResourceMetrics",
     "ResourcePoolManager",
@@ -329,10 +341,14 @@ __all__ = [
     "Sanitized",
     "ScanCoverage",
     "ScanMode",
+    "SecurityAlert",
     "SecurityAuditEvent",
     "SecurityAuditIntegration",
+    "SecurityBoundaryManager",
     "SecurityEvent",
+    "SecurityMonitor",
     "SecurityReport",
+    "SecurityRule",
     "SemaphoreStats",
     "SemaphoreStatsCollector",
     "Session",
@@ -381,6 +397,7 @@ __all__ = [
     "WebSocketBridgeFactory",
     "WebSocketConfig",
     "WebSocketEvent",
+    "WebhookAlertSink",
     "__version__",
     "account",
     "audit_isolation",
