@@ -51,6 +51,8 @@ def example(name: str, scope: str | None) -> Exception:
     cls = CLASSES[name]
     if cls is isolane.BudgetExceeded:
         return cls("full", 10, "process" if scope == "global" else scope)
+    if cls in {isolane.AuditUnavailableError, isolane.ForeignQueryError}:
+        return cls("permission", "refused")
     return cls("refused", scope) if scope else cls("refused")
 
 

@@ -52,6 +52,7 @@ from isolane.security.probe import CanaryProbe
 if TYPE_CHECKING:
     from isolane.fastapi.sockets import Delivery
     from isolane.fastapi.sse import EventStream
+    from isolane.tools import UnifiedToolDispatcherFactory
 
 logger = logging.getLogger("isolane.fastapi")
 
@@ -95,6 +96,7 @@ class Isolane:
         audit: AuditSink | None = None,
         contamination: ContaminationDetector | None = None,
         probe_seconds: float | None = None,
+        tools: UnifiedToolDispatcherFactory | None = None,
     ) -> None:
         self.settings = settings
         self.authenticate = authenticate
@@ -129,6 +131,7 @@ class Isolane:
             agent_factory=AgentInstanceFactory(registry),
             limiter=self.limiter,
             memory=memory,
+            tool_dispatcher_factory=tools,
         )
         self.contamination = contamination
         if contamination is not None and contamination.quarantine is not None:
@@ -340,6 +343,7 @@ def setup(
     audit: AuditSink | None = None,
     contamination: ContaminationDetector | None = None,
     probe_seconds: float | None = None,
+    tools: UnifiedToolDispatcherFactory | None = None,
     problem_details: bool = True,
 ) -> Isolane:
     """Add isolane to an application, before it starts.
@@ -363,6 +367,7 @@ def setup(
         contamination: looks at events, caches and errors while the application runs. Default: nobody does. For the
             bodies of responses add ``ContaminationMiddleware``.
         probe_seconds: how often its ``CanaryProbe`` runs, such as 60. Default: never.
+        tools: makes the dispatchers that agents get by ``context.get_tool_dispatcher()``. Default: there are none.
         problem_details: answer isolane's exceptions with problem documents.
 
     Adds one middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
@@ -390,6 +395,7 @@ def setup(
         audit=audit,
         contamination=contamination,
         probe_seconds=probe_seconds,
+        tools=tools,
     )
     app.state.isolane = isolane
     app.add_middleware(IsolaneMiddleware, isolane=isolane)

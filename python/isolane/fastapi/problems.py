@@ -38,7 +38,9 @@ from isolane.security.authentication.errors import (
     SubprotocolRefusedError,
     TokenExpiredError,
 )
-from isolane.security.errors import ResponseWithheldError, UserQuarantinedError
+from isolane.security.errors import AuditUnavailableError, ResponseWithheldError, UserQuarantinedError
+from isolane.security.permissions.errors import TEXTS, PermissionDeniedError
+from isolane.security.queries import ForeignQueryError
 
 logger = logging.getLogger("isolane.fastapi")
 
@@ -113,6 +115,12 @@ def _not_found(error: Any) -> Problem:
     return Problem(404, "not_found", "Not found", close_code=4503)
 
 
+def _denied(error: PermissionDeniedError) -> Problem:
+    code = error.code if error.code in TEXTS else "permission_denied"
+    retry_after = 5 if error.status_code == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return Problem(error.status_code, code, str(error).capitalize(), retry_after, 4029 if retry_after else 4503)
+
+
 def _access(error: AccessRefusedError) -> Problem:
     return Problem(error.status_code, error.code, str(error), getattr(error, "retry_after", None), error.close_code)
 
@@ -136,6 +144,10 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     ),
     ContextIsolationError: _not_found,
     ResponseWithheldError: lambda error: Problem(500, error.code, "The response was withheld", close_code=4503),
+    PermissionDeniedError: _denied,
+    # Which table was asked for without a condition is for whoever runs the service.
+    ForeignQueryError: lambda _: Problem(403, "forbidden", "Not allowed", close_code=4503),
+    AuditUnavailableError: lambda _: Problem(503, "unavailable", "The service cannot do this now", 5, 4029),
     UserQuarantinedError: lambda error: Problem(403, error.code, "No run can be started", close_code=4503),
     EngineDrainingError: lambda error: Problem(503, "draining", str(error), error.retry_after, 4001),
     EngineLimitError: lambda error: _limit(error, "engine_limit"),
