@@ -412,3 +412,101 @@ impl State {
         Turn::Write(batch, (told != PerClass::default()).then_some(told))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::record::Severity;
+
+    fn entry(class: AuditClass, taken: Micros) -> Entry {
+        Entry {
+            class,
+            severity: Severity::Info,
+            user: None,
+            body: String::new(),
+            unix: taken,
+            taken,
+        }
+    }
+
+    fn taken(turn: Turn) -> (Vec<Micros>, Option<PerClass>) {
+        match turn {
+            Turn::Write(batch, lost) => (batch.iter().map(|entry| entry.taken).collect(), lost),
+            other => panic!("a batch, not {other:?}"),
+        }
+    }
+
+    fn intake() -> Intake {
+        let settings = IntakeSettings {
+            spill: 2,
+            linger: Duration::ZERO,
+            ..IntakeSettings::default()
+        };
+        Intake::new(settings, 0)
+    }
+
+    #[test]
+    fn a_record_that_waited_too_long_makes_the_log_sick_until_a_commit() {
+        let intake = intake();
+        intake.offer(entry(AuditClass::Permission, 1_000)).expect("it is well");
+        assert!(intake.offer(entry(AuditClass::Admin, 251_000)).is_ok(), "just in time");
+        let refused = intake.offer(entry(AuditClass::Admin, 251_001)).expect_err("too late");
+        assert!(refused.reason.contains("has not answered"), "{refused}");
+        assert_eq!(intake.health(251_001).status, Status::Sick);
+        // The ring keeps the newest; what is for it counts as taken.
+        for at in [252_000, 253_000, 254_000] {
+            assert!(intake.offer(entry(AuditClass::Lifecycle, at)).is_ok());
+        }
+        assert!(intake.offer(entry(AuditClass::Debug, 255_000)).is_ok());
+        assert_eq!(intake.health(255_000).lost, [0, 0, 1, 1, 1]);
+        // Under way, it is still the same record that waits.
+        let (batch, lost) = taken(intake.next(256, None));
+        assert_eq!(batch, [1_000, 251_000, 253_000, 254_000]);
+        assert_eq!(lost, Some([0, 0, 1, 1, 1]));
+        assert_eq!(intake.health(600_000).status, Status::Sick);
+        intake.committed(4, 1, 600_000, None, None);
+        assert_eq!(intake.health(600_000).status, Status::Ok);
+        assert!(intake.offer(entry(AuditClass::Admin, 600_001)).is_ok());
+    }
+
+    #[test]
+    fn what_a_failed_commit_had_comes_first_again_and_its_losses_are_told_later() {
+        let intake = intake();
+        for at in 1..=3 {
+            intake.offer(entry(AuditClass::Permission, at)).expect("it is well");
+        }
+        let Turn::Write(batch, lost) = intake.next(2, None) else {
+            panic!("a batch");
+        };
+        assert!(intake.failed(batch, lost, "the disk is full"));
+        let refused = intake.offer(entry(AuditClass::Isolation, 4)).expect_err("it is sick");
+        assert_eq!(refused.reason, "the disk is full");
+        let Turn::Write(batch, lost) = intake.next(2, None) else {
+            panic!("a batch");
+        };
+        assert_eq!(lost, Some([0, 1, 0, 0, 0]));
+        intake.failed(batch, lost, "the disk is full");
+        let (batch, lost) = taken(intake.next(256, None));
+        assert_eq!((batch, lost), (vec![1, 2, 3], Some([0, 1, 0, 0, 0])));
+    }
+
+    #[test]
+    fn an_answer_waits_for_what_was_taken_before_and_for_nothing_else() {
+        let intake = intake();
+        intake.offer(entry(AuditClass::Permission, 1)).expect("it is well");
+        let (answer, _answered) = std::sync::mpsc::sync_channel(1);
+        intake.ask(Asked {
+            ask: Ask::Flush,
+            answer,
+            after: 0,
+        });
+        let (batch, _) = taken(intake.next(256, None));
+        assert_eq!(batch, [1]);
+        intake.offer(entry(AuditClass::Permission, 2)).expect("it is well");
+        intake.committed(1, 0, 1, None, None);
+        assert!(
+            matches!(intake.next(256, None), Turn::Answer(_)),
+            "before what came after it"
+        );
+    }
+}
