@@ -26,6 +26,7 @@ from isolane.agents.registry import UnknownAgentError
 from isolane.engines.errors import EngineDrainingError, EngineLimitError, RunCancelledError, RunExpiredError
 from isolane.fastapi.principal import NotAuthenticatedError
 from isolane.limits import LimitTimeout
+from isolane.security.permissions.errors import TEXTS, PermissionDeniedError
 
 logger = logging.getLogger("isolane.fastapi")
 
@@ -100,10 +101,16 @@ def _not_found(error: Any) -> Problem:
     return Problem(404, "not_found", "Not found", close_code=4503)
 
 
+def _denied(error: PermissionDeniedError) -> Problem:
+    code = error.code if error.code in TEXTS else "permission_denied"
+    return Problem(error.status_code, code, str(error), 5 if code == "unavailable" else None, 4503)
+
+
 PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     InvalidContextError: _invalid,
     NotAuthenticatedError: lambda _: Problem(401, "unauthenticated", "Sign in first", close_code=4501),
     ContextIsolationError: _not_found,
+    PermissionDeniedError: _denied,
     EngineDrainingError: lambda error: Problem(503, "draining", str(error), error.retry_after, 4001),
     EngineLimitError: lambda error: _limit(error, "engine_limit"),
     RunCancelledError: lambda _: Problem(409, "run_cancelled", "The run was cancelled"),
