@@ -266,6 +266,7 @@ def all_targets() -> list[Target]:
         *_sanitizer(),
         *_sockets(),
         Target("tool call without the tool", tools.GROUP, tools.CALL, tools.OWN, Rule.TIME, 5e-6, floor=TOOL_CALL),
+        Target("decision and book of a tool call", tools.GROUP, tools.DECIDED, tools.OWN, Rule.TIME, 5e-6),
         Target("decision of the wall", tools.GROUP, tools.WALL, tools.WALL_SIDE, Rule.TIME, 400e-9),
         *_many_users(),
         Target("untouched context", memory.GROUP, memory.CONTEXTS, memory.UNTOUCHED, Rule.BYTES, 768),

@@ -572,3 +572,15 @@ def test_what_is_no_service_is_not_taken() -> None:
         PermissionBoundarySystem(services=[object()])  # type: ignore[list-item]
     with contextlib.suppress(TypeError), pytest.raises(ValueError, match="service_timeout"):
         PermissionBoundarySystem(service_timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("permission_denied", 403), ("not_found", 404), ("too_many_resources", 400), ("unavailable", 503)],
+)
+def test_a_client_is_told_the_code_and_nothing_else(code, status) -> None:
+    from isolane.fastapi.problems import PROBLEMS  # noqa: PLC0415 - the only test that wants it
+
+    problem = PROBLEMS[PermissionDeniedError](PermissionDeniedError(code))
+    assert (problem.status, problem.code) == (status, code)
+    assert (problem.retry_after is not None) is (code == "unavailable")

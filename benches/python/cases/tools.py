@@ -95,6 +95,17 @@ def _loop(make: Callable[[], Callable[[], Any]]) -> Run:
     return run
 
 
+async def _decided(loops: int) -> float:
+    factory = UnifiedToolDispatcherFactory(permissions=PermissionEngine.for_tools({"everyone": ["search"]}))
+    check, begin, context = factory.permissions.check, factory.calls.begin, _context()
+    resources = ("tool:search",)
+    start = now()
+    for _ in range(loops):
+        if check(context, "tool.execute", resources):
+            begin(context, "search", 30.0).end("ok")
+    return now() - start
+
+
 def _context() -> Any:
     return UserContextFactory.create_context(USER, permissions=["analyst"])
 
@@ -147,6 +158,7 @@ AUDITED = "the same, each check recorded"
 PEER = "the design document's dispatcher in plain Python"
 LANGCHAIN = "langchain-core tool.ainvoke"
 CALL = "a tool call without the tool"
+DECIDED = "the same, its decision and its book alone"
 WALL = "the wall, one's own resource"
 WALL_SIDE = "isolane OwnershipWall"
 CHECK = "a check of one resource, 31 roles"
@@ -173,6 +185,7 @@ def cases() -> list[Case]:
             note="What the peer leaves out is said in `benches/python/peers/tool_dispatcher.py`. LangChain checks the "
             "parameters and calls the tool, without permissions and events. " + missing,
         ),
+        Case(GROUP, DECIDED, (Side(OWN, awaits(_decided)),), note="Without parameters, events and coroutines."),
         Case(
             GROUP,
             WALL,

@@ -25,6 +25,9 @@ MAX_NAME = 256
 MAX_ACTION = 128
 """Longest name of an action."""
 
+SEVERITIES = tuple(Severity)
+"""From the least to the worst."""
+
 UNANSWERED: Any = object()
 """Stands for the answer of a service that gave none; why is noted already."""
 
@@ -249,31 +252,41 @@ class PermissionBoundarySystem:
 
     @staticmethod
     def _event(result: PermissionValidationResult, context: Any, resources: tuple[Any, ...]) -> SecurityEvent:
-        violations = result.violations
-        crossed = any(each.type is ViolationType.CROSS_USER_ACCESS_RISK for each in violations)
-        severity = max((each.severity for each in violations), key=list(Severity).index, default=Severity.INFO)
-        known = context if isinstance(context, UserExecutionContext) else None
+        verdict = result._verdict  # noqa: SLF001 - the result's other half
+        violations = verdict.violations
+        crossed = any(kind == ViolationType.CROSS_USER_ACCESS_RISK for kind, *_ in violations)
+        data: dict[str, Any] = {
+            "action": str(result.action)[:MAX_ACTION],
+            "resources": [name[:MAX_NAME] for name in _names(resources)[:MAX_RESOURCES]],
+            "permitted": verdict.permitted,
+            "evaluated": verdict.evaluated,
+            "violations": [[kind, code, resource] for kind, code, resource, _ in violations],
+            "policies": verdict.policies,
+            "policy_revision": verdict.revision,
+            "engine": result.engine,
+            "micros": verdict.micros,
+        }
+        user_id = None
+        if isinstance(context, UserExecutionContext):
+            user_id = context.user_id
+            data["run_id"], data["request_id"] = context.run_id, context.request_id
+        severities = [Severity(severity) for *_, severity in violations]
         return SecurityEvent(
-            name="authz_permitted" if result.permitted else "malicious_direct_reference" if crossed else "authz_fail",
+            name=_event_name(permitted=verdict.permitted, crossed=crossed),
             audit_class=AuditClass.ISOLATION if crossed else AuditClass.PERMISSION,
-            user_id=known.user_id if known is not None else None,
-            severity=severity,
-            data={
-                "action": str(result.action)[:MAX_ACTION],
-                "resources": [name[:MAX_NAME] for name in _names(resources)[:MAX_RESOURCES]],
-                "permitted": result.permitted,
-                "evaluated": result.confidence_score > 0,
-                "violations": [[each.type.value, each.code, each.resource] for each in violations],
-                "policies": list(result.determining_policies),
-                "policy_revision": result.policy_revision,
-                "engine": result.engine,
-                "micros": result.micros,
-                **({} if known is None else {"run_id": known.run_id, "request_id": known.request_id}),
-            },
+            user_id=user_id,
+            severity=max(severities, key=SEVERITIES.index) if severities else Severity.INFO,
+            data=data,
         )
 
     def __repr__(self) -> str:
         return f"<PermissionBoundarySystem {self._engine_name}>"
+
+
+def _event_name(*, permitted: bool, crossed: bool) -> str:
+    if permitted:
+        return "authz_permitted"
+    return "malicious_direct_reference" if crossed else "authz_fail"
 
 
 def _close(answer: Any) -> None:
