@@ -340,8 +340,8 @@ def test_controls_that_fail_make_it_inconclusive(detector, monkeypatch):
         def __getattr__(self, name: str) -> Any:
             return getattr(scanner, name)
 
-        def controls(self) -> bool:
-            return False
+        def standing(self) -> tuple[int, int, bool]:
+            return (*scanner.standing()[:2], False)
 
     scanner = detector.scanner
     monkeypatch.setattr(detector, "scanner", Blind())

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from isolane._core import (
@@ -85,6 +86,7 @@ class ContaminationDetector:
         on_violation: Callable[[ContaminationReport], object] | None = None,
     ) -> None:
         self._modes = _modes(scan_points)
+        self._shown_modes = MappingProxyType({name: mode.value for name, mode in self._modes.items()})
         self.scanner = Scanner(key)
         self.grants = grants
         self.audit = audit
@@ -150,6 +152,7 @@ class ContaminationDetector:
         """Change what a scan point does, from the next look on."""
         self.mode(boundary)
         self._modes[boundary] = ScanMode(mode)
+        self._shown_modes = MappingProxyType({name: mode.value for name, mode in self._modes.items()})
         if self._installed:
             self.install()
 
@@ -301,15 +304,13 @@ class ContaminationDetector:
         granted: int,
         checked: list[str] | None = None,
     ) -> ContaminationReport:
-        figures = self.scanner.figures()
-        deliveries = _deliveries(figures)
+        planted, deliveries, works = self.scanner.standing()
         enforces = self._modes[boundary] is ScanMode.ENFORCE
-        works = self.scanner.controls()
         controls = {name: works and self._modes[name] is not ScanMode.OFF for name in checked or [boundary]}
         coverage = ScanCoverage(
-            planted=figures["minted"] + figures["secrets"],
+            planted=planted,
             observed_own=collected.own,
-            scan_points={name: mode.value for name, mode in self._modes.items()},
+            scan_points=self._shown_modes,
             scanned_bytes=collected.scanned_bytes,
             complete=collected.complete,
             controls=controls,
@@ -365,7 +366,7 @@ class ContaminationDetector:
         each scan point ``deliveries``, ``bytes``, ``own`` and ``foreign``; ``leak_probability_upper_bound`` is never 0.
         """
         figures = self.scanner.figures()
-        deliveries = _deliveries(figures)
+        deliveries = self.scanner.standing()[1]
         return {
             **figures,
             "violations": self._violations,
@@ -392,11 +393,6 @@ def _modes(given: Mapping[str, str] | str) -> dict[str, ScanMode]:
         except ValueError:
             raise ValueError(f"the mode of {name} must be off, observe or enforce, got {wanted[name]!r}") from None
     return modes
-
-
-def _deliveries(figures: Mapping[str, Any]) -> int:
-    """Return how many are independent: the same data passes several boundaries, but each only once."""
-    return max(int(of["deliveries"]) for of in figures["boundaries"].values())
 
 
 def _required(user: Whose) -> str:

@@ -221,9 +221,16 @@ impl PyScanner {
         found.sightings.len() + found.more
     }
 
-    /// Whether a canary of one's own is seen and a foreign one caught.
-    fn controls(&self) -> bool {
-        self.inner.controls()
+    /// What each report rests on: canaries made and secrets registered; the deliveries of the boundary that has seen most;
+    /// whether the controls hold.
+    fn standing(&self) -> (u64, u64, bool) {
+        let deliveries = Boundary::ALL.map(|boundary| self.inner.coverage.of(boundary).deliveries);
+        let planted = self.inner.minted.get() + self.inner.secrets() as u64;
+        (
+            planted,
+            deliveries.into_iter().max().unwrap_or_default(),
+            self.inner.controls(),
+        )
     }
 
     /// Counts a scan that could not be done.
