@@ -23,8 +23,10 @@ pub struct Span {
     pub kind: Kind,
 }
 
-/// Shorter texts contain nothing that is looked for: the shortest address has six characters.
-const SHORTEST: usize = 6;
+/// The shortest address of a computer.
+const SHORTEST: usize = 3;
+/// Without an `@` the shortest is a social security number.
+const WITHOUT_SIGN: usize = 11;
 /// All keys and tokens, and accounts in one piece, have as many characters of a token in a row.
 const TOKEN: usize = 15;
 /// Fewest characters of what stands after `Bearer`.
@@ -36,7 +38,8 @@ pub(super) const MAX_NAME: usize = 64;
 pub fn scan(text: &str, kinds: Kinds, found: &mut Vec<Span>) {
     found.clear();
     let bytes = text.as_bytes();
-    if bytes.len() < SHORTEST || kinds == Kinds::NONE {
+    let short = bytes.len() < WITHOUT_SIGN && !bytes.contains(&b'@') && !kinds.has(Kind::Phone) && !kinds.has(Kind::Ip);
+    if bytes.len() < SHORTEST || short || kinds == Kinds::NONE {
         return;
     }
     around_at_signs(bytes, kinds, found);
