@@ -46,16 +46,17 @@ pub fn scan(text: &str, kinds: Kinds, found: &mut Vec<Span>) {
     around_digits(bytes, kinds, found);
     around_tokens(bytes, kinds, found);
     if bytes.len() > pem::BEGIN.len() && kinds.has(Kind::Pem) {
+        let mut past = 0;
         for start in ARMOUR.find_iter(bytes) {
-            if found.iter().any(|span| span.kind == Kind::Pem && span.end > start) {
-                continue;
-            }
-            if let Some(end) = pem::pem_at(bytes, start) {
+            if start >= past
+                && let Some(end) = pem::pem_at(bytes, start)
+            {
                 found.push(Span {
                     start,
                     end,
                     kind: Kind::Pem,
                 });
+                past = end;
             }
         }
     }
@@ -108,10 +109,12 @@ pub fn settle(text: &[u8], found: &mut Vec<Span>) {
         .filter(|span| span.kind == Kind::Credentials)
         .collect();
     found.retain(|span| {
-        span.kind != Kind::Email
-            || !credentials
-                .iter()
-                .any(|url| url.start <= span.start && span.start < url.end && text.get(url.end) == Some(&b'@'))
+        // In order, so the last one that begins before is the longest of its URL.
+        let before = &credentials[..credentials.partition_point(|url| url.start <= span.start)];
+        let within = before
+            .last()
+            .is_some_and(|url| span.start < url.end && text.get(url.end) == Some(&b'@'));
+        span.kind != Kind::Email || !within
     });
     let mut settled: Vec<Span> = Vec::with_capacity(found.len());
     for span in found.drain(..) {
