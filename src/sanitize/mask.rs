@@ -233,16 +233,14 @@ fn write_masks<'n>(
 
 /// Where a place of the masked text was before. Within a mask it is the mask's beginning or end.
 fn original(places: &[Place], at: usize, is_end: bool) -> usize {
-    let (mut masked, mut given) = (0, 0);
-    for place in places {
-        let (start, end) = place.mask;
-        if at <= start {
-            break;
-        }
-        if at < end {
-            return if is_end { place.span.end } else { place.span.start };
-        }
-        (masked, given) = (end, place.span.end);
+    let before = places.partition_point(|place| place.mask.1 <= at);
+    if let Some(place) = places.get(before)
+        && place.mask.0 < at
+    {
+        return if is_end { place.span.end } else { place.span.start };
     }
+    let (masked, given) = before
+        .checked_sub(1)
+        .map_or((0, 0), |last| (places[last].mask.1, places[last].span.end));
     given + (at - masked)
 }

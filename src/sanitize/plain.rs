@@ -56,9 +56,9 @@ fn plain(text: &[u8]) -> Vec<Span> {
         }
     }
     for found in URL.captures_iter(text) {
-        let part = found.get(1).expect("the group");
-        if let Some(start) = email::credentials_before(text, part.end()) {
-            add(start, part.end(), Kind::Credentials);
+        let inner = found.get(1).expect("the group");
+        if let Some(start) = email::credentials_before(text, inner.end()) {
+            add(start, inner.end(), Kind::Credentials);
         }
     }
     for (start, end) in DIGITS.find_iter(text).map(|found| (found.start(), found.end())) {

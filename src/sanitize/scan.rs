@@ -23,8 +23,10 @@ pub struct Span {
     pub kind: Kind,
 }
 
-/// Shorter texts contain nothing that is looked for: the shortest address has six characters.
-const SHORTEST: usize = 6;
+/// The shortest address of a computer.
+const SHORTEST: usize = 3;
+/// Without an `@` the shortest is a social security number.
+const WITHOUT_SIGN: usize = 11;
 /// All keys and tokens, and accounts in one piece, have as many characters of a token in a row.
 const TOKEN: usize = 15;
 /// Fewest characters of what stands after `Bearer`.
@@ -36,23 +38,25 @@ pub(super) const MAX_NAME: usize = 64;
 pub fn scan(text: &str, kinds: Kinds, found: &mut Vec<Span>) {
     found.clear();
     let bytes = text.as_bytes();
-    if bytes.len() < SHORTEST || kinds == Kinds::NONE {
+    let short = bytes.len() < WITHOUT_SIGN && !bytes.contains(&b'@') && !kinds.has(Kind::Phone) && !kinds.has(Kind::Ip);
+    if bytes.len() < SHORTEST || short || kinds == Kinds::NONE {
         return;
     }
     around_at_signs(bytes, kinds, found);
     around_digits(bytes, kinds, found);
     around_tokens(bytes, kinds, found);
     if bytes.len() > pem::BEGIN.len() && kinds.has(Kind::Pem) {
+        let mut past = 0;
         for start in ARMOUR.find_iter(bytes) {
-            if found.iter().any(|span| span.kind == Kind::Pem && span.end > start) {
-                continue;
-            }
-            if let Some(end) = pem::pem_at(bytes, start) {
+            if start >= past
+                && let Some(end) = pem::pem_at(bytes, start)
+            {
                 found.push(Span {
                     start,
                     end,
                     kind: Kind::Pem,
                 });
+                past = end;
             }
         }
     }
@@ -105,10 +109,12 @@ pub fn settle(text: &[u8], found: &mut Vec<Span>) {
         .filter(|span| span.kind == Kind::Credentials)
         .collect();
     found.retain(|span| {
-        span.kind != Kind::Email
-            || !credentials
-                .iter()
-                .any(|url| url.start <= span.start && span.start < url.end && text.get(url.end) == Some(&b'@'))
+        // In order, so the last one that begins before is the longest of its URL.
+        let before = &credentials[..credentials.partition_point(|url| url.start <= span.start)];
+        let within = before
+            .last()
+            .is_some_and(|url| span.start < url.end && text.get(url.end) == Some(&b'@'));
+        span.kind != Kind::Email || !within
     });
     let mut settled: Vec<Span> = Vec::with_capacity(found.len());
     for span in found.drain(..) {

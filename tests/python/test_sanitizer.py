@@ -290,6 +290,15 @@ def test_limits(sanitizer):
         sanitizer.sanitize([None] * (1 << 20))
 
 
+def test_many_findings_take_time_in_proportion(sanitizer):
+    for part in (f"{MAIL} ", f"{MAIL} {AWS} ", "x://a:b@c.de ", "é" + CARD + " "):
+        text = part * (900_000 // len(part))
+        for boundary in ("log", "ws_event", "input"):
+            found = sanitizer.sanitize(text, boundary=boundary).findings
+            assert len(found) >= 900_000 // len(part)
+            assert found[-1].end <= len(text)
+
+
 def test_masks_of_two_users_and_of_two_keys_differ():
     key = secrets.token_bytes(32)
     mails = [f"u{number}@example.com" for number in range(50)]

@@ -321,10 +321,9 @@ impl<'a, 'py> Walk<'a, 'py> {
             if span.kind != Kind::Custom {
                 return span.kind.name();
             }
-            let own = named
-                .iter()
-                .find(|named| named.span.start < span.end && span.start < named.span.end);
-            own.map_or(Kind::Custom.name(), |named| &named.name)
+            // All of which it was made begin in it, and they are in order.
+            let first = named.partition_point(|named| named.span.start < span.start);
+            named.get(first).map_or(Kind::Custom.name(), |named| &named.name)
         };
         let mode = self.modes.of(Kind::Custom);
         let none: &[Span] = &[];
@@ -336,31 +335,29 @@ impl<'a, 'py> Walk<'a, 'py> {
         };
         let shown = mask_with(text, rule, self.mask, masked, &name, &self.masks);
         let masked = shown.as_ref().map_or(none, |shown| &shown.found);
+        let mut places = Places::new(text);
         for span in masked {
-            self.record(text, span, name(span), Mode::Mask);
+            self.record(&mut places, span, name(span), Mode::Mask);
         }
         scan_value(text, rule, self.report, &mut found);
         if !reported.is_empty() {
             found.extend_from_slice(reported);
             settle(text.as_bytes(), &mut found);
         }
+        let mut places = Places::new(text);
         for span in &found {
-            if !masked
-                .iter()
-                .any(|other| other.start < span.end && span.start < other.end)
-            {
-                self.record(text, span, name(span), self.modes.of(span.kind));
+            let next = masked.partition_point(|other| other.end <= span.start);
+            if masked.get(next).is_none_or(|other| other.start >= span.end) {
+                self.record(&mut places, span, name(span), self.modes.of(span.kind));
             }
         }
         Ok(shown.map(|shown| shown.text))
     }
 
-    fn record(&mut self, text: &str, span: &Span, name: &str, mode: Mode) {
-        let before = text[..span.start].chars().count();
-        let within = text[span.start..span.end].chars().count();
-        let path = self.place();
+    fn record(&mut self, places: &mut Places<'_>, span: &Span, name: &str, mode: Mode) {
+        let (start, end) = (places.characters(span.start), places.characters(span.end));
         self.records
-            .push((path, name.to_owned(), before, before + within, mode.name()));
+            .push((self.place(), name.to_owned(), start, end, mode.name()));
     }
 
     fn place(&self) -> String {
@@ -417,7 +414,31 @@ impl<'a, 'py> Walk<'a, 'py> {
                 }
             }
         }
+        named.sort_unstable_by_key(|named| named.span.start);
         Ok(named)
+    }
+}
+
+/// Counts the characters before the places of a text, which are asked for in order: each is counted once.
+struct Places<'t> {
+    text: &'t str,
+    bytes: usize,
+    characters: usize,
+}
+
+impl<'t> Places<'t> {
+    fn new(text: &'t str) -> Self {
+        Self {
+            text,
+            bytes: 0,
+            characters: 0,
+        }
+    }
+
+    fn characters(&mut self, at: usize) -> usize {
+        self.characters += self.text[self.bytes..at].chars().count();
+        self.bytes = at;
+        self.characters
     }
 }
 
