@@ -383,7 +383,8 @@ class EventCursor:
         """
         Handles a frame of a client: answers `sub`, `ack`, `pong` or `ignored`, and `refused` when it gave too many commands,
         which closes the connection. A wish to cancel a run is returned, as the run and what the client calls the wish, to be
-        answered by `answer_cancel`; `auth_refresh` is for the caller to read, and to answer by `auth_refreshed`. Raises `ValueError` for a frame that is not well-formed.
+        answered by `answer_cancel`; `auth_refresh` is for the caller to read, and to answer by `auth_refreshed`. Raises
+        `ValueError` for a frame that is not well-formed.
         """
     def ping(self, /) -> None:
         """
