@@ -247,8 +247,8 @@ def test_a_cut_connection_resumes_without_hole_or_double(browser: "Browser", url
     page.route_web_socket("**/ws?*", serve)
     page.goto(url)
     pane = page.locator(".pane").first
-    sign_in(pane, "fay")
-    give_log(pane, "fay.csv", make_log("fay", 20_000))
+    sign_in(pane, "fern")
+    give_log(pane, "fern.csv", make_log("fern", 20_000))
     start(pane)
     report_of(pane)
     assert len(cuts) == 2
