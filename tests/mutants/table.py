@@ -366,8 +366,8 @@ KILLERS: dict[str, tuple[str, ...]] = {
         f"{P}tools.py::test_cancelled_at_any_turn_each_call_that_begins_completes",
     ),
     "ToolDeadlineIgnored": (
-        f"{P}tools.py::test_one_timer_serves_deadlines_in_any_order",
         "lib::tools::dispatch::tests::deadlines_come_in_their_order_and_once",
+        f"{P}tools.py::test_one_timer_serves_deadlines_in_any_order",
     ),
 }
 """The fault, and the tests that must notice it."""

@@ -753,7 +753,7 @@ async def test_one_timer_serves_deadlines_in_any_order(factory, context) -> None
         ended.append(seconds)
 
     tasks = [asyncio.create_task(call(each)) for each in seconds]
-    await asyncio.wait([tasks[0], tasks[1], tasks[3]])
+    await asyncio.wait([tasks[0], tasks[1], tasks[3]], timeout=10)
     assert ended == [0.01, 0.03, 0.06]
     await dispatcher.cleanup()
     await asyncio.wait(tasks)
