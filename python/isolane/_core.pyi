@@ -1174,7 +1174,7 @@ class SanitizerCore:
         Seals bytes for a place with a key of 32 bytes.
         """
     def walk(
-        self, /, value: Any, user_id: str, secret: str, personal: str, detectors: list
+        self, /, value: Any, user_id: str, secret: str, personal: str, detectors: SupportsGetItem[int, Any]
     ) -> tuple[typing.Any, list[tuple[str, str, int, int, str]]]:
         """
         Looks through a value. Returns it, or what is masked in its place, and `(path, kind, start, end, action)` of each finding.
