@@ -1136,10 +1136,6 @@ class Scanner:
     """
     def __new__(cls, /, key: bytes | None = None) -> Scanner: ...
     def __repr__(self, /) -> str: ...
-    def controls(self, /) -> bool:
-        """
-        Whether a canary of one's own is seen and a foreign one caught.
-        """
     def count_all(self, /, observer: str | None, text: str) -> int:
         """
         Looks for everything in one text. Returns how many sightings there are.
@@ -1189,6 +1185,11 @@ class Scanner:
     ) -> tuple[int, int, bool, list[Sighting]]:
         """
         Looks at a value. `first=False` for what was scanned on its way before, which does not count for the bound.
+        """
+    def standing(self, /) -> tuple[int, int, bool]:
+        """
+        What each report rests on: canaries made and secrets registered; the deliveries of the boundary that has seen most;
+        whether the controls hold.
         """
 
 @final
