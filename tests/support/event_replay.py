@@ -24,6 +24,8 @@ class Follow:
     place: int
     snapshot_due: bool = False
     ended: bool = False
+    asked_back: bool = False
+    """The client has asked from further back than it was."""
     asks_again: bool = False
     """The client was sent what overlaps with what it has, and waits for the answer to its next ``sub``."""
 
@@ -130,6 +132,7 @@ class Replay:
         follow = Follow(frame["e"], frame["n"], snapshot_due=mode == "snapshot")
         self.connected.follows[name] = follow
         own = self.positions.get(name)
+        follow.asked_back = own is not None and own[0] == epoch and isinstance(number, int) and number < own[1]
         if mode == "exact":
             asked = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**64
             other = epoch != frame["e"] if isinstance(epoch, str) else frame["n"] != 0
@@ -243,6 +246,9 @@ class Replay:
         follow.place = number
         self.received[frame["s"]] = max(self.received[frame["s"]], number)
         epoch, known = self.positions.get(frame["s"], (frame["e"], 0))
+        if epoch == frame["e"] and number <= known and follow.asked_back:
+            # It asked for what it had: the client ignores what does not go beyond that.
+            return
         if epoch == frame["e"] and number < known:
             self.flag("position", f"a snapshot moved the position back from {known} to {number}")
         self.positions[frame["s"]] = (frame["e"], number)

@@ -205,6 +205,10 @@ class FramedClient:
                         return frame["s"]
                     self.positions[frame["s"]] = (frame["e"], frame["n"])
             case "snap":
+                epoch, known = self.positions.get(frame["s"], (None, 0))
+                if epoch == frame["e"] and frame["n"] <= known:
+                    # It asked from further back than it was, or was sent more before the answer came.
+                    return None
                 self.positions[frame["s"]] = (frame["e"], frame["n"])
                 self.messages[frame["s"]] = list(frame["b"])
             case "end":

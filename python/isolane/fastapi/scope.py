@@ -71,9 +71,13 @@ class RequestScope:
     ) -> UserExecutionContext:
         """Make a run context that the middleware closes with this connection."""
         thread, run = await self._ids(conn, thread_id)
-        context = UserExecutionContext.from_fastapi_request(conn, principal.user_id, thread, run)
+        # What roles of tools and resources are asked of.
+        roles = principal.roles | principal.permissions
+        context = UserExecutionContext.from_fastapi_request(conn, principal.user_id, thread, run, permissions=roles)
         # Whoever opens the stream, an engine or an agent without one, it has the bounds of the settings.
         bind_event_bounds(context, **self.isolane.bridge.config.bounds())
+        if self.isolane.factory.tool_dispatcher_factory is not None:
+            context.bind_tool_dispatcher_factory(self.isolane.factory.tool_dispatcher_factory)
         if self.isolane.session_factory is not None:
             context.bind_session_factory(self.isolane.session_factory)
         self._owned.append(context)
