@@ -9,7 +9,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyType};
+use pyo3::types::{
+    PyBytes, PyDateAccess, PyDateTime, PyDict, PyList, PyString, PyTimeAccess, PyType, PyTzInfo, PyTzInfoAccess,
+};
 
 use super::json;
 use super::process::{CLOCK, Stamp};
@@ -22,7 +24,7 @@ use crate::audit::reading::{Body, Cursor, Reader, Wanted};
 use crate::audit::record::{CLASSES, PerClass};
 use crate::audit::verify::{Against, verify};
 use crate::audit::{AuditClass, AuditError, Entry, OnFailure, Severity, checkpoint, content};
-use crate::clock::{Clock, Micros, SystemClock, micros};
+use crate::clock::{Civil, Clock, Micros, SystemClock, micros};
 use crate::sanitize::EventTexts;
 use crate::sync::Mutex;
 
@@ -117,6 +119,31 @@ fn data_of(event: &Bound<'_, PyAny>) -> PyResult<String> {
         out.push('}');
     }
     Ok(out)
+}
+
+/// When an event happened, as ISO 8601. A datetime in UTC, which nearly all are, is written without asking Python.
+fn moment_of(at: &Bound<'_, PyAny>) -> PyResult<String> {
+    if let Ok(moment) = at.cast_exact::<PyDateTime>()
+        && let Some(zone) = moment.get_tzinfo()
+        && zone.is(PyTzInfo::utc(at.py())?)
+    {
+        let civil = Civil {
+            year: u16::try_from(moment.get_year()).unwrap_or_default(),
+            month: moment.get_month(),
+            day: moment.get_day(),
+            hour: moment.get_hour(),
+            minute: moment.get_minute(),
+            second: moment.get_second(),
+            micros: moment.get_microsecond(),
+        };
+        let mut out = String::with_capacity(27);
+        out.push_str(str::from_utf8(&civil.iso8601()).unwrap_or_default());
+        out.push('Z');
+        return Ok(out);
+    }
+    let mut out = String::new();
+    let written = json::write(&mut out, at, "at");
+    Ok(written.map_or_else(|_| String::new(), |()| out.trim_matches('"').to_owned()))
 }
 
 /// A count for each class.
@@ -239,12 +266,9 @@ impl AuditLog {
             Some(user.str()?.to_string_lossy().into_owned())
         };
         let name = text(event, intern!(py, "name"))?;
-        let mut at = String::new();
-        if json::write(&mut at, &event.getattr(intern!(py, "at"))?, "at", &EventTexts::plain()).is_err() {
-            at.clear();
-        }
+        let at = moment_of(&event.getattr(intern!(py, "at"))?)?;
         let data = data_of(event)?;
-        let body = content::body(&name.to_string_lossy(), user.as_deref(), at.trim_matches('"'), &data);
+        let body = content::body(&name.to_string_lossy(), user.as_deref(), &at, &data);
         let now = ClockOfLog.now();
         let entry = Entry {
             class,
