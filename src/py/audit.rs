@@ -142,7 +142,7 @@ fn moment_of(at: &Bound<'_, PyAny>) -> PyResult<String> {
         return Ok(out);
     }
     let mut out = String::new();
-    let written = json::write(&mut out, at, "at");
+    let written = json::write(&mut out, at, "at", &EventTexts::plain());
     Ok(written.map_or_else(|_| String::new(), |()| out.trim_matches('"').to_owned()))
 }
 
