@@ -226,8 +226,8 @@ class SecurityBoundaryManager:
     ) -> IsolationRestoreReport:
         """Isolate users at once: start nothing more for them, end what runs, drop what is cached, close their sockets.
 
-        It goes on whatever fails, and then looks again. Their logs stay, each readable by its own user only. Users stay
-        in quarantine until an operator releases them.
+        It goes on whatever fails, and then looks again. Cancelled, it no longer waits for runs to end and does the rest.
+        Their logs stay, each readable by its own user only. Users stay in quarantine until an operator releases them.
 
         Args:
             users: whom to isolate. Default: those whose live contexts hold something that is not their own.
@@ -240,12 +240,24 @@ class SecurityBoundaryManager:
         for user_id in isolated:
             if self.quarantine is not None:
                 self._attempt(failed, self.quarantine.quarantine, user_id, reason)
-        ended = await asyncio.gather(*(self._end_runs(user_id, failed) for user_id in isolated))
+        ended: list[bool] = []
+        try:
+            ended = await asyncio.gather(*(self._end_runs(user_id, failed) for user_id in isolated))
+        except asyncio.CancelledError:
+            failed.append("CancelledError")
+            raise
+        finally:
+            # Whoever is cancelled here does not leave sockets and caches as they were.
+            report = self._cut_off(isolated, sum(ended), failed)
+            self._record_emergency(report, reason)
+        return report
+
+    def _cut_off(self, isolated: tuple[str, ...], runs_ended: int, failed: list[str]) -> IsolationRestoreReport:
         sockets = sum(self._attempt(failed, close_sockets, user_id, RESYNC) or 0 for user_id in isolated)
         entries = sum((self._attempt(failed, clear_caches, user_id) or (0, 0))[0] for user_id in isolated)
         report = IsolationRestoreReport(
             users=isolated,
-            runs_ended=sum(ended),
+            runs_ended=runs_ended,
             sockets_closed=sockets,
             cache_entries=entries,
             remaining=tuple(_shared_by_contexts()),
@@ -253,7 +265,6 @@ class SecurityBoundaryManager:
         )
         with self._lock:
             self._counted = isolation_violations()
-        self._record_emergency(report, reason)
         return report
 
     def _attempt(self, failed: list[str], step: Any, *arguments: Any) -> Any:
