@@ -23,7 +23,9 @@ class Records:
 async def an_event_is_watched(world: World) -> None:
     monitor = SecurityMonitor()
     await ticks(1)
-    await monitor.process_security_event(SecurityEvent("authn_login_fail", AuditClass.PERMISSION, user_id=world.user))
+    await monitor.process_security_event(
+        SecurityEvent(name="authn_login_fail", audit_class=AuditClass.PERMISSION, user_id=world.user)
+    )
     assert monitor.get_statistics()["events"] == 1
 
 

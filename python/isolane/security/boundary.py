@@ -226,7 +226,7 @@ class SecurityBoundaryManager:
     ) -> IsolationRestoreReport:
         """Isolate users at once: start nothing more for them, end what runs, drop what is cached, close their sockets.
 
-        It goes on whatever fails, and then looks again. Cancelled, it no longer waits for runs to end and does the rest.
+        It goes on whatever fails, and then looks again. Cancelled, it waits for no run any more and does the rest.
         Their logs stay, each readable by its own user only. Users stay in quarantine until an operator releases them.
 
         Args:
