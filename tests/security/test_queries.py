@@ -59,6 +59,7 @@ PERMITTED = {
     "union": OWN_NOTES.union_all(OWN_NOTES),
     "shared": sa.select(Model, Note).join(Note, Note.id >= Model.id).where(Note.user_id == ANN),
     "count": sa.select(sa.func.count()).select_from(Note).where(Note.user_id == ANN),
+    "an operator of signs": sa.select(Note).where(Note.user_id == ANN, Note.text.op("||")("n") == "of annn"),
     "no table": sa.select(sa.literal(1)),
     "in a set of own": sa.select(Tag).where(
         Tag.owner_id == ANN, Tag.note_id.in_(sa.select(N.c.id).where(N.c.user_id == ANN))
@@ -122,6 +123,24 @@ REFUSED = {
     "upsert": (
         sqlite.insert(Note).values(id=1, user_id=ANN, text="x").on_conflict_do_update(set_={"text": "x"}),
         "unreadable",
+    ),
+    "what comes last": (sa.select(Note).where(Note.user_id == ANN).suffix_with("OR 1=1"), "text"),
+    "what comes first": (sa.select(Note).where(Note.user_id == ANN).prefix_with("text,"), "text"),
+    "last in a cte": (
+        sa.select(sa.select(N).where(N.c.user_id == ANN).cte("c").suffix_with("UNION SELECT * FROM notes").c.text),
+        "text",
+    ),
+    "hint": (sa.select(Note).where(Note.user_id == ANN).with_hint(Note, "OR 1=1"), "text"),
+    "hint behind all": (sa.select(Note).where(Note.user_id == ANN).with_statement_hint("OR 1=1"), "text"),
+    "hint of a change": (sa.delete(Note).where(Note.user_id == ANN).with_hint("OR 1=1"), "text"),
+    "operator": (
+        sa.select(Note).where(Note.user_id == ANN, Note.text.op("OR", precedence=99, is_comparison=True)("a")),
+        "text",
+    ),
+    "operator and comment": (sa.select(Note).where(Note.user_id == ANN, Note.text.bool_op("=--")("a")), "text"),
+    "returned from another": (
+        sa.update(Note).where(Note.user_id == ANN).values(text="x").returning(Tag.id),
+        "owner_missing",
     ),
     "ddl": (sa.schema.DropTable(N), "unreadable"),
     "raw": ("SELECT * FROM notes WHERE user_id = 'ann'", "text"),
