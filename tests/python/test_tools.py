@@ -129,6 +129,16 @@ async def test_a_planted_context_gets_no_dispatcher(factory, new_context, alice,
         factory.create_dispatcher(context)
 
 
+@pytest.mark.parametrize(
+    "said", [{"admin": True}, {"resources": ["query"]}, {"timeout": 1.0}, {"description": "x"}, {"name": "find"}]
+)
+def test_a_tool_that_was_made_is_not_described_anew_in_vain(said) -> None:
+    made = Tool.of(search)
+    assert ToolRegistry().register(made) is made
+    with pytest.raises(ToolRegistrationError, match=r"Tool\.of"):
+        ToolRegistry().register(made, **said)
+
+
 def test_names_that_are_taken_stay_with_their_tool(factory, context) -> None:
     factory.set_tool_registry([search])
     dispatcher = factory.create_dispatcher(context)
