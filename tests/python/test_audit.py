@@ -485,6 +485,62 @@ def test_a_user_is_shredded_and_keys_are_rotated(filled, capsys, tmp_path, monke
     assert answers(capsys)[0][0]["erased"] == 3
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["verify"],
+        ["inspect"],
+        ["prove", "0"],
+        ["shred-user", "ann", "--reason", "asked to"],
+        ["rotate-key", "--new-key-env", "ISOLANE_AUDIT_KEY"],
+        ["report"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_where_there_is_no_log_none_is_made_and_nobody_is_erased(filled, capsys, command):
+    none = filled / "typo"
+    assert main(["audit", command[0], str(none), *command[1:]]) == 3
+    assert "there is no audit log in" in answers(capsys)[1]
+    assert not none.exists()
+
+
+def test_an_erasure_that_erases_nothing_says_so(filled, capsys):
+    assert main(["audit", "shred-user", str(filled), "anne", "--reason", "asked to"]) == 0
+    said, told = answers(capsys)
+    assert said == [{"keys_destroyed": 0, "held": False}]
+    assert "Check the id" in told
+    assert main(["audit", "shred-user", str(filled), "ann", "--reason", "asked to"]) == 0
+    assert answers(capsys)[1] == ""
+
+
+def test_the_former_key_is_no_new_one(filled, capsys):
+    assert main(["audit", "rotate-key", str(filled), "--new-key-env", "ISOLANE_AUDIT_KEY"]) == 3
+    assert "the new key is the former one" in answers(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "--limit", "-1"],
+        ["prove", "-1"],
+        ["shred-user", "ann", "--reason", " "],
+        ["shred-user", "ann"],
+    ],
+)
+def test_wrong_arguments_are_told_as_such(filled, capsys, arguments):
+    with pytest.raises(SystemExit) as exited:
+        main(["audit", arguments[0], str(filled), *arguments[1:]])
+    assert exited.value.code == 2
+    assert "error: " in answers(capsys)[1]
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as exited:
+        main(["--version"])
+    assert exited.value.code == 0
+    assert capsys.readouterr().out == f"isolane {isolane.__version__}\n"
+
+
 def test_a_report_is_printed(filled, capsys):
     assert main(["audit", "report", str(filled), "--from", "2020-01-01", "--to", "2400-01-01"]) == 0
     ((report,), _) = answers(capsys)

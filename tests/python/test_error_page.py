@@ -13,6 +13,7 @@ import isolane
 import pytest
 from isolane.fastapi.principal import NotAuthenticatedError
 from isolane.fastapi.problems import PROBLEMS
+from isolane.tools.errors import ToolDispatchError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
@@ -23,6 +24,16 @@ ROW = re.compile(
     r"\| (?P<back>yes|no) \| (?P<close>\d{4}) \| (?P<todo>.+) \|$",
     re.MULTILINE,
 )
+TOOL_FIELDS = {
+    "ToolDispatchError": ("not shown",),
+    "ToolNotFoundError": (),
+    "ToolParameterError": ([],),
+    "ToolLimitError": ("64 calls", 1),
+    "ToolTimeoutError": (1.0,),
+    "ToolExecutionError": ("OSError",),
+    "ToolSanitizeError": (),
+    "ToolDispatcherClosedError": (),
+}
 SCOPES = {"user": ["user"], "process": ["global"], "run or the user": ["run", "user"]}
 
 
@@ -53,6 +64,8 @@ def example(name: str, scope: str | None) -> Exception:
         return cls("full", 10, "process" if scope == "global" else scope)
     if cls in {isolane.AuditUnavailableError, isolane.ForeignQueryError}:
         return cls("permission", "refused")
+    if issubclass(cls, ToolDispatchError):
+        return cls("refused", *TOOL_FIELDS[name])
     return cls("refused", scope) if scope else cls("refused")
 
 

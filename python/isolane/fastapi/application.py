@@ -372,6 +372,10 @@ def setup(
 
     Adds one middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
     of isolane around the application's own lifespan. Calling it again returns what the first call made.
+
+    Raises:
+        TypeError: ``authenticate`` is missing, ``probe_seconds`` is given without ``contamination``, or an argument is
+            of the wrong kind.
     """
     held = getattr(app.state, "isolane", None)
     if isinstance(held, Isolane):
@@ -381,6 +385,7 @@ def setup(
             "setup needs authenticate: a function from the connection to Principal(user_id=...), or None for nobody; "
             "without it isolane could not tell whose data is whose"
         )
+    _refuse_misfits(registry=registry, tools=tools, contamination=contamination, audit=audit)
     isolane = Isolane(
         settings if settings is not None else IsolaneSettings(),
         authenticate,
@@ -417,3 +422,19 @@ def setup(
 
     app.router.lifespan_context = lifespan
     return isolane
+
+
+MISFITS = {
+    "registry": ("names", "an AgentRegistry, on which agents are registered"),
+    "tools": ("create_dispatcher", "a UnifiedToolDispatcherFactory, which is made with tools and permissions="),
+    "contamination": ("install", 'a ContaminationDetector, such as ContaminationDetector("enforce")'),
+    "audit": ("record", "an AuditLogger, or another object with record(event)"),
+}
+"""Of arguments of ``setup``: a method that is used later, when a request is there, and what to pass."""
+
+
+def _refuse_misfits(**given: object) -> None:
+    for name, value in given.items():
+        method, fit = MISFITS[name]
+        if value is not None and not callable(getattr(value, method, None)):
+            raise TypeError(f"setup takes as {name}= {fit}; got {type(value).__name__}")

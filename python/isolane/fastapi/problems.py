@@ -41,6 +41,16 @@ from isolane.security.authentication.errors import (
 from isolane.security.errors import AuditUnavailableError, ResponseWithheldError, UserQuarantinedError
 from isolane.security.permissions.errors import TEXTS, PermissionDeniedError
 from isolane.security.queries import ForeignQueryError
+from isolane.tools.errors import (
+    ToolDispatcherClosedError,
+    ToolDispatchError,
+    ToolExecutionError,
+    ToolLimitError,
+    ToolNotFoundError,
+    ToolParameterError,
+    ToolSanitizeError,
+    ToolTimeoutError,
+)
 
 logger = logging.getLogger("isolane.fastapi")
 
@@ -125,6 +135,23 @@ def _access(error: AccessRefusedError) -> Problem:
     return Problem(error.status_code, error.code, str(error), getattr(error, "retry_after", None), error.close_code)
 
 
+def _tool(error: ToolDispatchError) -> Problem:
+    retry_after = getattr(error, "retry_after", None)
+    detail = TOOL_DETAILS.get(error.code, "The tool could not be called")
+    if isinstance(error, ToolParameterError):
+        detail = "T" + str(error).removeprefix("t")
+    return Problem(error.status_code, error.code, detail, retry_after, 4029 if retry_after else 4500)
+
+
+TOOL_DETAILS = {
+    "tool_not_found": "There is no such tool",
+    "tool_timeout": "The tool took too long",
+    "tool_failed": "The tool failed",
+    "too_many_calls": "Too many tools at once; end some and try again",
+    "sanitizer_refused": "What the tool was given or returned may not pass",
+}
+"""What a client is told of a tool call, without the advice that is for whoever runs the service."""
+
 PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     InvalidContextError: _invalid,
     NotAuthenticatedError: lambda _: Problem(401, "unauthenticated", "Sign in first", close_code=4501),
@@ -158,6 +185,19 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     BudgetExceeded: _budget,
     MemoryLimitExceededError: _memory,
     UnknownAgentError: lambda _: Problem(400, "unknown_agent", "There is no such agent"),
+    **dict.fromkeys(
+        (
+            ToolDispatchError,
+            ToolNotFoundError,
+            ToolParameterError,
+            ToolLimitError,
+            ToolTimeoutError,
+            ToolExecutionError,
+            ToolSanitizeError,
+            ToolDispatcherClosedError,
+        ),
+        _tool,
+    ),
     PipelineOrderError: lambda error: Problem(400, "invalid_pipeline", str(error)),
 }
 """What a client is told of each of isolane's exceptions."""

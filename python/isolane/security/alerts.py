@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import http.client
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -31,6 +33,8 @@ LEVELS = {
 
 QUEUE = 1000
 TRIES = 3
+PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+"""Answers of 4xx that say nothing about the request: it may be taken a moment later."""
 FIRST_RETRY_SECONDS = 0.5
 
 
@@ -108,7 +112,7 @@ class WebhookAlertSink:
     """Posts each alert as JSON to an address, from a thread of its own that starts with the first alert.
 
     At most 1000 alerts wait; further ones are dropped and counted. A failed post is tried 3 times, unless the answer
-    says that the request was wrong (4xx).
+    says that the request was wrong: 4xx, but for 408 and 429, which pass.
 
     Args:
         url: an ``https`` address, or ``http``.
@@ -118,6 +122,7 @@ class WebhookAlertSink:
 
     Raises:
         ValueError: the address is neither ``http`` nor ``https``, or the time is not positive.
+        TypeError: the secret is a text.
     """
 
     def __init__(
@@ -133,6 +138,8 @@ class WebhookAlertSink:
             raise ValueError("a webhook's address begins with https:// or http:// and names a host")
         if not timeout > 0:
             raise ValueError(f"timeout must be more than 0 seconds, got {timeout}")
+        if secret is not None and not isinstance(secret, bytes):
+            raise TypeError(f"secret must be bytes, got {type(secret).__name__}; a text becomes bytes with .encode()")
         self._url = url
         self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._secret = secret
@@ -219,10 +226,13 @@ class WebhookAlertSink:
             except urllib.error.HTTPError as error:
                 error.close()
                 reason = f"status {error.code}"
-                if error.code < 500:  # noqa: PLR2004 - HTTP's line between the sender's mistakes and the receiver's
+                if error.code < HTTPStatus.INTERNAL_SERVER_ERROR and error.code not in PASSING:
                     break
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 reason = type(error).__name__
+            except Exception as error:  # noqa: BLE001 - an address or a header that cannot be sent must not end the thread
+                reason = type(error).__name__
+                break
             if attempt + 1 < TRIES and not self._stopping.is_set():
                 time.sleep(FIRST_RETRY_SECONDS * 2**attempt)
         # The address may carry a token.

@@ -84,9 +84,12 @@ class Tool:
         Raises ``ToolRegistrationError`` for what cannot be a tool.
         """
         if isinstance(tool, cls):
-            if name is None and parameters is None:
+            if (name, description, parameters, admin, timeout, resources) == (None, None, None, False, None, ()):
                 return tool
-            raise ToolRegistrationError("this is a Tool already; describe it where it is made")
+            # To leave out admin= or resources= unsaid would open what they were to close.
+            raise ToolRegistrationError(
+                f"{tool.name!r} is a Tool already: describe it where Tool.of makes it, or use dataclasses.replace"
+            )
         if isinstance(tool, type):
             raise ToolRegistrationError(f"{tool.__name__} is a class; register an instance, or a function")
         own = name if name is not None else _name_of(tool)

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from isolane.security.audit.errors import AuditLogError, AuditTamperError
+from isolane.security.audit.errors import AuditKeyError, AuditLogError, AuditTamperError
 from isolane.security.audit.keys import EnvKey, FileKey, KeyProvider
 from isolane.security.audit.logger import AuditLogger
 from isolane.security.audit.records import TimeRange
@@ -53,7 +53,22 @@ def _provider(variable: str | None, file: Path | None) -> KeyProvider | None:
     return EnvKey(DEFAULT_VARIABLE) if DEFAULT_VARIABLE in os.environ else None
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return int(text)
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("say why: the record is all that is left")
+    return text
+
+
 def _storage(options: argparse.Namespace) -> EncryptedAuditStorage:
+    # A logger makes a log where there is none: nobody is erased, and no key changed, in one that was just made.
+    if not (options.directory / "keys").exists() and not any(options.directory.glob("chain-*")):
+        raise AuditLogError(f"there is no audit log in {options.directory}; name the folder of EncryptedAuditStorage")
     return EncryptedAuditStorage(options.directory, _provider(options.key_env, options.key_file))
 
 
@@ -93,7 +108,10 @@ def _inspect(options: argparse.Namespace) -> int:
 def _prove(options: argparse.Namespace) -> int:
     proved = _storage(options).prove(options.seq, chain=options.chain)
     if proved is None:
-        sys.stderr.write(f"No checkpoint covers record {options.seq} of chain {options.chain} yet.\n")
+        sys.stderr.write(
+            f"No checkpoint covers a record {options.seq} of chain {options.chain}: there is none, or it is newer than "
+            "the last checkpoint.\n"
+        )
         return UNUSABLE
     hashes = {
         "leaf": base64.b64encode(proved.leaf).decode(),
@@ -110,15 +128,23 @@ def _shred(options: argparse.Namespace) -> int:
         async with AuditLogger(_storage(options)) as logger:
             return await logger.shred_user(user, options.reason, legal_hold=options.legal_hold)
 
-    _say({"keys_destroyed": asyncio.run(shred()), "held": options.legal_hold})
+    destroyed = asyncio.run(shred())
+    _say({"keys_destroyed": destroyed, "held": options.legal_hold})
+    if not destroyed and not options.legal_hold:
+        sys.stderr.write(
+            "No key of this user was found: nothing was recorded of this id, or it was erased before. Check the id.\n"
+        )
     return 0
 
 
 def _rotate(options: argparse.Namespace) -> int:
     provider = _provider(options.new_key_env, options.new_key_file)
+    storage = _storage(options)
+    if storage.key() == provider.key():  # type: ignore[union-attr] # the parser requires one
+        raise AuditKeyError("the new key is the former one; make another with `openssl rand -base64 32`")
 
     async def rotate() -> None:
-        async with AuditLogger(_storage(options)) as logger:
+        async with AuditLogger(storage) as logger:
             await logger.rotate_kek(provider)  # type: ignore[arg-type] # the parser requires one
 
     asyncio.run(rotate())
@@ -163,17 +189,17 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     inspect = add("inspect", _inspect, "print records, one line of JSON each")
     add_times(inspect, AGES, NEVER)
     inspect.add_argument("--user", metavar="ID", help="records of this user alone")
-    inspect.add_argument("--limit", type=int, metavar="N", help="at most so many")
+    inspect.add_argument("--limit", type=_count, metavar="N", help="at most so many")
 
     prove = add("prove", _prove, "prove that a record is in the log")
-    prove.add_argument("seq", type=int, help="the record's number")
-    prove.add_argument("--chain", type=int, default=1, help="the chain's number (1)")
+    prove.add_argument("seq", type=_count, help="the record's number")
+    prove.add_argument("--chain", type=_count, default=1, help="the chain's number (1)")
 
     shred = add("shred-user", _shred, "destroy the keys of a user; the log must not be open elsewhere")
     shred.add_argument(
         "user", help="the user's id; - reads it from standard input, where no list of processes shows it"
     )
-    shred.add_argument("--reason", required=True, help="why, for the record; it must not name the user")
+    shred.add_argument("--reason", type=_reason, required=True, help="why, for the record; it must not name the user")
     shred.add_argument("--legal-hold", action="store_true", help="destroy nothing, and record that")
 
     rotate = add("rotate-key", _rotate, "wrap all keys with another key of keys; the log must not be open elsewhere")
