@@ -646,6 +646,50 @@ async def test_a_tool_that_takes_too_long_is_ended_and_shown_as_ended(factory, c
     assert factory.get_metrics()["tools"]["forever"]["timed_out"] == 2
 
 
+async def test_a_later_call_does_not_put_off_an_earlier_deadline(factory, context) -> None:
+    dispatcher = factory.create_dispatcher(context)
+    dispatcher.register_tool(asyncio.sleep, name="sleep", parameters={})
+    first = asyncio.create_task(dispatcher.execute_tool("sleep", {"delay": 3600}, timeout=0.05))
+    await asyncio.sleep(0.04)
+    second = asyncio.create_task(dispatcher.execute_tool("sleep", {"delay": 3600}, timeout=0.04))
+    done, _ = await asyncio.wait({first, second}, timeout=10)
+    assert [type(each.exception()) for each in (first, second) if each in done] == [ToolTimeoutError] * 2
+
+
+def test_calls_of_another_loop_do_not_put_off_a_deadline(new_context) -> None:
+    factory = UnifiedToolDispatcherFactory(permissions=ALL)
+    ended, busy = threading.Event(), threading.Event()
+    outcome = []
+
+    async def late() -> None:
+        dispatcher = factory.create_dispatcher(new_context("ann"))
+        dispatcher.register_tool(asyncio.sleep, name="sleep", parameters={})
+        call = asyncio.create_task(dispatcher.execute_tool("sleep", {"delay": 5}, timeout=0.1))
+        await asyncio.sleep(0)
+        busy.set()
+        await asyncio.wait({call})
+        outcome.append(type(call.exception()))
+
+    async def others() -> None:
+        dispatcher = factory.create_dispatcher(new_context("bob"))
+        dispatcher.register_tool(asyncio.sleep, name="sleep", parameters={})
+        while not ended.is_set():
+            await dispatcher.execute_tool("sleep", {"delay": 0.01}, timeout=30)
+
+    def run() -> None:
+        try:
+            asyncio.run(late())
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert busy.wait(10)
+    asyncio.run(others())
+    thread.join()
+    assert outcome == [ToolTimeoutError]
+
+
 async def test_a_longer_timeout_cannot_be_asked_for(factory, context) -> None:
     dispatcher = factory.create_dispatcher(context)
     dispatcher.register_tool(asyncio.sleep, name="sleep", timeout=0.02, parameters={})
