@@ -646,6 +646,32 @@ async def test_a_tool_that_takes_too_long_is_ended_and_shown_as_ended(factory, c
     assert factory.get_metrics()["tools"]["forever"]["timed_out"] == 2
 
 
+class Late:
+    """A service that takes its time, and does not let itself be cancelled."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def authorize(self, context: Any, action: str, resources: Any) -> bool:
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+        return True
+
+
+async def test_what_a_service_took_is_taken_off_the_time_of_the_call(context, events) -> None:
+    for service, seconds, begun in ((Late(3600), 0.02, False), (Late(0.3), 1.0, True)):
+        boundary = PermissionBoundarySystem(ALL, services=[service], service_timeout=60)
+        dispatcher = UnifiedToolDispatcherFactory(permissions=boundary).create_dispatcher(context)
+        dispatcher.register_tool(asyncio.sleep, name="sleep", parameters={})
+        with pytest.raises(ToolTimeoutError) as late:
+            await dispatcher.execute_tool("sleep", {"delay": 3600}, timeout=seconds)
+        assert late.value.timeout < seconds - 0.2 if begun else late.value.timeout == seconds
+        assert bool(events(context)) is begun
+        assert dispatcher.get_metrics()["running_executions"] == 0
+
+
 async def test_a_later_call_does_not_put_off_an_earlier_deadline(factory, context) -> None:
     dispatcher = factory.create_dispatcher(context)
     dispatcher.register_tool(asyncio.sleep, name="sleep", parameters={})

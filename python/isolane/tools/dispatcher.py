@@ -202,6 +202,10 @@ class UnifiedToolDispatcher:
                 self._checks += 1
                 self._denials += 1
                 raise ToolTimeoutError(tool.name, seconds) from None
+            if limit.expired():
+                # A service kept its cancellation to itself, and the time of the call is over all the same.
+                self._note(result)
+                raise ToolTimeoutError(tool.name, seconds)
         self._note(result)
         return result
 
@@ -315,11 +319,14 @@ class UnifiedToolDispatcher:
         self._check_open(tool_name)
         try:
             tool, arguments, seconds = self._prepared(tool_name, parameters, timeout)
+            now = asyncio.get_running_loop().time
+            due = now() + seconds
             result = await self._check_waiting(tool, arguments, seconds)
             # The request may have ended meanwhile.
             self._check_open(tool_name)
             result.raise_for_refusal()
-            return tool, arguments, seconds, self._factory.calls.book.begin(self.user_context, tool.name, seconds)
+            left = max(due - now(), 0.0)
+            return tool, arguments, left, self._factory.calls.book.begin(self.user_context, tool.name, left)
         except Exception as error:
             self._count_refused(tool_name, error)
             raise

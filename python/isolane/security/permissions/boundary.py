@@ -221,12 +221,15 @@ class PermissionBoundarySystem:
         limit = asyncio.timeout(self._service_timeout)
         try:
             async with limit:
-                return await answer
+                said = await answer
         except TimeoutError:
             if not limit.expired():
                 raise
+        # Also one that kept its cancellation to itself and answered afterwards.
+        if limit.expired():
             self._violate(result, ViolationType.VALIDATION_ERROR, "service_timeout")
             return UNANSWERED
+        return said
 
     def _note(self, result: PermissionValidationResult, service: PermissionService, answer: Any) -> None:
         # Not what counts as true: a list of reasons, or a coroutine that nobody awaited, would permit.
