@@ -367,6 +367,22 @@ class DispatchBook:
     Calls by number: who makes them, until when, how they ended.
     """
     def __new__(cls, /, per_user: SupportsIndex) -> DispatchBook: ...
+    def admit(
+        self,
+        /,
+        wall: OwnershipWall,
+        policy: RolePolicy,
+        context: UserExecutionContext,
+        action: str,
+        resource: str,
+        mentioned: tuple[typing.Any, ...],
+        tool: str,
+        timeout: SupportsFloat | SupportsIndex,
+    ) -> int | Verdict:
+        """
+        Checks a call as `OwnershipWall.evaluate` does, with the roles of the context, and lets it begin if nothing was found.
+        Returns its number; or the verdict that refuses it, which is closed. Raises what `begin` raises.
+        """
     def begin(
         self, /, context: UserExecutionContext, tool: str, timeout: SupportsFloat | SupportsIndex | None = None
     ) -> int:
@@ -2215,6 +2231,14 @@ class UserWebSocketEmitter:
     """
     def __new__(cls, /, *_args: Any, **_kwargs: Any) -> UserWebSocketEmitter: ...
     def __repr__(self, /) -> str: ...
+    def _show_tool_begin(self, /, tool_name: str, params: Any) -> None:
+        """
+        `notify_tool_executing(tool_name=…, params=…)` for a dispatcher, without an answer that can be awaited.
+        """
+    def _show_tool_end(self, /, tool_name: str, result: Any) -> None:
+        """
+        `notify_tool_completed(tool_name=…, result=…)` for a dispatcher, without an answer that can be awaited.
+        """
     def cleanup(self, /) -> collections.abc.Awaitable[None]:
         """
         Ends what the emitter opened: open tool calls and executions get their last event, and a stream that belongs to the

@@ -251,10 +251,12 @@ class Isolane:
     def logout(self, user_id: str, session_id: str | None = None) -> int:
         """Close the user's sockets and event streams with 4501, of all sessions or of one. Runs go on.
 
-        Sessions of ``setup(sessions=...)`` do this by themselves when they end. A token that the client still has opens
-        a new socket: ``authenticate`` is to refuse it. Returns how many were closed.
+        Tickets that were given out before do not count any more. Sessions of ``setup(sessions=...)`` do this by
+        themselves when they end. A token that the client still has opens a new socket: ``authenticate`` is to refuse
+        it. Returns how many were closed.
         """
         closed = 0
+        self.gate.end_tickets(user_id, session_id)
         for delivery in list(self.deliveries):
             cursor, principal = delivery.cursor, delivery.principal
             if cursor is None or principal.user_id.strip() != user_id.strip():

@@ -178,6 +178,10 @@ class Gate:
         self._check_origin(conn, Credential(Method.TICKET, ""))
         return await self._tickets.issue(principal, conn.headers.get("origin"))
 
+    def end_tickets(self, user_id: str, session_id: str | None) -> None:
+        """Let no ticket count that the user was given before signing out."""
+        self._tickets.end(user_id, session_id)
+
     @property
     def ticket_seconds(self) -> float:
         """How long a ticket counts."""
@@ -197,9 +201,10 @@ class Gate:
 
 
 def _not_over(principal: Principal | None) -> Principal | None:
-    if principal is not None and principal.expires_at is not None and principal.expires_at <= _core.unix_time():
-        raise TokenExpiredError
-    return principal
+    if principal is None or principal.expires_at is None or principal.expires_at > _core.unix_time():
+        return principal
+    # Not a number is in no future either.
+    raise TokenExpiredError
 
 
 def _is_own(conn: HTTPConnection, origin: str) -> bool:

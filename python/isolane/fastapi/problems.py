@@ -135,28 +135,38 @@ def _access(error: AccessRefusedError) -> Problem:
     return Problem(error.status_code, error.code, str(error), getattr(error, "retry_after", None), error.close_code)
 
 
-def _tool(error: ToolDispatchError) -> Problem:
-    retry_after = getattr(error, "retry_after", None)
-    detail = TOOL_DETAILS.get(error.code, "The tool could not be called")
-    if isinstance(error, ToolParameterError):
-        detail = "T" + str(error).removeprefix("t")
-    return Problem(error.status_code, error.code, detail, retry_after, 4029 if retry_after else 4500)
+def _tool(detail: str) -> Callable[[ToolDispatchError], Problem]:
+    # The texts of the exceptions advise whoever wrote the service.
+    return lambda error: Problem(error.status_code, error.code, detail)
 
 
-TOOL_DETAILS = {
-    "tool_not_found": "There is no such tool",
-    "tool_timeout": "The tool took too long",
-    "tool_failed": "The tool failed",
-    "too_many_calls": "Too many tools at once; end some and try again",
-    "sanitizer_refused": "What the tool was given or returned may not pass",
-}
-"""What a client is told of a tool call, without the advice that is for whoever runs the service."""
+def _tool_broken(detail: str) -> Callable[[ToolDispatchError], Problem]:
+    def told(error: ToolDispatchError) -> Problem:
+        # Unhandled it would have been in the operator's log as well, with what the tool raised.
+        logger.error("a call of tool %s failed", error.tool_name, exc_info=error)
+        return Problem(error.status_code, error.code, detail)
+
+    return told
+
+
+def _tool_parameters(error: ToolParameterError) -> Problem:
+    # Where, and not what a tool's own checks say of it: their texts may have the value.
+    where = ", ".join(sorted({problem.path[:64] or "all of them" for problem in error.problems})[:8])
+    return Problem(error.status_code, error.code, f"The tool does not take these parameters: {where}")
+
+
+def _tool_limit(error: ToolLimitError) -> Problem:
+    retry_after = max(1, error.retry_after)
+    detail = f"Too many tool calls at once; try again in {retry_after} s"
+    return Problem(error.status_code, error.code, detail, retry_after, 4029)
+
 
 PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     InvalidContextError: _invalid,
     NotAuthenticatedError: lambda _: Problem(401, "unauthenticated", "Sign in first", close_code=4501),
     **dict.fromkeys(
         (
+            AccessRefusedError,
             InvalidTokenError,
             TokenExpiredError,
             AuthInQueryForbiddenError,
@@ -185,20 +195,15 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     BudgetExceeded: _budget,
     MemoryLimitExceededError: _memory,
     UnknownAgentError: lambda _: Problem(400, "unknown_agent", "There is no such agent"),
-    **dict.fromkeys(
-        (
-            ToolDispatchError,
-            ToolNotFoundError,
-            ToolParameterError,
-            ToolLimitError,
-            ToolTimeoutError,
-            ToolExecutionError,
-            ToolSanitizeError,
-            ToolDispatcherClosedError,
-        ),
-        _tool,
-    ),
     PipelineOrderError: lambda error: Problem(400, "invalid_pipeline", str(error)),
+    ToolDispatchError: _tool_broken("The tool could not be called"),
+    ToolNotFoundError: _tool("There is no such tool"),
+    ToolParameterError: _tool_parameters,
+    ToolLimitError: _tool_limit,
+    ToolTimeoutError: _tool("The tool took too long"),
+    ToolExecutionError: _tool_broken("The tool failed"),
+    ToolSanitizeError: _tool_broken("What the tool was given or returned may not pass"),
+    ToolDispatcherClosedError: _tool("The request of this tool call is over"),
 }
 """What a client is told of each of isolane's exceptions."""
 
