@@ -175,17 +175,27 @@ impl AuditLog {
         let lock = lock(path)?;
         let now = clock.now();
         let keystore = keystore_path(path);
+        let last = chains(path)?.pop();
+        let begun = match last {
+            Some(number) => !is_unbegun(&chain_path(path, number))?,
+            None => false,
+        };
+        if begun && settings.new_chain.is_none() && !keystore.exists() {
+            return Err(AuditError::Keystore {
+                what: "it is missing, and there are records under its keys".to_owned(),
+            });
+        }
         let mut keys = Keys::new(KeyStore::open(&keystore, kek, now.unix, settings.chain.durability)?);
         let mut recovered = Recovered::default();
         let started = |name: &str, data: &str| own_entry(name, Severity::Info, data, now);
-        let last = chains(path)?.pop();
         let chain = match last {
-            Some(number) if !is_unbegun(&chain_path(path, number))? => {
+            Some(number) if begun => {
                 let ring = KeyRing::read(&keystore, kek)?;
                 match recovery::recover(&chain_path(path, number), number, &ring, settings.chain, now.monotonic) {
                     Ok((mut chain, found)) => {
                         if found != recovered {
                             recovered = found;
+                            chain.checkpoint(&keys, now.monotonic)?;
                             let data =
                                 format!(r#"{{"cut_bytes":{},"unsigned_records":{}}}"#, found.cut, found.unsigned);
                             let entry = own_entry("log_recovered", Severity::Warning, &data, now);

@@ -130,7 +130,13 @@ impl Writer<'_> {
             Ask::Flush => Ok(self.parts.chain.size()),
             Ask::Checkpoint => self.checkpoint().map(|()| self.parts.chain.size()),
             Ask::Erase(user, reason) => {
-                let erased = self.parts.keys.erase(&user);
+                // What is under the keys is signed before they are gone: after a crash nobody could tell it from a forgery.
+                let now = self.clock.monotonic();
+                let erased = self
+                    .parts
+                    .chain
+                    .settle(&self.parts.keys, now)
+                    .and_then(|()| self.parts.keys.erase(&user));
                 if let Ok(keys) = &erased {
                     // Without the id, and under no key of theirs.
                     let mut data = format!(r#"{{"keys":{keys},"reason":"#);
