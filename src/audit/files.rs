@@ -41,6 +41,11 @@ impl Place {
         })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Looks whether the path still leads to the file, and who may write did not change. A log whose file was moved away would
     /// otherwise go on into nowhere.
     pub fn check(&self) -> Result<(), AuditError> {

@@ -50,6 +50,8 @@ pub struct Verified {
     pub opened: u64,
     /// The first record that is not as it was written.
     pub tampered: Option<Tampered>,
+    /// The same of each chain that has one, in order.
+    pub altered: Vec<Tampered>,
 }
 
 /// One chain while it is looked at.
@@ -86,7 +88,7 @@ pub fn verify(log: &Path, against: &Against<'_>) -> Result<Verified, AuditError>
         all.signed += proof.found.signed;
         all.erased += proof.found.erased;
         all.opened += proof.found.opened;
-        all.tampered = all.tampered.or(outcome);
+        all.altered.extend(outcome);
     }
     if all.chains == 0 {
         return Err(AuditError::Keystore {
@@ -94,14 +96,15 @@ pub fn verify(log: &Path, against: &Against<'_>) -> Result<Verified, AuditError>
         });
     }
     if let Some(origin) = expected
-        && all.tampered.is_none()
+        && all.altered.is_empty()
     {
-        all.tampered = Some(Tampered {
+        all.altered.push(Tampered {
             chain: 1,
             seq: 0,
             what: format!("the checkpoint is of {origin}, and no chain has that name"),
         });
     }
+    all.tampered = all.altered.first().cloned();
     Ok(all)
 }
 

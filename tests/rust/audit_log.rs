@@ -742,3 +742,45 @@ fn a_chain_whose_checkpoints_are_gone_is_altered() {
     }
     assert!(matches!(open(&log.0), Err(AuditError::Tampered(found)) if found.seq == 0));
 }
+
+#[test]
+fn each_altered_chain_is_named() {
+    let log = Folder::copy_of(closed());
+    let (path, from, _) = records(&log.chain()).last().unwrap().clone();
+    flip(&path, (from + 80) * 8);
+    let mut told = settings();
+    told.new_chain = Some("restored by the operator".to_owned());
+    let reopened = AuditLog::open(&log.0, &kek(), &told, Arc::new(SystemClock)).unwrap();
+    fill(&reopened, 3);
+    reopened.close(PATIENCE).unwrap();
+    let (path, from, _) = records(&chain_path(&log.0, 2))[2].clone();
+    flip(&path, (from + 80) * 8);
+    let found = with_keys(&log.0).unwrap();
+    let places: Vec<_> = found.altered.iter().map(|each| (each.chain, each.seq)).collect();
+    assert_eq!((places, found.tampered.unwrap().chain), (vec![(1, 60), (2, 2)], 1));
+}
+
+#[test]
+fn a_log_whose_lock_is_removed_keeps_others_out_all_the_same() {
+    let folder = Folder::new();
+    let log = open(&folder.0).unwrap();
+    fill(&log, 1);
+    log.flush(PATIENCE).unwrap();
+    fs::remove_file(folder.0.join("lock")).unwrap();
+    fill(&log, 1);
+    log.flush(PATIENCE).unwrap();
+    assert!(matches!(open(&folder.0), Err(AuditError::InUse { .. })));
+    // Who was quicker has the log, and the first one is sick.
+    fs::remove_file(folder.0.join("lock")).unwrap();
+    let other = open(&folder.0).unwrap();
+    fill(&log, 1);
+    until(|| log.health().status == Status::Sick);
+    assert!(
+        log.health().reason.contains("another process"),
+        "{}",
+        log.health().reason
+    );
+    drop(log);
+    assert_eq!(other.close(PATIENCE), Some(0));
+    assert_eq!(with_keys(&folder.0).unwrap().tampered, None);
+}
