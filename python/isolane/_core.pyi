@@ -269,12 +269,12 @@ class AuditLog:
         """
     def health(self, /) -> dict[str, object]:
         """
-        `status`, `reason`, `queued`, `spilled`, `lost` by class, `written`, `chain`, and what the start put right:
+        `status`, `reason`, `queued`, `spilled`, `lost` by class, `written`, `unkeyed`, `chain`, and what the start put right:
         `recovered_cut` bytes, `recovered_unsigned` records.
         """
     def record(self, /, event: Any) -> bool:
         """
-        Takes a `SecurityEvent`. Returns whether a checkpoint waits to be taken with `take_checkpoint`.
+        Takes a `SecurityEvent`. Returns whether something waits for `take_checkpoint` or `take_losses`.
         """
     def rotate(self, /, key: bytes, timeout: SupportsFloat | SupportsIndex) -> None:
         """
@@ -283,6 +283,10 @@ class AuditLog:
     def take_checkpoint(self, /) -> str | None:
         """
         The latest checkpoint, unless it was taken before.
+        """
+    def take_losses(self, /) -> dict[str, int] | None:
+        """
+        How many records of each class were lost since this was asked last, or `None` when none was.
         """
 
 @final
@@ -2519,7 +2523,7 @@ def audit_verify(
     Verifies the log in `path`; the texts `verifier` (a verifier key) and `checkpoint` (a signed note) are from elsewhere.
 
     Returns `chains`, `records`, `checkpoints`, `signed`, `erased`, `opened`, and of the first record that is not as it was
-    written `bad_chain`, `bad_seq` and `problem`, or three times `None`.
+    written `bad_chain`, `bad_seq` and `problem`, or three times `None`; `altered` has the three of each chain with such a one.
     """
 
 def audit_verify_inclusion(

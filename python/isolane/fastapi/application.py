@@ -101,6 +101,7 @@ class Isolane:
         self.settings = settings
         self.authenticate = authenticate
         self.authorize_command = authorize_command
+        self.audit = audit
         tickets = Tickets(settings.websocket_ticket_seconds, store=ticket_store, audit=audit)
         self.gate = Gate(settings, authenticate, tickets, audit)
         self._sessions = sessions
@@ -305,6 +306,7 @@ class Isolane:
             **({"probe": self.probe.last} if self.probe is not None else {}),
             "sockets": len(self.deliveries),
             "forced_closes": self.forced_closes,
+            **({"audit": status} if (status := self._audit_status()) is not None else {}),
             **({"memory": memory_metrics()} if memory_metrics is not None else {}),
         }
 
@@ -316,7 +318,15 @@ class Isolane:
         """Answer whether new runs are taken."""
         if self.draining:
             return JSONResponse({"status": "draining"}, 503, {"Retry-After": "5"})
+        audit = self._audit_status()
+        if audit not in {None, "ok"}:
+            # What must be recorded is refused by itself; taking all processes away for a slow disk would be worse.
+            return JSONResponse({"status": "degraded", "audit": audit})
         return JSONResponse({"status": "ready"})
+
+    def _audit_status(self) -> str | None:
+        health = getattr(self.audit, "health", None)
+        return None if health is None else str(getattr(health(), "status", "ok"))
 
     async def ws_ticket(self, request: Request) -> JSONResponse:
         """Give the signed-in user a ticket that opens one socket, or one event stream, from the page that asks."""
@@ -365,7 +375,8 @@ def setup(
         ticket_store: keeps tickets for sockets. Default: this process does.
         authorize_command: asked with the principal, ``cancel`` and the run before a socket's command is done; a plain
             function. Anything but ``True`` is answered as if the run were not there. Default: all are done.
-        audit: is told who signs in to sockets, and who is refused. Default: nobody is.
+        audit: is told who signs in to sockets, and who is refused. One with a ``health()``, such as an
+            ``AuditLogger``, is part of the readiness and of ``introspect()``. Default: nobody is.
         contamination: looks at events, caches and errors while the application runs. Default: nobody does. For the
             bodies of responses add ``ContaminationMiddleware``.
         probe_seconds: how often its ``CanaryProbe`` runs, such as 60. Default: never.

@@ -10,13 +10,11 @@ import logging
 import os
 import queue
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -33,9 +31,9 @@ LEVELS = {
 
 QUEUE = 1000
 TRIES = 3
-PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
-"""Answers of 4xx that say nothing about the request: it may be taken a moment later."""
 FIRST_RETRY_SECONDS = 0.5
+AGAIN = frozenset({408, 429})
+"""Answers by which the receiver asks for the same later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +110,7 @@ class WebhookAlertSink:
     """Posts each alert as JSON to an address, from a thread of its own that starts with the first alert.
 
     At most 1000 alerts wait; further ones are dropped and counted. A failed post is tried 3 times, unless the answer
-    says that the request was wrong: 4xx, but for 408 and 429, which pass.
+    says that the request was wrong (4xx other than 408 and 429). Redirects are not followed.
 
     Args:
         url: an ``https`` address, or ``http``.
@@ -121,8 +119,9 @@ class WebhookAlertSink:
         timeout: seconds for one try. Default: 5.
 
     Raises:
-        ValueError: the address is neither ``http`` nor ``https``, or the time is not positive.
-        TypeError: the secret is a text.
+        ValueError: the address is neither ``http`` nor ``https``, has a password or what is no address in it, a header
+            has a line break, or the time is not positive.
+        TypeError: the secret is no bytes.
     """
 
     def __init__(
@@ -136,10 +135,17 @@ class WebhookAlertSink:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("a webhook's address begins with https:// or http:// and names a host")
+        if "@" in parts.netloc:
+            raise ValueError("a webhook's address has no user and password: send them in headers=")
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("a webhook's address is ASCII without spaces: percent-encode what is not")
+        for name, value in (headers or {}).items():
+            if not (name + value).isprintable():
+                raise ValueError(f"the header {name!r} of a webhook has a line break or another control character")
+        if secret is not None and not isinstance(secret, bytes):
+            raise TypeError("the secret of a webhook is bytes: encode it")
         if not timeout > 0:
             raise ValueError(f"timeout must be more than 0 seconds, got {timeout}")
-        if secret is not None and not isinstance(secret, bytes):
-            raise TypeError(f"secret must be bytes, got {type(secret).__name__}; a text becomes bytes with .encode()")
         self._url = url
         self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._secret = secret
@@ -206,7 +212,13 @@ class WebhookAlertSink:
             alert = self._waiting.get()
             if alert is None:
                 return
-            if self._post(json.dumps(alert.to_dict()).encode()):
+            try:
+                sent = self._post(json.dumps(alert.to_dict()).encode())
+            except Exception as error:  # noqa: BLE001 - the next alert is posted whatever became of this one
+                # Its text may have the address in it, and that a token.
+                logger.warning("a webhook for alerts took none: %s", type(error).__name__)
+                sent = False
+            if sent:
                 self.sent += 1
             else:
                 self.failed += 1
@@ -226,15 +238,12 @@ class WebhookAlertSink:
             except urllib.error.HTTPError as error:
                 error.close()
                 reason = f"status {error.code}"
-                if error.code < HTTPStatus.INTERNAL_SERVER_ERROR and error.code not in PASSING:
+                if error.code < 500 and error.code not in AGAIN:  # noqa: PLR2004 - HTTP's line between whose mistake it is
                     break
             except (OSError, http.client.HTTPException) as error:
                 reason = type(error).__name__
-            except Exception as error:  # noqa: BLE001 - an address or a header that cannot be sent must not end the thread
-                reason = type(error).__name__
-                break
             if attempt + 1 < TRIES and not self._stopping.is_set():
-                time.sleep(FIRST_RETRY_SECONDS * 2**attempt)
+                self._stopping.wait(FIRST_RETRY_SECONDS * 2**attempt)
         # The address may carry a token.
         logger.warning("a webhook for alerts took none: %s", reason)
         return False

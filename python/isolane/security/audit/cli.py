@@ -72,6 +72,14 @@ def _storage(options: argparse.Namespace) -> EncryptedAuditStorage:
     return EncryptedAuditStorage(options.directory, _provider(options.key_env, options.key_file))
 
 
+def _existing(options: argparse.Namespace) -> EncryptedAuditStorage:
+    """The log, when there is one: what is to be changed in it must not be made first."""
+    storage = _storage(options)
+    if not storage.exists():
+        raise AuditLogError(f"there is no log in {options.directory}")
+    return storage
+
+
 def _say(value: object) -> None:
     """One line of JSON in ASCII: nothing in it reaches the terminal as anything but text."""
     sys.stdout.write(f"{json.dumps(value, default=str)}\n")
@@ -91,15 +99,20 @@ def _verify(options: argparse.Namespace) -> int:
         sys.stderr.write(
             "Without a checkpoint from elsewhere, a log that was cut back with its checkpoints is not found.\n"
         )
+    if found.ok and found.signed < found.records:
+        sys.stderr.write(
+            f"The last records are under no checkpoint yet: {found.records - found.signed} of {found.records}.\n"
+        )
     if found.ok:
         return 0
-    sys.stderr.write(f"ALTERED: chain {found.bad_chain}, first bad record {found.bad_seq}: {found.problem}\n")
+    for chain, seq, problem in found.altered:
+        sys.stderr.write(f"ALTERED: chain {chain}, first bad record {seq}: {problem}\n")
     return ALTERED
 
 
 def _inspect(options: argparse.Namespace) -> int:
     wanted = TimeRange(options.start, options.end)
-    records = _storage(options).records(wanted, user_id=options.user)
+    records = _existing(options).records(wanted, user_id=options.user)
     for record in itertools.islice(records, options.limit):
         _say(asdict(record) | {"recorded_at": record.recorded_at.isoformat()})
     return 0
@@ -122,10 +135,13 @@ def _prove(options: argparse.Namespace) -> int:
 
 
 def _shred(options: argparse.Namespace) -> int:
-    user = sys.stdin.readline().rstrip("\n") if options.user == "-" else options.user
+    storage = _existing(options)
+    user = sys.stdin.readline().rstrip("\r\n") if options.user == "-" else options.user
+    if not user:
+        raise ValueError("the id of the user is empty: nothing was erased")
 
     async def shred() -> int:
-        async with AuditLogger(_storage(options)) as logger:
+        async with AuditLogger(storage) as logger:
             return await logger.shred_user(user, options.reason, legal_hold=options.legal_hold)
 
     destroyed = asyncio.run(shred())
@@ -138,6 +154,7 @@ def _shred(options: argparse.Namespace) -> int:
 
 
 def _rotate(options: argparse.Namespace) -> int:
+    storage = _existing(options)
     provider = _provider(options.new_key_env, options.new_key_file)
     storage = _storage(options)
     if storage.key() == provider.key():  # type: ignore[union-attr] # the parser requires one

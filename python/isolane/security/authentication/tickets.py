@@ -204,12 +204,13 @@ class Tickets:
         """
         digest = _digest(ticket)
         held = await self._store.take(digest)
+        refused = InvalidTokenError()
         if held is None:
             if await self._store.was_taken(digest):
-                note_refusal(self._audit, "authn_token_reuse", severity=Severity.HIGH, method="ticket")
+                note_refusal(self._audit, "authn_token_reuse", severity=Severity.HIGH, error=refused, method="ticket")
             else:
-                note_refusal(self._audit, "authn_login_fail", method="ticket", reason="unknown_or_over")
-            raise InvalidTokenError
+                note_refusal(self._audit, "authn_login_fail", error=refused, method="ticket", reason="unknown_or_over")
+            raise refused
         shown = origin
         if origin is None and held.origin is not None and is_own is not None and is_own(held.origin):
             shown = held.origin
@@ -218,13 +219,21 @@ class Tickets:
                 self._audit,
                 "authn_login_fail",
                 held.principal.user_id,
+                error=refused,
                 method="ticket",
                 reason="ticket_of_another_origin",
             )
-            raise InvalidTokenError
+            raise refused
         if self._signed_out.covers(held.principal, held.expires - self.seconds):
-            note_refusal(self._audit, "authn_login_fail", held.principal.user_id, method="ticket", reason="signed_out")
-            raise InvalidTokenError
+            note_refusal(
+                self._audit,
+                "authn_login_fail",
+                held.principal.user_id,
+                error=refused,
+                method="ticket",
+                reason="signed_out",
+            )
+            raise refused
         return held.principal
 
 
