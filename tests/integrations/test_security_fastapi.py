@@ -142,7 +142,7 @@ async def get(port: int, user: str, path: str) -> httpx.Response:
 @pytest.mark.parametrize(
     ("tool", "params", "status", "code", "detail"),
     [
-        ("search", {"query": 7}, 422, "invalid_parameters", "Tool search does not take these parameters: query: "),
+        ("search", {"query": 7}, 422, "invalid_parameters", "The tool does not take these parameters: query"),
         ("nothing", {}, 404, "tool_not_found", "There is no such tool"),
         ("fail", {}, 502, "tool_failed", "The tool failed"),
         ("drop_all", {}, 403, "permission_denied", "This user may not do this"),

@@ -598,7 +598,7 @@ def test_a_directory_without_a_log_is_left_as_it_is(tmp_path, capsys, monkeypatc
     name, *rest = command
     new = ["--new-key-env", "NEW_KEY"] if name == "rotate-key" else []
     assert main(["audit", name, str(typo), *rest, *new]) == 3
-    assert "there is no log in" in capsys.readouterr().err
+    assert "there is no audit log in" in capsys.readouterr().err
     assert not typo.exists()
 
 

@@ -66,17 +66,10 @@ def _reason(text: str) -> str:
 
 
 def _storage(options: argparse.Namespace) -> EncryptedAuditStorage:
-    # A logger makes a log where there is none: nobody is erased, and no key changed, in one that was just made.
-    if not (options.directory / "keys").exists() and not any(options.directory.glob("chain-*")):
-        raise AuditLogError(f"there is no audit log in {options.directory}; name the folder of EncryptedAuditStorage")
-    return EncryptedAuditStorage(options.directory, _provider(options.key_env, options.key_file))
-
-
-def _existing(options: argparse.Namespace) -> EncryptedAuditStorage:
-    """The log, when there is one: what is to be changed in it must not be made first."""
-    storage = _storage(options)
+    """The log, when there is one: nobody is erased, and no key changed, in one that would be made for it."""
+    storage = EncryptedAuditStorage(options.directory, _provider(options.key_env, options.key_file))
     if not storage.exists():
-        raise AuditLogError(f"there is no log in {options.directory}")
+        raise AuditLogError(f"there is no audit log in {options.directory}; name the folder of EncryptedAuditStorage")
     return storage
 
 
@@ -112,7 +105,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _inspect(options: argparse.Namespace) -> int:
     wanted = TimeRange(options.start, options.end)
-    records = _existing(options).records(wanted, user_id=options.user)
+    records = _storage(options).records(wanted, user_id=options.user)
     for record in itertools.islice(records, options.limit):
         _say(asdict(record) | {"recorded_at": record.recorded_at.isoformat()})
     return 0
@@ -135,7 +128,7 @@ def _prove(options: argparse.Namespace) -> int:
 
 
 def _shred(options: argparse.Namespace) -> int:
-    storage = _existing(options)
+    storage = _storage(options)
     user = sys.stdin.readline().rstrip("\r\n") if options.user == "-" else options.user
     if not user:
         raise ValueError("the id of the user is empty: nothing was erased")
@@ -154,7 +147,7 @@ def _shred(options: argparse.Namespace) -> int:
 
 
 def _rotate(options: argparse.Namespace) -> int:
-    storage = _existing(options)
+    storage = _storage(options)
     provider = _provider(options.new_key_env, options.new_key_file)
     storage = _storage(options)
     if storage.key() == provider.key():  # type: ignore[union-attr] # the parser requires one
