@@ -449,6 +449,14 @@ class Connection:
         self.headers = Headers({name.replace("_", "-"): value for name, value in headers.items()})
 
 
+def test_names_of_a_principal_are_a_collection_and_no_single_text() -> None:
+    principal = Principal("ann-r", roles=["user", "user"], permissions=("runs:cancel",), amr={"pwd"})
+    assert principal.roles | principal.permissions | principal.amr == {"user", "runs:cancel", "pwd"}
+    for name in ("roles", "permissions", "amr"):
+        with pytest.raises(TypeError, match=f"{name} must be a collection"):
+            Principal("ann-r", **{name: "admin"})
+
+
 def test_a_principal_has_roles_permissions_factors_and_an_end() -> None:
     permissions = RolePermissions({"admin": ["runs:cancel", "runs:read"], "viewer": ["runs:read"]})
     signs_in = JwtAuthenticator(verifier()[0], roles="realm.roles", permissions=permissions)

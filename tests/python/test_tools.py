@@ -282,7 +282,7 @@ async def test_a_call_of_an_agent_is_shown_in_the_agents_execution(new_context, 
 
 
 async def test_a_context_without_tools_says_what_to_do(context) -> None:
-    with pytest.raises(RuntimeError, match="tool_dispatcher_factory="):
+    with pytest.raises(RuntimeError, match=r"tools=.*tool_dispatcher_factory="):
         context.get_tool_dispatcher()
 
 
@@ -305,6 +305,16 @@ async def test_nothing_is_called_after_the_end(factory, new_context, alice) -> N
 
 
 # -- permission --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("roles", "why"), [(["admin"], "admin_dispatcher_required"), ([], "admin_role_required")])
+async def test_operators_are_told_what_an_administrator_lacks(new_context, alice, roles, why) -> None:
+    factory = UnifiedToolDispatcherFactory([Tool.of(search, admin=True)], permissions=ALL)
+    tools = factory.create_dispatcher(new_context(alice, permissions=roles))
+    response = await tools.dispatch_tool("search", {"query": "x"})
+    assert response.metadata["code"] == "permission_denied"
+    assert "admin" not in response.error
+    assert [violation.code for violation in response.exception.result.violations] == [why]
 
 
 async def test_what_nothing_permits_is_refused(context, events) -> None:

@@ -58,6 +58,9 @@ CLEANUP_SECONDS = 5.0
 
 NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
+DISPATCHER_REQUIRED = "admin_dispatcher_required"
+"""Told to operators: the user is an administrator, and the dispatcher was not made by ``create_for_admin``."""
+
 
 class UnifiedToolDispatcher:
     """Calls tools for one request. Made by ``UnifiedToolDispatcherFactory``, or by ``context.get_tool_dispatcher()``.
@@ -210,9 +213,10 @@ class UnifiedToolDispatcher:
         """Refuse a tool of administration to whoever is no administrator, whatever the dispatcher is called."""
         if not self._is_admin(tool) or self._is_administrator():
             return None
+        has_role = self._factory.has_admin_role(self.user_context)
         return self._factory.permissions.refuse(
             *(self.user_context, ADMINISTER, (tool.resource,)),
-            *(ViolationType.INSUFFICIENT_PERMISSIONS, "admin_role_required"),
+            *(ViolationType.INSUFFICIENT_PERMISSIONS, DISPATCHER_REQUIRED if has_role else "admin_role_required"),
         )
 
     def _note(self, result: PermissionValidationResult) -> None:
