@@ -780,3 +780,8 @@ def test_what_the_detector_knows_is_what_the_sanitizer_takes_out(before, write, 
     assert sanitizer.validate_data_boundaries(shown, "ann-of-references")
     assert not sanitizer.validate_data_boundaries(value, "ann-of-references")
     assert sanitizer.remove_cross_user_references(value, "bob-of-references")["note"] is value["note"]
+
+
+def test_references_that_know_nothing_are_refused_when_the_sanitizer_is_made() -> None:
+    with pytest.raises(TypeError, match="foreign_spans"):
+        DataSanitizer(references=Quarantine())
