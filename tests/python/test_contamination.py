@@ -22,6 +22,7 @@ from isolane import (
     ContaminationAuditSink,
     ContaminationDetector,
     ContaminationLogFilter,
+    DataSanitizer,
     Quarantine,
     ResponseWithheldError,
     ScanMode,
@@ -750,3 +751,37 @@ def test_many_threads_look_at_once(detector):
     figures = detector.figures()
     assert figures["boundaries"]["http_out"]["own"] == 16 * 50 * 20
     assert figures["deliveries"] == 16 * 50
+
+
+@pytest.mark.parametrize(
+    ("before", "write", "after"),
+    [
+        ("see ", str, " there"),
+        ("ä\U0001f600 ", str, " ü"),
+        ("", str.upper, " there"),
+        ("at ", lambda canary: base64.b64encode(canary.encode()).decode(), " there"),
+        ("at ", lambda canary: canary.encode().hex(), " there"),
+        ("at ", lambda canary: "".join(f"%{ord(letter):02x}" for letter in canary), " there"),
+        ("at ", "\u200b".join, " ü"),
+    ],
+)
+def test_what_the_detector_knows_is_what_the_sanitizer_takes_out(before, write, after) -> None:
+    detector = ContaminationDetector()
+    own, foreign = detector.mint("ann-of-references"), detector.mint("bob-of-references")
+    sanitizer = DataSanitizer(references=detector)
+    value = {"note": before + write(foreign) + after, "own": own, "clean": "ü"}
+    shown = sanitizer.remove_cross_user_references(value, "ann-of-references")
+    assert "[FOREIGN:" in shown["note"]
+    assert (shown["own"], shown["clean"]) == (own, "ü")
+    assert not detector.check_sync("ann-of-references", shown).violations
+    if write is str:
+        assert shown["note"].startswith(f"{before}[FOREIGN:")
+        assert shown["note"].endswith(f"]{after}")
+    assert sanitizer.validate_data_boundaries(shown, "ann-of-references")
+    assert not sanitizer.validate_data_boundaries(value, "ann-of-references")
+    assert sanitizer.remove_cross_user_references(value, "bob-of-references")["note"] is value["note"]
+
+
+def test_references_that_know_nothing_are_refused_when_the_sanitizer_is_made() -> None:
+    with pytest.raises(TypeError, match="foreign_spans"):
+        DataSanitizer(references=Quarantine())

@@ -308,7 +308,7 @@ async def test_nothing_is_called_after_the_end(factory, new_context, alice) -> N
 
 
 @pytest.mark.parametrize(("roles", "why"), [(["admin"], "admin_dispatcher_required"), ([], "admin_role_required")])
-async def test_who_runs_it_is_told_which_half_of_an_administrator_is_missing(new_context, alice, roles, why) -> None:
+async def test_operators_are_told_what_an_administrator_lacks(new_context, alice, roles, why) -> None:
     factory = UnifiedToolDispatcherFactory([Tool.of(search, admin=True)], permissions=ALL)
     tools = factory.create_dispatcher(new_context(alice, permissions=roles))
     response = await tools.dispatch_tool("search", {"query": "x"})

@@ -251,7 +251,34 @@ class ContaminationDetector:
             self._failed(RuntimeError("a value could not be looked into"), collected)
         return self._judge(user_id, boundary, collected).withheld
 
+    def foreign_spans(self, text: str, user_id: str) -> list[tuple[int, int]]:
+        """Return where a text has canaries and secrets of others, in characters.
+
+        ``DataSanitizer(references=detector)`` asks it. What was granted, and what the user brought, is not foreign.
+        Nothing is recorded, and nobody is put into quarantine: what is taken out goes to nobody.
+        """
+        spans = [self._span(text, sighting) for sighting in self._foreign_in(text, user_id)]
+        rest, end = "", 0
+        for start, stop in sorted(spans):
+            rest += text[end : max(end, start)] + "\n"
+            end = max(end, stop)
+        # What is written in another form may not be where it was seen: then all of the text goes.
+        return [(0, len(text))] if spans and self._foreign_in(rest + text[end:], user_id) else spans
+
     # -- judging ---------------------------------------------------------------------------------------------------
+
+    def _foreign_in(self, text: str, user_id: str) -> list[Sighting]:
+        sightings = self.scanner.scan(user_id, text, "tool_out", first=False)[3]
+        return [each for each in sightings if not each.is_prior and not self._is_granted(each, user_id)]
+
+    @staticmethod
+    def _span(text: str, sighting: Sighting) -> tuple[int, int]:
+        start, stop = sighting.offset, sighting.offset + sighting.length
+        if text.isascii():
+            return min(start, len(text)), min(stop, len(text))
+        raw = text.encode("utf-8", "surrogatepass")
+        before, through = (raw[:place].decode("utf-8", "ignore") for place in (start, stop))
+        return len(before), len(through)
 
     def _failed(self, error: Exception, collected: Collected) -> None:
         self.scanner.note_error()

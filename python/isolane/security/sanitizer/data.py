@@ -34,10 +34,12 @@ class DataSanitizer:
         key: at least 16 bytes of which the keys of the masks are made. By default the process draws its own, and masks
             of two processes cannot be compared.
         field_key: gives a user's key of 32 bytes for ``encrypt_sensitive_fields``.
-        references: knows what belongs to other users, for ``remove_cross_user_references``.
+        references: knows what belongs to other users, such as a ``ContaminationDetector``, for
+            ``remove_cross_user_references``.
 
     Raises:
         ValueError: a boundary, a mode or a kind that does not exist, or a key that is too short.
+        TypeError: ``references`` has no ``foreign_spans``.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class DataSanitizer:
             self._modes[boundary] = chosen
         self._detectors: list[Detector] = []
         self._cipher = FieldCipher(self._core, field_key)
+        if references is not None and not isinstance(references, References):
+            raise TypeError(f"references needs foreign_spans(text, user_id), got {type(references).__name__}")
         self._references = references
 
     @property
