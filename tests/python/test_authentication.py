@@ -22,6 +22,7 @@ from isolane import _core
 from isolane.fastapi import IsolaneSettings, Principal
 from isolane.fastapi.authenticators import JwtAuthenticator
 from isolane.fastapi.gate import Gate
+from isolane.fastapi.problems import problem_of
 from isolane.security import AuditClass, SecurityEvent
 from isolane.security.authentication import (
     InvalidTokenError,
@@ -39,6 +40,7 @@ from isolane.security.authentication import (
     is_multi_factor,
 )
 from isolane.security.authentication.credentials import subprotocol_token, token_in_query
+from isolane.security.authentication.errors import AccessRefusedError
 from isolane.testing import manual_clock
 from starlette.requests import HTTPConnection
 
@@ -183,6 +185,32 @@ def test_a_token_is_over_after_its_time_and_the_leeway() -> None:
         # Who could not have used it before is not told that it is over.
         assert refused(sign(claims(exp=1, iss="another")))[0] == "invalid_token"
         assert refused(sign(claims(exp=1), key=b"x" * 32))[0] == "invalid_token"
+
+
+@pytest.mark.parametrize(("methods", "seen"), [("ticket", []), ("ticket,header", [b"authorization"])])
+async def test_a_header_that_is_not_listed_is_taken_away_whatever_is_in_it(methods, seen) -> None:
+    asked: list[bytes] = []
+
+    def authenticate(conn: HTTPConnection) -> Principal | None:
+        asked.extend(name for name, _ in conn.scope["headers"])
+        return None
+
+    gate = Gate(IsolaneSettings(websocket_auth_methods=methods), authenticate, Tickets())
+    headers = [(b"authorization", b"Basic YW5uOnB3"), (b"cookie", b"a=b")]
+    scope = {"type": "websocket", "headers": headers, "query_string": b"", "scheme": "ws", "path": "/"}
+    assert await gate.of_socket(HTTPConnection(scope)) is None
+    assert asked == seen
+
+
+class AwayError(AccessRefusedError):
+    """An application's own."""
+
+    code = "away"
+
+
+def test_a_refusal_of_the_applications_own_is_told() -> None:
+    problem = problem_of(AwayError("Come back on Monday"))
+    assert (problem.status, problem.code, problem.detail) == (403, "away", "Come back on Monday")
 
 
 async def test_an_end_that_is_no_number_is_over() -> None:
@@ -498,6 +526,8 @@ def test_a_token_in_the_address_is_seen_under_any_name() -> None:
     assert token_in_query([("token", "anything")])
     assert token_in_query([("Access_Token", "x")])
     assert token_in_query([("x", sign())])
+    assert token_in_query([("x", f"Bearer {sign()}")])
+    assert token_in_query([("next", f"/page?t={sign()}")])
     assert not token_in_query([("token", ""), ("ticket", "x" * 43), ("after", "run:1:2"), ("thread_id", "eyJ.x")])
 
 
@@ -661,6 +691,17 @@ async def test_a_ticket_ends_with_the_sign_in_that_it_was_given_to(monkeypatch) 
         for number in range(8):
             tickets.end(f"user-{number}")
         assert [await counts(ticket) for ticket in given] == [False, False], "what is not kept is refused"
+
+
+async def test_a_ticket_of_the_same_moment_ends_as_well() -> None:
+    for step in range(200):
+        with manual_clock() as clock:
+            clock.advance(step * 0.7)
+            tickets = Tickets(seconds=7.3)
+            ticket = await tickets.issue(Principal("ann"), None)
+            tickets.end("ann")
+            with pytest.raises(InvalidTokenError):
+                await tickets.redeem(ticket, None)
 
 
 async def test_tickets_are_bounded_and_kept_as_hashes() -> None:
