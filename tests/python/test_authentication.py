@@ -23,7 +23,7 @@ from isolane.fastapi import IsolaneSettings, Principal
 from isolane.fastapi.authenticators import JwtAuthenticator
 from isolane.fastapi.gate import Gate
 from isolane.fastapi.problems import problem_of
-from isolane.security import AuditClass, SecurityEvent
+from isolane.security import AuditClass, AuditUnavailableError, SecurityEvent
 from isolane.security.authentication import (
     InvalidTokenError,
     JwtVerifier,
@@ -851,6 +851,26 @@ def test_what_must_be_recorded_and_is_not_begins_no_session() -> None:
     with pytest.raises(RuntimeError):
         sessions.create(Principal("ann-s"))
     assert (len(sessions), sessions._ids, sessions._of_user) == (0, {}, {})
+
+
+def test_sessions_that_are_over_are_told_also_when_a_new_one_cannot_be_recorded() -> None:
+    class Full:
+        full = False
+
+        def record(self, event: SecurityEvent) -> None:
+            if self.full and event.name == "session_created":
+                raise AuditUnavailableError(event.audit_class, "refused")
+
+    with manual_clock() as clock:
+        sink, told = Full(), []
+        sessions = SessionRegistry(idle_seconds=60, max_sessions=1, audit=sink)
+        sessions.add_listener(told.append)
+        _, session = sessions.create(Principal("ann"))
+        clock.advance(61)
+        sink.full = True
+        with pytest.raises(AuditUnavailableError):
+            sessions.create(Principal("bob"))
+        assert told == [session]
 
 
 def test_sessions_in_threads_end_once() -> None:
