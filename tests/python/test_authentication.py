@@ -873,6 +873,23 @@ def test_sessions_that_are_over_are_told_also_when_a_new_one_cannot_be_recorded(
         assert told == [session]
 
 
+def test_a_log_that_breaks_keeps_nobody_signed_in(caplog) -> None:
+    class Broken:
+        def record(self, event: SecurityEvent) -> None:
+            if event.name != "session_created":
+                raise OSError("disk")
+
+    caplog.set_level(logging.CRITICAL, "isolane.security")
+    told: list[Any] = []
+    sessions = SessionRegistry(audit=Broken())
+    sessions.add_listener(told.append)
+    token, session = sessions.create(Principal("ann"))
+    assert sessions.logout(token)
+    assert told == [session]
+    with pytest.raises(InvalidTokenError):
+        verifier(audit=Broken())[0].verify("x.y.z")
+
+
 def test_sessions_in_threads_end_once() -> None:
     ended = []
     sessions = SessionRegistry(max_per_user=1000)
