@@ -308,6 +308,13 @@ async def test_a_socket_ends_with_its_token_unless_it_is_renewed(service) -> Non
     assert service.names().count(("session_expired", "expired_on_socket")) == 2
 
 
+async def test_a_sign_in_for_ever_renews_as_well(service) -> None:
+    async with service.connect("isolane.v1", f"bearer.{token('ann-25', 5)}") as socket:
+        await until(socket, "auth_expiring")
+        await socket.send(json.dumps({"t": "auth_refresh", "token": token("ann-25", 1e300)}))
+        assert (await until(socket, "auth_refreshed")).get("expires_in_ms") is None
+
+
 async def test_a_ticket_renews_as_well(service) -> None:
     async with service.connect("isolane.v1", f"bearer.{token('ann-15', 5)}") as socket:
         await until(socket, "auth_expiring")

@@ -22,7 +22,8 @@ from isolane import _core
 from isolane.fastapi import IsolaneSettings, Principal
 from isolane.fastapi.authenticators import JwtAuthenticator
 from isolane.fastapi.gate import Gate
-from isolane.security import AuditClass, SecurityEvent
+from isolane.fastapi.problems import problem_of
+from isolane.security import AuditClass, AuditUnavailableError, SecurityEvent
 from isolane.security.authentication import (
     InvalidTokenError,
     JwtVerifier,
@@ -39,6 +40,7 @@ from isolane.security.authentication import (
     is_multi_factor,
 )
 from isolane.security.authentication.credentials import subprotocol_token, token_in_query
+from isolane.security.authentication.errors import AccessRefusedError
 from isolane.testing import manual_clock
 from starlette.requests import HTTPConnection
 
@@ -183,6 +185,32 @@ def test_a_token_is_over_after_its_time_and_the_leeway() -> None:
         # Who could not have used it before is not told that it is over.
         assert refused(sign(claims(exp=1, iss="another")))[0] == "invalid_token"
         assert refused(sign(claims(exp=1), key=b"x" * 32))[0] == "invalid_token"
+
+
+@pytest.mark.parametrize(("methods", "seen"), [("ticket", []), ("ticket,header", [b"authorization"])])
+async def test_a_header_that_is_not_listed_is_taken_away_whatever_is_in_it(methods, seen) -> None:
+    asked: list[bytes] = []
+
+    def authenticate(conn: HTTPConnection) -> Principal | None:
+        asked.extend(name for name, _ in conn.scope["headers"])
+        return None
+
+    gate = Gate(IsolaneSettings(websocket_auth_methods=methods), authenticate, Tickets())
+    headers = [(b"authorization", b"Basic YW5uOnB3"), (b"cookie", b"a=b")]
+    scope = {"type": "websocket", "headers": headers, "query_string": b"", "scheme": "ws", "path": "/"}
+    assert await gate.of_socket(HTTPConnection(scope)) is None
+    assert asked == seen
+
+
+class AwayError(AccessRefusedError):
+    """An application's own."""
+
+    code = "away"
+
+
+def test_a_refusal_of_the_applications_own_is_told() -> None:
+    problem = problem_of(AwayError("Come back on Monday"))
+    assert (problem.status, problem.code, problem.detail) == (403, "away", "Come back on Monday")
 
 
 async def test_an_end_that_is_no_number_is_over() -> None:
@@ -506,6 +534,8 @@ def test_a_token_in_the_address_is_seen_under_any_name() -> None:
     assert token_in_query([("token", "anything")])
     assert token_in_query([("Access_Token", "x")])
     assert token_in_query([("x", sign())])
+    assert token_in_query([("x", f"Bearer {sign()}")])
+    assert token_in_query([("next", f"/page?t={sign()}")])
     assert not token_in_query([("token", ""), ("ticket", "x" * 43), ("after", "run:1:2"), ("thread_id", "eyJ.x")])
 
 
@@ -671,6 +701,17 @@ async def test_a_ticket_ends_with_the_sign_in_that_it_was_given_to(monkeypatch) 
         assert [await counts(ticket) for ticket in given] == [False, False], "what is not kept is refused"
 
 
+async def test_a_ticket_of_the_same_moment_ends_as_well() -> None:
+    for step in range(200):
+        with manual_clock() as clock:
+            clock.advance(step * 0.7)
+            tickets = Tickets(seconds=7.3)
+            ticket = await tickets.issue(Principal("ann"), None)
+            tickets.end("ann")
+            with pytest.raises(InvalidTokenError):
+                await tickets.redeem(ticket, None)
+
+
 async def test_tickets_are_bounded_and_kept_as_hashes() -> None:
     with manual_clock() as clock:
         store = MemoryTicketStore(per_user=2, per_process=3)
@@ -818,6 +859,43 @@ def test_what_must_be_recorded_and_is_not_begins_no_session() -> None:
     with pytest.raises(RuntimeError):
         sessions.create(Principal("ann-s"))
     assert (len(sessions), sessions._ids, sessions._of_user) == (0, {}, {})
+
+
+def test_sessions_that_are_over_are_told_also_when_a_new_one_cannot_be_recorded() -> None:
+    class Full:
+        full = False
+
+        def record(self, event: SecurityEvent) -> None:
+            if self.full and event.name == "session_created":
+                raise AuditUnavailableError(event.audit_class, "refused")
+
+    with manual_clock() as clock:
+        sink, told = Full(), []
+        sessions = SessionRegistry(idle_seconds=60, max_sessions=1, audit=sink)
+        sessions.add_listener(told.append)
+        _, session = sessions.create(Principal("ann"))
+        clock.advance(61)
+        sink.full = True
+        with pytest.raises(AuditUnavailableError):
+            sessions.create(Principal("bob"))
+        assert told == [session]
+
+
+def test_a_log_that_breaks_keeps_nobody_signed_in(caplog) -> None:
+    class Broken:
+        def record(self, event: SecurityEvent) -> None:
+            if event.name != "session_created":
+                raise OSError("disk")
+
+    caplog.set_level(logging.CRITICAL, "isolane.security")
+    told: list[Any] = []
+    sessions = SessionRegistry(audit=Broken())
+    sessions.add_listener(told.append)
+    token, session = sessions.create(Principal("ann"))
+    assert sessions.logout(token)
+    assert told == [session]
+    with pytest.raises(InvalidTokenError):
+        verifier(audit=Broken())[0].verify("x.y.z")
 
 
 def test_sessions_in_threads_end_once() -> None:

@@ -44,7 +44,7 @@ from isolane import (
 )
 from isolane.tools.dispatcher import OWN_SPAN
 from isolane.tools.registry import MAX_TOOLS
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 ALL = PermissionEngine.for_tools({"everyone": ["*"]})
 
@@ -1030,3 +1030,136 @@ async def test_what_is_dropped_is_freed(factory, new_context) -> None:
     del dispatcher, context
     gc.collect()
     assert [reference() for reference in held] == [None, None]
+
+
+class Renamed(BaseModel):
+    whose: str = Field(alias="user_id")
+
+
+async def test_a_user_is_named_whatever_the_tool_calls_it(factory, new_context, alice, bob) -> None:
+    dispatcher = factory.create_dispatcher(new_context(alice))
+
+    async def of_model(**given: Any) -> dict[str, Any]:
+        return given
+
+    async def of_hints(whose: Annotated[str, Field(alias="user_id")]) -> str:
+        return whose
+
+    dispatcher.register_tool(of_model, parameters=Renamed)
+    dispatcher.register_tool(of_hints)
+    for tool in ("of_model", "of_hints"):
+        assert (await dispatcher.dispatch_tool(tool, {"user_id": bob})).metadata["code"] == "not_found"
+        assert (await dispatcher.dispatch_tool(tool, {"user_id": alice})).success
+
+
+def test_a_resource_that_is_no_parameter_is_not_passed_over() -> None:
+    async def read(document: str) -> str:
+        return document
+
+    async def read_all(**given: Any) -> None:
+        """Takes what it is given."""
+
+    for parameters in (None, {"type": "object", "properties": {"document": {"type": "string"}}}):
+        with pytest.raises(ToolRegistrationError, match=r"no parameter 'documnt'.*document"):
+            Tool.of(read, resources=["documnt"], parameters=parameters)
+        assert Tool.of(read, resources="document", parameters=parameters).resources == ("document",)
+    with pytest.raises(ToolRegistrationError, match="user_id"):
+        Tool.of(read_all, resources=["user_id"], parameters=Renamed)
+    assert Tool.of(read_all, resources=["anything"]).resources == ("anything",)
+
+
+PATTERN = {"type": "string", "pattern": "^(a+)+$"}
+TOO_LONG_FOR_GOING_BACK = "a" * 5_000 + "!"
+
+
+@pytest.mark.parametrize(
+    ("rules", "good", "bad"),
+    [
+        ({"properties": {"v": PATTERN}}, {"v": "aaa"}, {"v": TOO_LONG_FOR_GOING_BACK}),
+        ({"propertyNames": PATTERN}, {"aa": 1}, {TOO_LONG_FOR_GOING_BACK: 1}),
+        (
+            {"patternProperties": {"^(a+)+$": {"type": "integer"}}, "additionalProperties": False},
+            {"aa": 1},
+            {TOO_LONG_FOR_GOING_BACK: 1},
+        ),
+        ({"patternProperties": {"^a": {"type": "integer"}}}, {"a": 1, "b": "x"}, {"a": "x"}),
+        ({"properties": {"v": {}}, "additionalProperties": {"type": "integer"}}, {"v": "x", "w": 1}, {"w": "x"}),
+        (
+            {"properties": {"v": {"uniqueItems": True}}},
+            {"v": [1, True, "1", [1], [True], {"a": 1}, {"a": True}, None]},
+            {"v": [*({"number": number} for number in range(20_000)), {"number": 0.0}]},
+        ),
+    ],
+)
+async def test_no_value_takes_for_ever_to_be_checked(factory, context, rules, good, bad) -> None:
+    dispatcher = factory.create_dispatcher(context)
+
+    async def echo(**given: Any) -> dict[str, Any]:
+        return given
+
+    dispatcher.register_tool(echo, parameters={"type": "object", **rules})
+    assert await dispatcher.execute_tool("echo", good) == good
+    with pytest.raises(ToolParameterError):
+        await dispatcher.execute_tool("echo", bad)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"properties": {"v": {"prefixItems": [{"pattern": "(?=a)b"}]}}},
+        {"patternProperties": {r"(a)\1": {}}},
+        {"patternProperties": {"a": {}}, "unevaluatedProperties": False},
+    ],
+)
+def test_a_schema_that_cannot_be_checked_in_time_is_not_taken(rules) -> None:
+    with pytest.raises(ToolRegistrationError, match=r"linear time|for ever"):
+        Tool.of(search, parameters={"type": "object", **rules})
+
+
+async def test_a_check_of_parameters_that_breaks_off_is_a_refusal(factory, context) -> None:
+    class Odd(BaseModel):
+        value: int
+
+        @field_validator("value")
+        @classmethod
+        def check(cls, value: int) -> int:
+            raise KeyError(f"a secret {value}")
+
+    async def odd(value: Annotated[int, AfterValidator(Odd.check)]) -> int:
+        return value
+
+    dispatcher = factory.create_dispatcher(context)
+    dispatcher.register_tool(odd)
+    dispatcher.register_tool(odd, name="model", parameters=Odd)
+    for tool in ("odd", "model"):
+        answer = await dispatcher.dispatch_tool(tool, {"value": 1})
+        assert answer.metadata["code"] == "invalid_parameters"
+        assert "secret" not in answer.error
+
+
+async def test_a_tool_that_awaits_what_was_cancelled_has_failed_and_cancels_nobody(factory, context, events) -> None:
+    dispatcher = factory.create_dispatcher(context)
+
+    async def leans_on_another() -> None:
+        other = asyncio.create_task(asyncio.sleep(3600))
+        await asyncio.sleep(0)
+        other.cancel()
+        await other
+
+    dispatcher.register_tool(leans_on_another)
+    with pytest.raises(ToolExecutionError, match="CancelledError"):
+        await dispatcher.execute_tool("leans_on_another")
+    assert asyncio.current_task().cancelling() == 0
+    assert len(events(context)) == 2
+
+
+def test_a_generator_is_no_tool() -> None:
+    def some():
+        yield 1
+
+    async def more():
+        yield 1
+
+    for tool in (some, more):
+        with pytest.raises(ToolRegistrationError, match="yields"):
+            Tool.of(tool)

@@ -102,7 +102,7 @@ async def _decided(loops: int) -> float:
     tool = Tool.of(search)
     start = now()
     for _ in range(loops):
-        number = dispatcher._admit(tool, PARAMETERS, 30.0)  # noqa: SLF001 - this part of a call alone
+        number = dispatcher._admit(tool, PARAMETERS, PARAMETERS, 30.0)  # noqa: SLF001 - this part of a call alone
         calls.follow(number, 30.0)
         calls.end(number, "ok")
     return now() - start

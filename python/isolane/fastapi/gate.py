@@ -91,7 +91,11 @@ class Gate:
             self._check_origin(conn, credential)
             ticket = credential.value if credential is not None and credential.method is Method.TICKET else None
             ambient = credential is None and self.takes(Method.COOKIE)
-            return await self._admit(conn, conn if ambient else _without(conn, b"cookie"), ticket)
+            asked = conn if ambient else _without(conn, b"cookie")
+            if not self.takes(Method.HEADER):
+                # One that is no bearer token is none of the credentials above: browsers send some by themselves.
+                asked = _without(asked, b"authorization")
+            return await self._admit(conn, asked, ticket)
 
     async def of_message(self, conn: HTTPConnection, message: Mapping[str, Any]) -> Principal | None:
         """Return who sends a ``token`` or a ``ticket`` over an open socket.

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -36,6 +37,8 @@ RECENT_SECONDS = 60.0
 """A plain client is sent the logs of runs that ended at most this long ago, unless it asks for more."""
 EXPIRING_SECONDS = 60.0
 """So long before its sign-in ends a client is told."""
+NEVER_SECONDS = 1e9
+"""A sign-in that lasts so long does not end by itself."""
 MAX_INBOUND_CHARACTERS = 64 * 1024
 READ_EVENTS = 64
 """Most events that are written before other tasks get a turn."""
@@ -321,7 +324,8 @@ class Delivery:
     def _seconds_left(self) -> float | None:
         """How long the sign-in counts; ``None`` when it does not end by itself."""
         expires_at = self.principal.expires_at
-        return None if expires_at is None else expires_at - _core.unix_time()
+        left = math.inf if expires_at is None else expires_at - _core.unix_time()
+        return left if left < NEVER_SECONDS else None
 
     def _look_for_expiry(self, now: float) -> float:
         """Tell the client that its sign-in ends soon, and end the socket with it. Returns when to look again."""

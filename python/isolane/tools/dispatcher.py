@@ -175,21 +175,23 @@ class UnifiedToolDispatcher:
             return PermissionAnswer(permitted=False, code="not_found")
         if self._closed or not self.has_tool(tool_name):
             return PermissionAnswer(permitted=False, code="tool_not_found")
-        result = self._check(self._find(tool_name), NO_PARAMETERS)
+        result = self._check(self._find(tool_name), NO_PARAMETERS, None)
         return PermissionAnswer(result.permitted, result.code)
 
-    def _check(self, tool: Tool, arguments: Mapping[str, Any]) -> PermissionValidationResult:
+    def _check(
+        self, tool: Tool, arguments: Mapping[str, Any], given: Mapping[str, Any] | None
+    ) -> PermissionValidationResult:
         is_admin = tool.admin or tool.name in self._factory.admin_tools
         result = self._check_admin(tool) if is_admin else None
         if result is None:
             action = ADMINISTER if is_admin else EXECUTE
-            mentioned = _mentioned(tool, arguments)
+            mentioned = _mentioned(tool, arguments, given)
             result = self._factory.permissions.check(self.user_context, action, (tool.resource,), mentioned=mentioned)
         self._note(result)
         return result
 
     async def _check_waiting(
-        self, tool: Tool, arguments: Mapping[str, Any], seconds: float
+        self, tool: Tool, arguments: Mapping[str, Any], given: Mapping[str, Any] | None, seconds: float
     ) -> PermissionValidationResult:
         """The same with services that may have to be awaited, which count against the time of the call."""
         result = self._check_admin(tool)
@@ -199,7 +201,7 @@ class UnifiedToolDispatcher:
                 async with limit:
                     result = await self._factory.permissions.validate_execution_permissions(
                         *(self.user_context, self._action(tool), (tool.resource,)),
-                        mentioned=_mentioned(tool, arguments),
+                        mentioned=_mentioned(tool, arguments, given),
                     )
             except TimeoutError:
                 self._checks += 1
@@ -212,16 +214,16 @@ class UnifiedToolDispatcher:
         self._note(result)
         return result
 
-    def _admit(self, tool: Tool, arguments: Mapping[str, Any], seconds: float) -> int:
+    def _admit(self, tool: Tool, arguments: Mapping[str, Any], given: Mapping[str, Any] | None, seconds: float) -> int:
         """Check a call and let it begin, in one step where roles decide alone. Returns its number."""
         factory = self._factory
         permissions, book = factory.permissions, factory.calls.book
         alone = permissions._alone  # noqa: SLF001 - its other half
         if alone is None or tool.admin or tool.name in factory.admin_tools:
-            self._check(tool, arguments).raise_for_refusal()
+            self._check(tool, arguments, given).raise_for_refusal()
             return book.begin(self.user_context, tool.name, seconds)
         admitted = book.admit(
-            *alone, self.user_context, EXECUTE, tool.resource, _mentioned(tool, arguments), tool.name, seconds
+            *alone, self.user_context, EXECUTE, tool.resource, _mentioned(tool, arguments, given), tool.name, seconds
         )
         if isinstance(admitted, int):
             self._checks += 1
@@ -308,7 +310,7 @@ class UnifiedToolDispatcher:
             self._check_open(tool_name)
         try:
             tool, arguments, seconds = self._prepared(tool_name, parameters, timeout)
-            return tool, arguments, seconds, self._admit(tool, arguments, seconds)
+            return tool, arguments, seconds, self._admit(tool, arguments, parameters, seconds)
         except Exception as error:
             self._count_refused(tool_name, error)
             raise
@@ -325,7 +327,7 @@ class UnifiedToolDispatcher:
             tool, arguments, seconds = self._prepared(tool_name, parameters, timeout)
             now = asyncio.get_running_loop().time
             due = now() + seconds
-            result = await self._check_waiting(tool, arguments, seconds)
+            result = await self._check_waiting(tool, arguments, parameters, seconds)
             # The request may have ended meanwhile.
             self._check_open(tool_name)
             result.raise_for_refusal()
@@ -381,11 +383,10 @@ class UnifiedToolDispatcher:
                 raise asyncio.CancelledError  # noqa: TRY301 - one place for both
             how = "ok"
         except asyncio.CancelledError:
-            if self._is_own_cancellation(number, task, cancels):
-                how, problem = "timed_out", ToolTimeoutError.code
-                raise ToolTimeoutError(tool.name, seconds) from None
-            how, problem = "cancelled", "cancelled"
-            raise
+            how, problem, instead = self._of_cancellation(tool, seconds, number, task, cancels)
+            if instead is None:
+                raise
+            raise instead from None
         except (ToolDispatchError, RunClosed, BudgetExceeded) as error:
             problem = getattr(error, "code", problem)
             raise
@@ -398,6 +399,18 @@ class UnifiedToolDispatcher:
         finally:
             self._end(number, tool, how, problem, value, shown, about)
         return value
+
+    def _of_cancellation(
+        self, tool: Tool, seconds: float, number: int, task: asyncio.Task[Any] | None, cancels: int
+    ) -> tuple[str, str, ToolDispatchError | None]:
+        """Return how a call ended that was left by a cancellation, and what is raised instead, if anything is."""
+        if self._is_own_cancellation(number, task, cancels):
+            return "timed_out", ToolTimeoutError.code, ToolTimeoutError(tool.name, seconds)
+        if task is not None and task.cancelling() <= cancels:
+            # Nobody cancels this task: the tool awaited something else that was cancelled.
+            kind = asyncio.CancelledError.__name__
+            return "failed", kind, ToolExecutionError(tool.name, kind)
+        return "cancelled", "cancelled", None
 
     def _is_own_cancellation(self, number: int, task: asyncio.Task[Any] | None, cancels: int) -> bool:
         """Return whether a cancellation came from the deadline alone, and take it back. As ``asyncio.timeout`` does."""
@@ -588,11 +601,11 @@ def _seconds(timeout: float) -> float:
     return timeout
 
 
-def _mentioned(tool: Tool, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
-    if not tool.resources and "user_id" not in arguments:
+def _mentioned(tool: Tool, arguments: Mapping[str, Any], given: Mapping[str, Any] | None) -> tuple[Any, ...]:
+    if not tool.resources and "user_id" not in arguments and (not given or "user_id" not in given):
         return ()
     try:
-        return tuple(tool.mentioned(arguments))
+        return tuple(tool.mentioned(arguments, given))
     except Exception as error:
         problem = ParameterProblem("", "the resources that they name cannot be told", "resources")
         raise ToolParameterError(tool.name, [problem]) from error

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from isolane._core import UserExecutionContext
+from isolane.tools import linear
 from isolane.tools.errors import ParameterProblem, ToolParameterError, ToolRegistrationError
 
 MAX_PROBLEMS = 64
@@ -25,6 +26,9 @@ class Parameters(Protocol):
     def schema(self) -> dict[str, Any] | None:
         """Return the JSON schema, or ``None`` when there is none."""
 
+    def names(self) -> frozenset[str] | None:
+        """Return the names under which a tool finds its parameters, or ``None`` when they are not known."""
+
 
 class AnyParameters:
     """A tool that takes whatever it is given."""
@@ -35,6 +39,10 @@ class AnyParameters:
 
     def schema(self) -> dict[str, Any] | None:
         """There is none."""
+        return None
+
+    def names(self) -> frozenset[str] | None:
+        """They are not known."""
         return None
 
 
@@ -55,6 +63,8 @@ class ModelParameters:
             made = self._validate(given)
         except self._refused as error:
             raise ToolParameterError(tool, _pydantic_problems(error)) from None
+        except Exception as error:
+            raise ToolParameterError(tool, [_broken(error)]) from error
         values = {name: getattr(made, name) for name in self._fields}
         extra = getattr(made, "__pydantic_extra__", None)
         if extra:
@@ -65,6 +75,10 @@ class ModelParameters:
         """Return the model's JSON schema."""
         schema: dict[str, Any] = self._model.model_json_schema()
         return schema
+
+    def names(self) -> frozenset[str] | None:
+        """Return the names of the fields; a model that takes more may have others."""
+        return None if self._model.model_config.get("extra") == "allow" else frozenset(self._fields)
 
 
 class SchemaParameters:
@@ -82,6 +96,8 @@ class SchemaParameters:
             kind.check_schema(self._schema)
         except jsonschema.SchemaError as error:
             raise ToolRegistrationError(f"the JSON schema is not valid at {error.json_path}: {error.message}") from None
+        kind = jsonschema.validators.extend(kind, linear.RULES)
+        linear.check_patterns(self._schema)
         # An empty registry: what is not in the schema itself is not fetched from anywhere.
         self._validator = kind(self._schema, registry=referencing.Registry())
 
@@ -108,11 +124,21 @@ class SchemaParameters:
         """Return the schema."""
         return dict(self._schema)
 
+    def names(self) -> frozenset[str] | None:
+        """Return the names of the properties, if the schema lists them."""
+        properties = self._schema.get("properties")
+        return frozenset(properties) if isinstance(properties, Mapping) else None
+
 
 def _named(tool: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if not all(isinstance(key, str) for key in given):
         raise ToolParameterError(tool, [ParameterProblem("", "the names of parameters are texts", "mapping")])
     return dict(given)
+
+
+def _broken(error: Exception) -> ParameterProblem:
+    """A check that raised something of its own: its text may have anything in it."""
+    return ParameterProblem("", f"they could not be checked: {type(error).__name__}", "check")
 
 
 def _pydantic_problems(error: Any) -> list[ParameterProblem]:
@@ -224,19 +250,20 @@ def signature_parameters(name: str, function: Callable[..., Any]) -> Parameters:
         adapter = TypeAdapter(described)
     except Exception as error:
         raise ToolRegistrationError(f"the parameters of tool {name!r} cannot be described: {error}") from error
-    return SignatureParameters(adapter, tuple(positional))
+    return SignatureParameters(adapter, tuple(positional), None if takes_more else frozenset(fields))
 
 
 class SignatureParameters:
     """The hints of a function, as pydantic checks them."""
 
-    def __init__(self, adapter: Any, positional: tuple[str, ...]) -> None:
+    def __init__(self, adapter: Any, positional: tuple[str, ...], names: frozenset[str] | None) -> None:
         from pydantic import ValidationError  # noqa: PLC0415 - optional, and there, since an adapter is
 
         self._adapter = adapter
         self._validate = adapter.validator.validate_python
         self._refused = ValidationError
         self.positional = positional
+        self._names = names
 
     def validate(self, tool: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters as their hints make them."""
@@ -244,9 +271,15 @@ class SignatureParameters:
             values: dict[str, Any] = self._validate(given)
         except self._refused as error:
             raise ToolParameterError(tool, _pydantic_problems(error)) from None
+        except Exception as error:
+            raise ToolParameterError(tool, [_broken(error)]) from error
         return values
 
     def schema(self) -> dict[str, Any] | None:
         """Return the JSON schema."""
         schema: dict[str, Any] = self._adapter.json_schema()
         return schema
+
+    def names(self) -> frozenset[str] | None:
+        """Return the names of the function's parameters; one with ``**`` takes others."""
+        return self._names

@@ -106,6 +106,7 @@ class Tool:
         if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
             raise ToolRegistrationError(f"the timeout of tool {own!r} must be more than 0 seconds, got {timeout!r}")
         call, is_async, takes_mapping, taken, context = _shaped(tool, own, parameters)
+        named = resources if callable(resources) else _resource_names(own, resources, taken)
         return cls(
             name=own,
             description=description if description is not None else _description_of(tool),
@@ -116,7 +117,7 @@ class Tool:
             context_parameter=context,
             admin=admin,
             timeout=timeout,
-            resources=resources if callable(resources) else _resource_names(resources),
+            resources=named,
         )
 
     def arguments(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -130,13 +131,14 @@ class Tool:
             raise ToolParameterError(self.name, [problem])
         return arguments
 
-    def mentioned(self, arguments: Mapping[str, Any]) -> list[Any]:
-        """Return what the parameters name: a user, and the resources that the tool was registered with."""
-        found: list[Any] = []
-        if not self.resources and "user_id" not in arguments:
-            return found
-        if "user_id" in arguments and arguments["user_id"] is not None:
-            found.append(_Named(arguments["user_id"]))
+    def mentioned(self, arguments: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> list[Any]:
+        """Return what the parameters name: a user, and the resources that the tool was registered with.
+
+        ``given`` is what the caller has written: a tool may know its ``user_id`` under another name.
+        """
+        user, written = arguments.get("user_id"), None if given is None else given.get("user_id")
+        users = (user,) if written is user else (user, written)
+        found: list[Any] = [_Named(each) for each in users if each is not None]
         if callable(self.resources):
             found.extend(self.resources(arguments))
             return found
@@ -187,8 +189,16 @@ class _Named:
         self.user_id = user_id
 
 
-def _resource_names(given: str | Iterable[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _resource_names(tool: str, given: str | Iterable[str], parameters: Parameters) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else tuple(given)
+    known = parameters.names()
+    for name in names:
+        if known is not None and name not in known:
+            # The wall would be asked about nothing.
+            raise ToolRegistrationError(
+                f"resources of tool {tool!r}: it has no parameter {name!r}; name one of: {', '.join(sorted(known))}"
+            )
+    return names
 
 
 def _name_of(tool: Any) -> Any:
@@ -214,6 +224,8 @@ def _shaped(tool: Any, name: str, parameters: Any) -> tuple[Callable[..., Any], 
         raise ToolRegistrationError(
             f"a tool is a function, or has a name and one of {', '.join(SHAPE)}; got: {type(tool).__name__}"
         )
+    if inspect.isgeneratorfunction(tool) or inspect.isasyncgenfunction(tool):
+        raise ToolRegistrationError(f"tool {name!r} yields; a tool returns its whole result, within its time")
     context = context_parameter(tool)
     taken = parameters_of(parameters) if parameters is not None else signature_parameters(name, tool)
     schema = (taken.schema() or {}) if parameters is not None else {}

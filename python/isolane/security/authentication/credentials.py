@@ -80,4 +80,4 @@ def offered(header: str) -> list[str]:
 
 def token_in_query(parameters: Iterable[tuple[str, str]]) -> bool:
     """Whether the address carries a token: under a name that is used for them, or as something that looks like one."""
-    return any((name.lower() in QUERY_NAMES and value) or _TOKEN.fullmatch(value) for name, value in parameters)
+    return any((name.lower() in QUERY_NAMES and value) or _TOKEN.search(value) for name, value in parameters)

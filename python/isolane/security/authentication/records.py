@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from typing import Any
 
 from isolane.security.authentication.errors import AccessRefusedError
 from isolane.security.errors import AuditUnavailableError
 from isolane.security.events import AuditClass, AuditSink, SecurityEvent, Severity
+
+logger = logging.getLogger("isolane.security")
 
 
 def note(
@@ -40,5 +42,10 @@ def note_refusal(
     """
     if error is not None:
         error.is_recorded = audit is not None
-    with contextlib.suppress(AuditUnavailableError):
+    try:
         note(audit, name, user_id, severity=severity, audit_class=audit_class, **data)
+    except AuditUnavailableError:
+        return
+    except Exception:
+        # Such as of an application's own log: whoever is refused, or signed out, still is.
+        logger.exception("%s could not be recorded", name)

@@ -110,22 +110,25 @@ class SessionRegistry:
         name = secrets.token_urlsafe(ID_BYTES)
         owner = replace(principal, session_id=name, expires_at=expires)
         session = Session(name, owner, unix, expires)
-        ended = []
-        with self._lock:
-            own = self._of_user.get(principal.user_id, [])
-            if len(own) >= self._max_per_user or len(self._held) >= self._max:
-                ended = self._expire(now)
+        ended: list[tuple[Session, str]] = []
+        try:
+            with self._lock:
                 own = self._of_user.get(principal.user_id, [])
-            has_room = len(self._held) < self._max or len(own) >= self._max_per_user
-            if has_room:
-                note(self._audit, "session_created", principal.user_id)
-                if len(own) >= self._max_per_user:
-                    oldest = min(own, key=lambda held: self._held[held].last_seen)
-                    ended.append((self._remove(oldest), "replaced"))
-                self._held[name] = _Held(session, _digest(token), now, now + max(0.0, expires - unix))
-                self._ids[_digest(token)] = name
-                self._of_user.setdefault(principal.user_id, []).append(name)
-        self._tell(ended)
+                if len(own) >= self._max_per_user or len(self._held) >= self._max:
+                    ended = self._expire(now)
+                    own = self._of_user.get(principal.user_id, [])
+                has_room = len(self._held) < self._max or len(own) >= self._max_per_user
+                if has_room:
+                    note(self._audit, "session_created", principal.user_id)
+                    if len(own) >= self._max_per_user:
+                        oldest = min(own, key=lambda held: self._held[held].last_seen)
+                        ended.append((self._remove(oldest), "replaced"))
+                    self._held[name] = _Held(session, _digest(token), now, now + max(0.0, expires - unix))
+                    self._ids[_digest(token)] = name
+                    self._of_user.setdefault(principal.user_id, []).append(name)
+        finally:
+            # Also when the new one cannot be recorded: the sockets of those that are over are to be closed.
+            self._tell(ended)
         if not has_room:
             raise SignInLimitError
         return token, session

@@ -20,6 +20,8 @@ MAX_TICKET_SECONDS = 30.0
 TICKET_BYTES = 32
 PER_USER = 16
 PER_PROCESS = 10_000
+ROUNDING = 1e-6
+"""Of a moment that was added to and taken from, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,8 @@ class _SignedOut:
         """Whether the user, or the session, has signed out since the ticket was issued."""
         user = principal.user_id.strip()
         keys = ((user, None), (user, principal.session_id))
-        return issued <= max(self._all_before, *(self._when.get(key, float("-inf")) for key in keys))
+        latest = max(self._all_before, *(self._when.get(key, float("-inf")) for key in keys))
+        return issued <= latest + ROUNDING
 
 
 class Tickets:
