@@ -213,6 +213,18 @@ class TestSweep:
         assert manager.detect_isolation_violations() == []
         assert own.verify_isolation()
 
+    def test_what_could_not_be_recorded_is_found_again(self, audit) -> None:
+        detector = SimpleNamespace(figures=lambda: {"violations": found})
+        found = 0
+        manager = SecurityBoundaryManager(detector=detector, audit=audit)
+        found = 3
+        audit.is_sick = True
+        with pytest.raises(AuditUnavailableError):
+            manager.detect_isolation_violations()
+        audit.is_sick = False
+        assert [one.count for one in manager.detect_isolation_violations()] == [3]
+        assert audit.names() == ["isolation_violation"]
+
     def test_what_the_detector_has_found_since_is_told_once(self) -> None:
         figures = {"violations": 2}
         manager = SecurityBoundaryManager(detector=SimpleNamespace(figures=lambda: figures))
@@ -301,6 +313,11 @@ class TestEmergency:
         assert not report.restored
         assert (report.sockets_closed, cursor.close_code) == (1, 4010)
         assert audit.events[0].data["failed"] == list(report.failed)
+
+    async def test_an_emergency_that_cannot_be_recorded_reports_what_it_did(self, users, audit) -> None:
+        audit.is_sick = True
+        report = await SecurityBoundaryManager(audit=audit).emergency_isolation_restore([users[0]])
+        assert (report.users, report.failed, report.restored) == ((users[0],), ("AuditUnavailableError",), False)
 
     async def test_without_a_violation_nobody_is_isolated(self, audit) -> None:
         report = await SecurityBoundaryManager(audit=audit).emergency_isolation_restore()

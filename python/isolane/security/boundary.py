@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from isolane._core import (
@@ -161,14 +161,20 @@ class SecurityBoundaryManager:
         for a request.
 
         Raises:
-            AuditUnavailableError: a violation cannot be recorded.
+            AuditUnavailableError: a violation cannot be recorded; the next call finds all of them again.
         """
         with self._lock:
+            before = self._counted, self._delivered
             found = [*self._stopped(), *self._found_in_deliveries(), *_shared_by_contexts()]
             # The sweep counts what it finds as well.
             self._counted = isolation_violations()
-        for violation in found:
-            self._record(violation)
+        try:
+            for violation in found:
+                self._record(violation)
+        except Exception:
+            with self._lock:
+                self._counted, self._delivered = before
+            raise
         return found
 
     def _stopped(self) -> list[BoundaryViolation]:
@@ -253,8 +259,8 @@ class SecurityBoundaryManager:
         )
         with self._lock:
             self._counted = isolation_violations()
-        self._record_emergency(report, reason)
-        return report
+        self._attempt(failed, self._record_emergency, report, reason)
+        return replace(report, failed=tuple(failed))
 
     def _attempt(self, failed: list[str], step: Any, *arguments: Any) -> Any:
         try:
