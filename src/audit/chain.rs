@@ -9,7 +9,7 @@ use super::error::AuditError;
 use super::files::{self, Durability, GrowingFile};
 use super::frame::{self, Header, LogId};
 use super::keys::{self, NONCE, UserKey};
-use super::keystore::KeyStore;
+use super::keystore::{KeyStore, Rotation};
 use super::merkle::{self, Frontier, Hash};
 use super::record::Entry;
 use super::segment::{self, SegmentHead};
@@ -104,9 +104,9 @@ impl Keys {
         self.store.erase(user)
     }
 
-    /// Wraps all keys anew.
-    pub fn rotate(&mut self, kek: &keys::Kek) -> Result<(), AuditError> {
-        self.store.rotate(kek)
+    /// Ends wrapping all keys anew, which the keystore began.
+    pub fn finish_rotation(&mut self, rotation: Rotation) -> Result<(), AuditError> {
+        self.store.finish_rotation(rotation)
     }
 }
 

@@ -323,6 +323,13 @@ impl Intake {
         }
     }
 
+    /// What waits at this moment, for a writer that is at something long.
+    pub(super) fn take_now(&self, room: usize) -> Option<Turn> {
+        let mut state = self.lock();
+        let waiting = !state.queue.is_empty() || !state.spill.is_empty();
+        waiting.then(|| state.take(self.settings.batch.min(room)))
+    }
+
     /// Records were committed, at that time. `note` is a checkpoint that was made with them; `fault` is why what was due besides
     /// failed.
     pub(super) fn committed(&self, batch: usize, own: usize, now: Micros, note: Option<String>, fault: Option<String>) {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -100,6 +101,21 @@ fn held(slot: &[u8], kek: &Kek, index_key: &[u8; KEY]) -> Held {
             }
         }),
         _ => Held::Damaged,
+    }
+}
+
+/// A keystore on its way to another key of keys.
+pub struct Rotation {
+    kek: Kek,
+    bytes: Vec<u8>,
+    next: u64,
+}
+
+impl std::fmt::Debug for Rotation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rotation")
+            .field("next", &self.next)
+            .finish_non_exhaustive()
     }
 }
 
@@ -218,7 +234,7 @@ impl KeyStore {
         let tag = keys::user_tag(&self.index_key, Some(user));
         let mut own = Vec::new();
         // Whatever its state says: one that is erased has no tag.
-        self.each_slot(|number, slot| {
+        self.each_slot(0..self.slots, |number, slot| {
             if tag_of(slot) == tag {
                 own.push((number, *slot));
             }
@@ -246,17 +262,42 @@ impl KeyStore {
 
     /// Wraps all keys anew: none of them changes. The file is replaced at once, and what it was before is overwritten.
     pub fn rotate(&mut self, kek: &Kek) -> Result<(), AuditError> {
-        self.place.check()?;
-        let mut bytes = wrap_header(kek, &self.index_key, &self.signer).to_vec();
-        self.each_slot(|_, slot| {
+        let mut rotation = self.begin_rotation(kek);
+        while !self.rotate_some(&mut rotation)? {}
+        self.finish_rotation(rotation)
+    }
+
+    /// Begins to wrap all keys anew.
+    pub fn begin_rotation(&self, kek: &Kek) -> Rotation {
+        Rotation {
+            kek: kek.clone(),
+            bytes: wrap_header(kek, &self.index_key, &self.signer).to_vec(),
+            next: 0,
+        }
+    }
+
+    /// Wraps some of the keys. Returns whether those were the last. Keys may be made in between, and none be erased.
+    pub fn rotate_some(&self, rotation: &mut Rotation) -> Result<bool, AuditError> {
+        let count = (self.slots - rotation.next).min(SLOTS_AT_ONCE as u64);
+        let from = rotation.next;
+        self.each_slot(from..from + count, |_, slot| {
             let mut slot = *slot;
             if slot[0] == LIVE
                 && let Some(secrets) = unwrap_slot(&slot, &self.kek)
             {
-                wrap_slot(&mut slot, kek, &secrets);
+                wrap_slot(&mut slot, &rotation.kek, &secrets);
             }
-            bytes.extend_from_slice(&slot);
+            rotation.bytes.extend_from_slice(&slot);
         })?;
+        rotation.next += count;
+        Ok(rotation.next == self.slots)
+    }
+
+    /// Puts the keys that were wrapped anew in the place of the others.
+    pub fn finish_rotation(&mut self, mut rotation: Rotation) -> Result<(), AuditError> {
+        self.place.check()?;
+        while !self.rotate_some(&mut rotation)? {}
+        let Rotation { kek, bytes, .. } = rotation;
         let beside = files::beside(&self.path);
         let replace = || {
             let file = files::stage(&self.path, &bytes, Durability::Fsync)?;
@@ -275,7 +316,7 @@ impl KeyStore {
         // From here on the new key counts, whatever fails.
         let former = std::mem::replace(&mut self.file, file);
         self.place = place;
-        self.kek = kek.clone();
+        self.kek = kek;
         self.unsynced = false;
         let finish = || {
             // The name first: after a loss of power it must not lead to the file that is overwritten next.
@@ -288,12 +329,12 @@ impl KeyStore {
         finish().map_err(AuditError::io(doing, &self.path))
     }
 
-    /// Goes through all slots, many at a time.
-    fn each_slot(&self, mut each: impl FnMut(u64, &Slot)) -> Result<(), AuditError> {
+    /// Goes through slots, many at a time.
+    fn each_slot(&self, slots: Range<u64>, mut each: impl FnMut(u64, &Slot)) -> Result<(), AuditError> {
         let mut block = vec![0; SLOTS_AT_ONCE * SLOT];
-        let mut number = 0;
-        while number < self.slots {
-            let count = usize::try_from(self.slots - number).map_or(SLOTS_AT_ONCE, |left| left.min(SLOTS_AT_ONCE));
+        let mut number = slots.start;
+        while number < slots.end {
+            let count = usize::try_from(slots.end - number).map_or(SLOTS_AT_ONCE, |left| left.min(SLOTS_AT_ONCE));
             let bytes = &mut block[..count * SLOT];
             self.file
                 .read_exact_at(bytes, position(number))
@@ -445,6 +486,24 @@ mod tests {
             old.iter().all(|byte| *byte == 0),
             "what was wrapped by the old key is overwritten"
         );
+    }
+
+    #[test]
+    fn keys_that_are_made_while_others_are_wrapped_anew_are_wrapped_too() {
+        let folder = Folder::new();
+        let path = folder.path().join("keys");
+        let mut store = KeyStore::open(&path, &kek(1), 0, Durability::Os).expect("made");
+        for user in 0..=SLOTS_AT_ONCE {
+            some(store.key_for(Some(&user.to_string()), 0));
+        }
+        let mut rotation = store.begin_rotation(&kek(2));
+        assert!(!store.rotate_some(&mut rotation).expect("read"), "there is one more");
+        let late = some(store.key_for(Some("late"), 0));
+        store.finish_rotation(rotation).expect("rotated");
+        let ring = KeyRing::read(&path, &kek(2)).expect("reads");
+        assert_eq!(ring.held.len(), SLOTS_AT_ONCE + 2);
+        assert!(ring.held.values().all(|held| matches!(held, Held::Live { .. })));
+        assert!(matches!(&ring.held[&late.kid], Held::Live { dek, .. } if *dek == late.dek));
     }
 
     #[test]

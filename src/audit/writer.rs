@@ -9,10 +9,14 @@ use super::chain::{Chain, Keys};
 use super::content;
 use super::error::AuditError;
 use super::intake::{Ask, Asked, Intake, Turn};
+use super::keys::Kek;
 use super::log::Lock;
 use super::record::{AuditClass, Entry, PerClass, Severity};
 use crate::clock::{Clock, Moment, write_iso8601};
 use crate::events::json;
+
+/// Commits between some keys that are wrapped anew and the next.
+const BATCHES_BETWEEN: usize = 8;
 
 /// What the thread owns.
 #[derive(Debug)]
@@ -151,17 +155,27 @@ impl Writer<'_> {
                 }
                 erased
             }
-            Ask::Rotate(kek) => self
-                .parts
-                .lock
-                .keep()
-                .and_then(|()| self.parts.keys.rotate(&kek))
-                .map(|()| {
-                    self.tell("keys_rotated", "{}");
-                    0
-                }),
+            Ask::Rotate(kek) => self.rotate(&kek).map(|()| {
+                self.tell("keys_rotated", "{}");
+                0
+            }),
         };
         let _ = asked.answer.try_send(answer);
+    }
+
+    /// Wraps all keys anew. With many that takes longer than records may wait, so they are written in between.
+    fn rotate(&mut self, kek: &Kek) -> Result<(), AuditError> {
+        self.parts.lock.keep()?;
+        let mut rotation = self.parts.keys.store().begin_rotation(kek);
+        while !self.parts.keys.store().rotate_some(&mut rotation)? {
+            for _ in 0..BATCHES_BETWEEN {
+                let Some(Turn::Write(batch, lost)) = self.intake.take_now(self.parts.chain.room()) else {
+                    break;
+                };
+                self.write(batch, lost);
+            }
+        }
+        self.parts.keys.finish_rotation(rotation)
     }
 
     /// Records what was done. It was done, so a disk that fails now only delays the record.

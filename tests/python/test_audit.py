@@ -344,19 +344,22 @@ async def test_a_report_counts_what_was_recorded_in_the_time(path):
                 denied = SecurityEvent(name="authz_fail", audit_class=AuditClass.PERMISSION, user_id=user)
                 logger.record(denied)
             logger.log_isolation_violation("something", user_id="bob")
+            foreign = "malicious_direct_reference"
+            logger.record(SecurityEvent(name=foreign, audit_class=AuditClass.PERMISSION, user_id="bob"))
             logger.record(event(AuditClass.LIFECYCLE, "cem"))
             await logger.shred_user("cem", "asked to")
             clock.advance(100)
             end = datetime.now(UTC) + timedelta(seconds=150)
             logger.record(event(AuditClass.DEBUG, "too-late"))
             report = await logger.generate_security_report(TimeRange(start, end))
-    assert report.by_name == {"authz_fail": 3, "isolation_violation": 1, "<erased>": 1, "user_deleted": 1}
-    assert (report.total, report.denied, report.users, report.erased) == (6, 3, 3, 1)
-    assert report.by_class["permission"] == 3
+    once = dict.fromkeys((foreign, "isolation_violation", "<erased>", "user_deleted"), 1)
+    assert report.by_name == {"authz_fail": 3, **once}
+    assert (report.total, report.denied, report.users, report.erased) == (7, 4, 3, 1)
+    assert report.by_class["permission"] == 4
     assert report.by_severity["critical"] == 1
     assert [violation.user_id for violation in report.violations] == ["bob"]
     assert report.verification.ok
-    assert sorted(report.busiest.values()) == [1, 2, 2]
+    assert sorted(report.busiest.values()) == [1, 2, 3]
     json.dumps(report.as_dict())
 
 

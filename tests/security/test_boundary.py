@@ -216,6 +216,18 @@ class TestSweep:
         assert manager.detect_isolation_violations() == []
         assert own.verify_isolation()
 
+    def test_what_could_not_be_recorded_is_found_again(self, audit) -> None:
+        detector = SimpleNamespace(figures=lambda: {"violations": found})
+        found = 0
+        manager = SecurityBoundaryManager(detector=detector, audit=audit)
+        found = 3
+        audit.is_sick = True
+        with pytest.raises(AuditUnavailableError):
+            manager.detect_isolation_violations()
+        audit.is_sick = False
+        assert [one.count for one in manager.detect_isolation_violations()] == [3]
+        assert audit.names() == ["isolation_violation"]
+
     def test_what_the_detector_has_found_since_is_told_once(self) -> None:
         figures = {"violations": 2}
         manager = SecurityBoundaryManager(detector=SimpleNamespace(figures=lambda: figures))

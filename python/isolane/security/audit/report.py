@@ -18,6 +18,9 @@ MOST_VIOLATIONS = 1_000
 MOST_USERS = 20
 """Pseudonyms with the most records that a report names."""
 
+DENIALS = ("authz_fail", "malicious_direct_reference", "authn_login_fail")
+"""Names of records that somebody was refused something."""
+
 OWN = "0" * 32
 """The pseudonym of the process itself."""
 
@@ -33,7 +36,7 @@ class SecurityReport:
         by_name, by_class, by_severity: counts. Names that cannot be read count as ``<erased>`` or ``<sealed>``.
         users: how many pseudonyms there are; a user has one for 30 days.
         busiest: the pseudonyms with the most records, and how many.
-        denied: how many ``authz_fail`` and ``authn_login_fail``.
+        denied: how many ``authz_fail``, ``malicious_direct_reference`` and ``authn_login_fail``.
         violations: the records of class isolation, in order, the first 1 000 of them.
         violations_total: how many there are.
         lost: records that were not written, by class, as gap records say.
@@ -114,7 +117,7 @@ def security_report(storage: EncryptedAuditStorage, time_range: TimeRange) -> Se
         by_severity=dict(counts.severities),
         users=len(counts.users),
         busiest=dict(counts.users.most_common(MOST_USERS)),
-        denied=counts.names["authz_fail"] + counts.names["authn_login_fail"],
+        denied=sum(counts.names[name] for name in DENIALS),
         violations=tuple(counts.violations),
         violations_total=counts.classes[AuditClass.ISOLATION.value],
         lost=dict(counts.lost),
