@@ -74,6 +74,7 @@ __all__ = [
     "_advance_clock",
     "_after_fork_in_child",
     "_before_exit",
+    "_check_boundary",
     "_deep_copy",
     "_install_scanner",
     "_manual_clock",
@@ -1453,10 +1454,19 @@ class SanitizerCore:
         Seals bytes for a place with a key of 32 bytes.
         """
     def walk(
-        self, /, value: Any, user_id: str, secret: str, personal: str, detectors: SupportsGetItem[int, Any]
+        self,
+        /,
+        value: Any,
+        user_id: str,
+        secret: str,
+        personal: str,
+        detectors: SupportsGetItem[int, Any],
+        *,
+        owners: bool = False,
     ) -> tuple[typing.Any, list[tuple[str, str, int, int, str]]]:
         """
         Looks through a value. Returns it, or what is masked in its place, and `(path, kind, start, end, action)` of each finding.
+        With `owners` objects of isolane's are asked whose they are: those of others are findings, and the user's own pass.
         """
 
 @final
@@ -1519,6 +1529,10 @@ class Scanner:
         """
         Whether anything is held of a user.
         """
+    def is_asked(self, /, boundary: str) -> bool:
+        """
+        Whether one of isolane's own boundaries asks it now.
+        """
     def mint(self, /, user_id: str) -> str:
         """
         A new canary of the user.
@@ -1530,6 +1544,11 @@ class Scanner:
     def note_inbound(self, /, user_id: str, value: Any) -> int:
         """
         Looks at what the user brought. Returns how much of it is somebody else's, and new.
+        """
+    def places(self, /, observer: str, text: str) -> list[tuple[int, int, str | None]] | None:
+        """
+        Where a text has something of others, in bytes, without counting it as a delivery: from, to, and whose, if that is known.
+        `None` when there is more than is kept of one text.
         """
     def register(self, /, user_id: str, value: str) -> int:
         """
@@ -2426,6 +2445,11 @@ def _after_fork_in_child() -> None:
 def _before_exit() -> None:
     """
     Called by `atexit`: from here on no thread wakes the loop of another.
+    """
+
+def _check_boundary(boundary: str, user: str, value: Any) -> None:
+    """
+    Looks at a value at a boundary that is written in Python. Raises `ResponseWithheldError` when it is withheld.
     """
 
 def _deep_copy(value: dict[Any, Any]) -> dict[Any, Any]:

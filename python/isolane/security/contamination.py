@@ -38,7 +38,7 @@ logger = logging.getLogger("isolane.security")
 Whose = UserExecutionContext | str | None
 """A context, the id of a user, or ``None`` for nobody in particular, to whom all of it is somebody else's."""
 
-HOOKED = frozenset({"ws_out", "error", "cache_get", "cache_put"})
+HOOKED = frozenset({"ws_out", "error", "cache_get", "cache_put", "tool_in", "tool_out"})
 """Boundaries of isolane's own that ask the installed detector by themselves."""
 
 MAX_REMEMBERED = 10_000
@@ -98,6 +98,7 @@ class ContaminationDetector:
         self._granted = 0
         self._hook_errors = 0
         self._installed = False
+        self._asked: frozenset[str] = frozenset()
 
     # -- what is looked for ----------------------------------------------------------------------------------------
 
@@ -202,6 +203,24 @@ class ContaminationDetector:
         """Return a row of a database if it may pass: ``guard`` at the boundary ``db_row``."""
         return self.guard(row, boundary="db_row", context=context)
 
+    def foreign_spans(self, text: str, user_id: str) -> list[tuple[int, int]]:
+        """Return where a text has canaries or secrets of others than this user, in characters: ``(start, end)`` each.
+
+        For ``DataSanitizer(references=detector)``, which masks them. What is granted to the user is left out, and what
+        the user had brought. It is no delivery, so nothing is counted or reported. Of a text with more than 64 of them
+        all is one place.
+        """
+        places = self.scanner.places(user_id, text)
+        if places is None:
+            return [(0, len(text))]
+        spans = [(start, end) for start, end, owner in places if not self._grants_allow(owner, user_id)]
+        if not spans or text.isascii():
+            return spans
+        data = text.encode()
+        return [
+            (len(data[:start].decode(errors="ignore")), len(data[:end].decode(errors="ignore"))) for start, end in spans
+        ]
+
     def stream(self, context: Whose, boundary: str) -> StreamGuard:
         """Look at what comes in pieces, without missing what is cut in two."""
         from isolane.security.streams import StreamGuard  # noqa: PLC0415 - which needs this module
@@ -223,24 +242,35 @@ class ContaminationDetector:
             guard.close()
 
     def sweep(self) -> ContaminationReport:
-        """Check that every scan point that is on would see something: the report has no violations of its own."""
+        """Check that every scan point that is on would see something: the report has no violations of its own.
+
+        A control is made for each. Of those where isolane asks by itself the detector must be installed as well, or
+        have been until ``uninstall``; whether the application asks at the others is not known here.
+        """
         collected = Collected(own=1, scanned_bytes=1)
         enabled = [boundary for boundary, mode in self._modes.items() if mode is not ScanMode.OFF]
-        return self._report("http_out", collected, (), (), granted=0, checked=enabled)
+        unasked = HOOKED.difference(self._asking())
+        return self._report("http_out", collected, (), (), granted=0, checked=enabled, unasked=unasked)
+
+    def _asking(self) -> frozenset[str]:
+        """Return which of isolane's own boundaries ask this detector, or did until it was uninstalled."""
+        return self._asked | {name for name in HOOKED if self.scanner.is_asked(name)}
 
     # -- installing ------------------------------------------------------------------------------------------------
 
     def install(self) -> None:
-        """Have isolane's own boundaries ask: publishing and writing events, errors in them, and caches.
+        """Have isolane's own boundaries ask: publishing and writing events, errors in them, caches, and calls of tools.
 
         One detector is asked at a time: this one takes the place of another.
         """
         enabled = [name for name in sorted(HOOKED) if self._modes[name] is not ScanMode.OFF]
         _install_scanner(self.scanner, self._on_sightings, enabled)
         self._installed = True
+        self._asked = frozenset()
 
     def uninstall(self) -> None:
         """Have them ask nobody, unless another detector took the place."""
+        self._asked = self._asking()
         _uninstall_scanner(self.scanner)
         self._installed = False
 
@@ -259,7 +289,9 @@ class ContaminationDetector:
         logger.error("something could not be looked into: %s", type(error).__name__)
 
     def _is_granted(self, sighting: Sighting, reader: str | None) -> bool:
-        owner = sighting.owner_user_id
+        return self._grants_allow(sighting.owner_user_id, reader)
+
+    def _grants_allow(self, owner: str | None, reader: str | None) -> bool:
         if self.grants is None or owner is None or reader is None:
             return False
         try:
@@ -303,10 +335,14 @@ class ContaminationDetector:
         *,
         granted: int,
         checked: list[str] | None = None,
+        unasked: frozenset[str] = frozenset(),
     ) -> ContaminationReport:
         planted, deliveries, works = self.scanner.standing()
         enforces = self._modes[boundary] is ScanMode.ENFORCE
-        controls = {name: works and self._modes[name] is not ScanMode.OFF for name in checked or [boundary]}
+        controls = {
+            name: works and name not in unasked and self._modes[name] is not ScanMode.OFF
+            for name in checked or [boundary]
+        }
         coverage = ScanCoverage(
             planted=planted,
             observed_own=collected.own,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -118,6 +119,12 @@ class QueryBoundary:
                 isinstance(element, elements.ColumnClause) and element.is_literal and element.name != "*"
             ):
                 raise ForeignQueryError("text", "the statement has text in it, which cannot be checked")
+            if _written_by_hand(element):
+                raise ForeignQueryError(
+                    "text",
+                    "the statement has an operator, a prefix, a suffix or a hint that is written as text, which cannot "
+                    "be checked; leave it out, or use what SQLAlchemy has for it",
+                )
             if isinstance(element, selectable.Select):
                 self._check_select(element, user_id)
             elif isinstance(element, dml.Insert):
@@ -195,6 +202,26 @@ class QueryBoundary:
 
     def _names(self) -> str:
         return ", ".join(self.owner_fields)
+
+
+def _written_by_hand(element: Any) -> bool:
+    """Whether an element brings words of its own into the statement: they may end one condition and begin another."""
+    if any(getattr(element, name, None) for name in ("_prefixes", "_suffixes", "_hints", "_statement_hints")):
+        return True
+    for operator in (getattr(element, "operator", None), getattr(element, "modifier", None)):
+        written = getattr(operator, "opstring", None)
+        if written is None:
+            continue
+        # SQLAlchemy puts brackets around those that say that they bind less than others.
+        is_loose = written.upper() in ("OR", "XOR", "||") and getattr(operator, "precedence", 0) > 0
+        if is_loose or not _OPERATOR.fullmatch(written):
+            return True
+    field = getattr(element, "field", None)
+    return isinstance(field, str) and not field.isidentifier()
+
+
+_OPERATOR = re.compile(r"[A-Za-z]+|[-+*/<>=!@#%^&|~?:]+")
+"""One word or sign."""
 
 
 def _tables(source: Any) -> Iterator[Any]:

@@ -23,8 +23,10 @@ from isolane._core import (
     UnifiedIDManager,
     UserExecutionContext,
     UserWebSocketEmitter,
+    _check_boundary,
 )
 from isolane.limits import LimitTimeout
+from isolane.security.errors import ResponseWithheldError
 from isolane.security.permissions.answers import PermissionAnswer
 from isolane.security.permissions.errors import PermissionDeniedError
 from isolane.security.permissions.result import PermissionValidationResult, ViolationType
@@ -239,7 +241,9 @@ class UnifiedToolDispatcher:
 
         Raises ``ToolNotFoundError``, ``ToolParameterError``, ``PermissionDeniedError``, ``ToolLimitError``,
         ``ToolTimeoutError``, ``ToolExecutionError`` when the tool raised (its ``__cause__``),
-        ``ToolDispatcherClosedError``, and what publishing an event raises: ``RunClosed`` and ``BudgetExceeded``.
+        ``ToolDispatcherClosedError``, what publishing an event raises: ``RunClosed`` and ``BudgetExceeded``, and
+        ``ResponseWithheldError`` when the installed detector enforces, and parameters, result, or what the tool raised,
+        have data of another user.
         """
         return await self._call(tool_name, parameters, timeout, {})
 
@@ -263,7 +267,7 @@ class UnifiedToolDispatcher:
         about: dict[str, Any] = {"tool_name": tool_name, "code": "ok", "execution_time_ms": 0.0}
         try:
             result = await self._call(tool_name, parameters, timeout, about)
-        except (ToolDispatchError, PermissionDeniedError, RunClosed, BudgetExceeded) as error:
+        except (ToolDispatchError, PermissionDeniedError, ResponseWithheldError, RunClosed, BudgetExceeded) as error:
             about["code"] = getattr(error, "code", "run_closed" if isinstance(error, RunClosed) else "budget_exceeded")
             if isinstance(error, ToolParameterError):
                 about["problems"] = [{"path": each.path, "message": each.message} for each in error.problems]
@@ -299,6 +303,7 @@ class UnifiedToolDispatcher:
             else:
                 result = self._check(tool, arguments)
             result.raise_for_refusal()
+            _check_boundary("tool_in", self.user_context.user_id, arguments)
             try:
                 call = factory.calls.begin(self.user_context, tool.name, seconds)
             except LimitRejected as error:
@@ -306,7 +311,13 @@ class UnifiedToolDispatcher:
         except Exception:
             factory.calls.book.refuse(tool_name if self.has_tool(tool_name) else "_unknown")
             raise
-        return await self._execute(call, tool, arguments, seconds, about)
+        try:
+            return await self._execute(call, tool, arguments, seconds, about)
+        except (ResponseWithheldError, ToolTimeoutError) as error:
+            if error.__cause__ is None:
+                # What the tool raised is not to be found behind it.
+                error.__context__ = None
+            raise
 
     async def _execute(
         self, call: RunningCall, tool: Tool, arguments: dict[str, Any], seconds: float, about: dict[str, Any]
@@ -322,6 +333,7 @@ class UnifiedToolDispatcher:
                 value = await self._in_thread(tool, arguments, seconds)
             if self._looks:
                 value = self._outward(tool, value)
+            _check_boundary("tool_out", self.user_context.user_id, value)
             if call.expired:
                 # It kept its cancellation to itself; what it returned comes too late.
                 raise asyncio.CancelledError  # noqa: TRY301 - one place for both
@@ -332,14 +344,17 @@ class UnifiedToolDispatcher:
                 raise ToolTimeoutError(tool.name, seconds) from None
             how, problem = "cancelled", "cancelled"
             raise
-        except (ToolDispatchError, RunClosed, BudgetExceeded) as error:
-            problem = getattr(error, "code", problem)
+        except (ToolDispatchError, ResponseWithheldError, RunClosed, BudgetExceeded) as error:
+            problem, value = getattr(error, "code", problem), None
             raise
         except Exception as error:
+            problem, is_withheld = type(error).__name__, self._is_withheld(error)
             if call.expired and call.is_own_cancellation():
                 how, problem = "timed_out", ToolTimeoutError.code
-                raise ToolTimeoutError(tool.name, seconds) from error
-            problem = type(error).__name__
+                raise ToolTimeoutError(tool.name, seconds) from (None if is_withheld else error)
+            if is_withheld:
+                problem = ResponseWithheldError.code
+                raise ResponseWithheldError("tool_out") from None
             raise ToolExecutionError(tool.name, problem) from error
         finally:
             self._end(call, tool, how, problem, value, shown, about)
@@ -354,6 +369,14 @@ class UnifiedToolDispatcher:
         result = await threads.run(permit, partial(tool.start, self.user_context, arguments))
         # A plain function may hand out a coroutine, as a lambda around an async one does.
         return await result if inspect.isawaitable(result) else result
+
+    def _is_withheld(self, error: Exception) -> bool:
+        """Look at what a tool raised, which its caller gets as the cause, and may show."""
+        try:
+            _check_boundary("tool_out", self.user_context.user_id, error)
+        except ResponseWithheldError:
+            return True
+        return False
 
     def _inward(self, tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters as the tool gets them."""
@@ -462,6 +485,10 @@ class UnifiedToolDispatcher:
                 except (InvalidEvent, EventTooLarge) as refused:
                     metadata = {"result_omitted": type(refused).__name__}
                     emitter.notify_tool_completed(tool_name=tool.name, result=None, metadata=metadata)
+                except ResponseWithheldError as withheld:
+                    emitter.notify_tool_completed(tool_name=tool.name, error=withheld.code)
+                    self._events += 1
+                    raise
         except (InvalidEvent, RunClosed):
             # The run ended meanwhile, or its agent did: what was open was closed then, with its last event.
             return

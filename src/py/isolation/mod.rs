@@ -9,6 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyBytesMethods, PyDict, PyString};
 
+pub(crate) use self::walk::owner_of;
 use self::walk::{Located, Walk};
 use super::errors::{BudgetExceeded, to_python};
 use super::policy::with_placeholders;
@@ -84,6 +85,9 @@ impl PySighting {
 
 /// What one scan saw: canaries of the observer, bytes, whether all was seen, and what is somebody else's.
 type Seen = (usize, usize, bool, Vec<PySighting>);
+
+/// From where to where in a text, in bytes, and whose it is, if that is known.
+type Place = (usize, usize, Option<String>);
 
 fn boundary(name: &str) -> PyResult<Boundary> {
     Boundary::named(name).ok_or_else(|| {
@@ -205,6 +209,22 @@ impl PyScanner {
         Ok((found.own, found.bytes, is_complete && found.more == 0, sightings))
     }
 
+    /// Where a text has something of others, in bytes, without counting it as a delivery: from, to, and whose, if that is known.
+    /// `None` when there is more than is kept of one text.
+    #[pyo3(signature = (observer, text) -> "list[tuple[int, int, str | None]] | None")]
+    fn places(&self, py: Python<'_>, observer: &str, text: &str) -> PyResult<Option<Vec<Place>>> {
+        self.stamp.check(py)?;
+        let mut found = Found::default();
+        self.inner
+            .scan(text.as_bytes(), Some(observer), Depth::Everything, &mut found);
+        let foreign = found.sightings.iter().filter(|one| !one.is_prior);
+        let places = foreign.map(|one| {
+            let owner = one.user.as_ref().map(|user| user.as_str().to_owned());
+            (one.offset, one.offset + one.length, owner)
+        });
+        Ok((found.more == 0).then(|| places.collect()))
+    }
+
     /// Looks for canaries as they are in a text, and for nothing else: the search whose speed is measured.
     fn count_canaries(&self, text: &str) -> usize {
         let mut found = Found::default();
@@ -231,6 +251,11 @@ impl PyScanner {
             deliveries.into_iter().max().unwrap_or_default(),
             self.inner.controls(),
         )
+    }
+
+    /// Whether one of isolane's own boundaries asks it now.
+    fn is_asked(&self, boundary: &str) -> PyResult<bool> {
+        Ok(gate::asks(self::boundary(boundary)?, &self.inner))
     }
 
     /// Counts a scan that could not be done.
