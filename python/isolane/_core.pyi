@@ -270,12 +270,12 @@ class AuditLog:
         """
     def health(self, /) -> dict[str, object]:
         """
-        `status`, `reason`, `queued`, `spilled`, `lost` by class, `written`, `chain`, and what the start put right:
+        `status`, `reason`, `queued`, `spilled`, `lost` by class, `written`, `unkeyed`, `chain`, and what the start put right:
         `recovered_cut` bytes, `recovered_unsigned` records.
         """
     def record(self, /, event: Any) -> bool:
         """
-        Takes a `SecurityEvent`. Returns whether a checkpoint waits to be taken with `take_checkpoint`.
+        Takes a `SecurityEvent`. Returns whether something waits for `take_checkpoint` or `take_losses`.
         """
     def rotate(self, /, key: bytes, timeout: SupportsFloat | SupportsIndex) -> None:
         """
@@ -284,6 +284,10 @@ class AuditLog:
     def take_checkpoint(self, /) -> str | None:
         """
         The latest checkpoint, unless it was taken before.
+        """
+    def take_losses(self, /) -> dict[str, int] | None:
+        """
+        How many records of each class were lost since this was asked last, or `None` when none was.
         """
 
 @final
@@ -368,6 +372,22 @@ class DispatchBook:
     Calls by number: who makes them, until when, how they ended.
     """
     def __new__(cls, /, per_user: SupportsIndex) -> DispatchBook: ...
+    def admit(
+        self,
+        /,
+        wall: OwnershipWall,
+        policy: RolePolicy,
+        context: UserExecutionContext,
+        action: str,
+        resource: str,
+        mentioned: tuple[typing.Any, ...],
+        tool: str,
+        timeout: SupportsFloat | SupportsIndex,
+    ) -> int | Verdict:
+        """
+        Checks a call as `OwnershipWall.evaluate` does, with the roles of the context, and lets it begin if nothing was found.
+        Returns its number; or the verdict that refuses it, which is closed. Raises what `begin` raises.
+        """
     def begin(
         self, /, context: UserExecutionContext, tool: str, timeout: SupportsFloat | SupportsIndex | None = None
     ) -> int:
@@ -2234,6 +2254,14 @@ class UserWebSocketEmitter:
     """
     def __new__(cls, /, *_args: Any, **_kwargs: Any) -> UserWebSocketEmitter: ...
     def __repr__(self, /) -> str: ...
+    def _show_tool_begin(self, /, tool_name: str, params: Any) -> None:
+        """
+        `notify_tool_executing(tool_name=…, params=…)` for a dispatcher, without an answer that can be awaited.
+        """
+    def _show_tool_end(self, /, tool_name: str, result: Any) -> None:
+        """
+        `notify_tool_completed(tool_name=…, result=…)` for a dispatcher, without an answer that can be awaited.
+        """
     def cleanup(self, /) -> collections.abc.Awaitable[None]:
         """
         Ends what the emitter opened: open tool calls and executions get their last event, and a stream that belongs to the
@@ -2519,7 +2547,7 @@ def audit_verify(
     Verifies the log in `path`; the texts `verifier` (a verifier key) and `checkpoint` (a signed note) are from elsewhere.
 
     Returns `chains`, `records`, `checkpoints`, `signed`, `erased`, `opened`, and of the first record that is not as it was
-    written `bad_chain`, `bad_seq` and `problem`, or three times `None`.
+    written `bad_chain`, `bad_seq` and `problem`, or three times `None`; `altered` has the three of each chain with such a one.
     """
 
 def audit_verify_inclusion(

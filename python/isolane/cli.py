@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from isolane._core import __version__
 from isolane.security.audit import cli as audit
 
 
@@ -35,6 +36,7 @@ def show_config() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="isolane", description="Per-user isolation for AI agents behind FastAPI.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("config", help="print each setting, its value and where it came from")
     audit.add_commands(commands)

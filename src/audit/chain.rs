@@ -299,6 +299,13 @@ impl Chain {
         Ok(())
     }
 
+    /// Signs the tree as it is, and waits until the disk has all of it, whatever the durability.
+    pub fn settle(&mut self, keys: &Keys, now: Micros) -> Result<(), AuditError> {
+        self.checkpoint(keys, now)?;
+        self.segment.sync()?;
+        self.notes.sync()
+    }
+
     /// Signs the tree as it is, unless that was done.
     pub fn checkpoint(&mut self, keys: &Keys, now: Micros) -> Result<(), AuditError> {
         if self.tree.size() == self.signed {

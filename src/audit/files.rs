@@ -41,6 +41,11 @@ impl Place {
         })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Looks whether the path still leads to the file, and who may write did not change. A log whose file was moved away would
     /// otherwise go on into nowhere.
     pub fn check(&self) -> Result<(), AuditError> {
@@ -185,29 +190,62 @@ pub fn sync_directory(path: &Path) -> Result<(), AuditError> {
     sync().map_err(AuditError::io("syncing", path))
 }
 
+/// Where a file is written before it takes the place of another.
+pub fn beside(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+/// Writes what is to become a file [`beside`] it.
+pub fn stage(path: &Path, content: &[u8], durability: Durability) -> io::Result<File> {
+    let beside = beside(path);
+    // What a crash left.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(MODE)
+        .open(&beside)?;
+    file.write_all_at(content, 0)?;
+    if durability == Durability::Fsync {
+        file.sync_all()?;
+    }
+    Ok(file)
+}
+
 /// Makes a file with its content at once, or leaves none: written beside it, synced if that is wanted, and renamed.
 pub fn create_whole(path: &Path, content: &[u8], durability: Durability) -> Result<(), AuditError> {
-    let beside = path.with_extension("new");
     let create = || {
-        // What a crash left.
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        stage(path, content, durability)?;
+        fs::rename(beside(path), path)?;
+        match path.parent() {
+            Some(parent) if durability == Durability::Fsync => File::open(parent)?.sync_all(),
+            _ => Ok(()),
         }
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(MODE)
-            .open(&beside)?;
-        file.write_all_at(content, 0)?;
-        if durability == Durability::Os {
-            return fs::rename(&beside, path);
-        }
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     };
     create().map_err(AuditError::io("making", path))
+}
+
+/// Overwrites an open file with zeros, to its end.
+pub fn overwrite(file: &File) -> io::Result<()> {
+    let zeros = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX)];
+    file.write_all_at(&zeros, 0)?;
+    file.sync_data()
+}
+
+/// Overwrites a file and removes it, if there is one.
+pub fn destroy(path: &Path) -> Result<(), AuditError> {
+    let destroy = || match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        file => {
+            overwrite(&file?)?;
+            fs::remove_file(path)
+        }
+    };
+    destroy().map_err(AuditError::io("destroying", path))
 }
 
 #[cfg(test)]

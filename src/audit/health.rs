@@ -94,4 +94,6 @@ pub struct Health {
     pub lost: PerClass,
     /// Records that were committed since the log was opened.
     pub written: u64,
+    /// Of those, records without what they say, since their users could have no key.
+    pub unkeyed: u64,
 }

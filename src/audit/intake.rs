@@ -57,13 +57,17 @@ struct State {
     asked: VecDeque<Asked>,
     /// How many are in the commit under way, and when the first of them was taken.
     flying: usize,
+    flying_by_class: PerClass,
     flying_since: Micros,
     last_commit: Micros,
     fault: Option<String>,
     lost: PerClass,
     /// Of those, what no gap record tells yet.
     untold: PerClass,
+    /// Of those, what the process was not told yet.
+    unseen: PerClass,
     written: u64,
+    unkeyed: u64,
     /// Records that were taken, and those of them that wait no more.
     taken: u64,
     settled: u64,
@@ -105,12 +109,15 @@ impl Intake {
             spill: VecDeque::new(),
             asked: VecDeque::new(),
             flying: 0,
+            flying_by_class: PerClass::default(),
             flying_since: 0,
             last_commit: now,
             fault: None,
             lost: PerClass::default(),
             untold: PerClass::default(),
+            unseen: PerClass::default(),
             written: 0,
+            unkeyed: 0,
             taken: 0,
             settled: 0,
             sleep: Sleep::Awake,
@@ -131,14 +138,14 @@ impl Intake {
     }
 
     /// Takes a record, or does with it what its class says while the log takes none. Returns whether a checkpoint waits to be
-    /// handed out.
+    /// handed out, or losses to be told.
     pub fn offer(&self, entry: Entry) -> Result<bool, Refused> {
         let mut state = self.lock();
         let Some(reason) = state.trouble(entry.taken, &self.settings) else {
             state.queue.push_back(entry);
             state.taken += 1;
             self.wake(&mut state);
-            return Ok(state.note.is_some());
+            return Ok(state.has_news());
         };
         let class = entry.class;
         match self.settings.on_failure[class as usize] {
@@ -156,11 +163,11 @@ impl Intake {
                 state.spill.push_back(entry);
                 state.taken += 1;
                 self.wake(&mut state);
-                Ok(state.note.is_some())
+                Ok(state.has_news())
             }
             OnFailure::Spill | OnFailure::Drop => {
                 state.lose(class, 1);
-                Ok(state.note.is_some())
+                Ok(state.has_news())
             }
         }
     }
@@ -181,9 +188,17 @@ impl Intake {
     /// Asks the writer. An answer that cannot be had is one, too.
     pub(super) fn ask(&self, mut asked: Asked) {
         let mut state = self.lock();
-        if state.ended || state.closing || state.asked.len() >= MAX_ASKED {
+        let refused = if state.ended || state.closing {
+            Some(AuditError::Closed)
+        } else if state.asked.len() >= MAX_ASKED {
+            let what = format!("{MAX_ASKED} wait for it already; ask again when they have their answers");
+            Some(AuditError::Sick { what })
+        } else {
+            None
+        };
+        if let Some(refused) = refused {
             drop(state);
-            let _ = asked.answer.try_send(Err(AuditError::Closed));
+            let _ = asked.answer.try_send(Err(refused));
             return;
         }
         asked.after = state.taken;
@@ -209,7 +224,19 @@ impl Intake {
             spilled: state.spill.len(),
             lost: state.lost,
             written: state.written,
+            unkeyed: state.unkeyed,
         }
+    }
+
+    /// What was lost since this was asked last, when anything was.
+    pub fn take_losses(&self) -> Option<PerClass> {
+        let lost = std::mem::take(&mut self.lock().unseen);
+        (lost != PerClass::default()).then_some(lost)
+    }
+
+    /// So many records were kept without what they say.
+    pub(super) fn unkeyed(&self, count: u64) {
+        self.lock().unkeyed = count;
     }
 
     /// A checkpoint that was made and not handed out yet.
@@ -300,7 +327,7 @@ impl Intake {
     /// failed.
     pub(super) fn committed(&self, batch: usize, own: usize, now: Micros, note: Option<String>, fault: Option<String>) {
         let mut state = self.lock();
-        state.flying = 0;
+        state.landed();
         state.settled += batch as u64;
         state.written += (batch + own) as u64;
         state.last_commit = now;
@@ -312,7 +339,7 @@ impl Intake {
     /// is answered. Returns whether to try again, after a while.
     pub(super) fn failed(&self, batch: Vec<Entry>, told: Option<PerClass>, reason: &str) -> bool {
         let mut state = self.lock();
-        state.flying = 0;
+        state.landed();
         for entry in batch.into_iter().rev() {
             state.queue.push_front(entry);
         }
@@ -341,13 +368,17 @@ impl Intake {
         }
     }
 
-    /// The writer has ended. What still waits is lost.
+    /// The writer has ended. What still waits is lost, and so is what it had in its hands if it failed.
     pub(super) fn ended(&self, reason: &str) {
         let mut state = self.lock();
         let (queue, spill) = (std::mem::take(&mut state.queue), std::mem::take(&mut state.spill));
         for entry in queue.iter().chain(&spill) {
             state.lose(entry.class, 1);
         }
+        for (class, count) in AuditClass::ALL.iter().zip(state.flying_by_class) {
+            state.lose(*class, count);
+        }
+        state.landed();
         state.asked.clear();
         state.ended = true;
         state.fault = Some(reason.to_owned());
@@ -385,8 +416,20 @@ impl State {
         (self.queue.len() + self.flying >= settings.queue).then(|| "its queue is full".to_owned())
     }
 
+    /// Whether there is something that the process is to be told.
+    fn has_news(&self) -> bool {
+        self.note.is_some() || self.unseen != PerClass::default()
+    }
+
+    /// The commit under way has ended, well or not.
+    fn landed(&mut self) {
+        self.flying = 0;
+        self.flying_by_class = PerClass::default();
+    }
+
     fn lose(&mut self, class: AuditClass, count: u64) {
         self.lost[class as usize] += count;
+        self.unseen[class as usize] += count;
         if !mutant!(GapNotCounted) {
             self.untold[class as usize] += count;
         }
@@ -405,6 +448,9 @@ impl State {
             batch.extend(next.pop_front());
         }
         self.flying = batch.len();
+        for entry in &batch {
+            self.flying_by_class[entry.class as usize] += 1;
+        }
         if let Some(first) = batch.first() {
             self.flying_since = first.taken;
         }
@@ -488,6 +534,37 @@ mod tests {
         intake.failed(batch, lost, "the disk is full");
         let (batch, lost) = taken(intake.next(256, None));
         assert_eq!((batch, lost), (vec![1, 2, 3], Some([0, 1, 0, 0, 0])));
+    }
+
+    #[test]
+    fn what_a_writer_that_failed_had_in_its_hands_is_lost_and_told() {
+        let intake = intake();
+        for class in [AuditClass::Permission, AuditClass::Lifecycle, AuditClass::Permission] {
+            assert_eq!(intake.offer(entry(class, 1)), Ok(false));
+        }
+        let (batch, _) = taken(intake.next(2, None));
+        assert_eq!((batch.len(), intake.take_losses()), (2, None));
+        intake.ended("its writer failed");
+        assert_eq!(intake.health(1).lost, [2, 0, 0, 1, 0]);
+        assert_eq!(intake.take_losses(), Some([2, 0, 0, 1, 0]));
+        assert_eq!(intake.take_losses(), None);
+        // What is lost without an error is told to who records next.
+        assert_eq!(intake.offer(entry(AuditClass::Debug, 2)), Ok(true));
+    }
+
+    #[test]
+    fn more_asks_than_may_wait_are_told_so() {
+        let intake = intake();
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        for _ in 0..=MAX_ASKED {
+            intake.ask(Asked {
+                ask: Ask::Flush,
+                answer: answer.clone(),
+                after: 0,
+            });
+        }
+        let refused = answered.recv().expect("one of them").expect_err("it is one too many");
+        assert!(refused.to_string().contains("64 wait for it already"), "{refused}");
     }
 
     #[test]

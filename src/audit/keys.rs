@@ -67,6 +67,11 @@ fn derived(key: &[u8], purpose: &[u8], text: &[u8]) -> [u8; 16] {
     out
 }
 
+/// What stands in the slot of an erased key: only who has the key of the index can say that a key was erased.
+pub fn erased_mark(index_key: &[u8; KEY], head: &[u8]) -> [u8; TAG] {
+    derived(index_key, b"isolane/audit/erased", head)
+}
+
 /// The key of keys, which the application keeps elsewhere than the log.
 #[derive(Clone)]
 pub struct Kek(Zeroizing<[u8; KEY]>);

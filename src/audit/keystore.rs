@@ -13,13 +13,17 @@ use super::error::AuditError;
 use super::files::{self, Durability, MODE, Place};
 use super::keys::{self, KEY, Kek, KeyId, Pseudonym, UserKey, UserTag};
 use super::slot::{
-    ERASED, HEADER, LIVE, SLOT, Slot, epoch, halves, kid, tag_of, unwrap_header, unwrap_slot, wrap_header, wrap_slot,
+    ERASED, HEADER, LIVE, SLOT, SLOT_HEAD, Slot, array, epoch, halves, is_erased, kid, mark_erased, tag_of,
+    unwrap_header, unwrap_slot, wrap_header, wrap_slot,
 };
 use crate::clock::Micros;
 use crate::mutants::mutant;
 
 /// Keys of one epoch. Records of users beyond it are kept without what they say.
 pub const MAX_KEYS: usize = 1_000_000;
+
+/// Slots that are read with one call.
+const SLOTS_AT_ONCE: usize = 4_096;
 
 /// What a reader knows of a key.
 #[derive(Clone)]
@@ -33,9 +37,9 @@ pub enum Held {
         /// Whose it is.
         tag: UserTag,
     },
-    /// It was destroyed.
+    /// The log destroyed it.
     Erased,
-    /// The slot does not open with the key of keys.
+    /// The slot does not open with the key of keys, or somebody else destroyed it.
     Damaged,
 }
 
@@ -65,7 +69,7 @@ impl KeyRing {
         let bytes = Zeroizing::new(fs::read(path).map_err(AuditError::io("reading", path))?);
         let (index_key, signer) = unwrap_header(&bytes, kek)?;
         let slots = bytes[HEADER..].chunks_exact(SLOT);
-        let held = slots.map(|slot| (kid(slot), held(slot, kek))).collect();
+        let held = slots.map(|slot| (kid(slot), held(slot, kek, &index_key))).collect();
         Ok(Self {
             held,
             signer,
@@ -84,9 +88,9 @@ impl KeyRing {
     }
 }
 
-fn held(slot: &[u8], kek: &Kek) -> Held {
+fn held(slot: &[u8], kek: &Kek, index_key: &[u8; KEY]) -> Held {
     match slot[0] {
-        ERASED => Held::Erased,
+        ERASED if is_erased(slot, index_key) => Held::Erased,
         LIVE => unwrap_slot(slot, kek).map_or(Held::Damaged, |secrets| {
             let (dek, salt) = halves(&secrets);
             Held::Live {
@@ -127,6 +131,8 @@ impl std::fmt::Debug for KeyStore {
 impl KeyStore {
     /// Opens the keystore, or makes it.
     pub fn open(path: &Path, kek: &Kek, unix: Micros, durability: Durability) -> Result<Self, AuditError> {
+        // Of a rotation that was cut short: all keys, under another key of keys, where no erasure would find them.
+        files::destroy(&files::beside(path))?;
         if !path.exists() {
             let seed = keys::random_key();
             let header = wrap_header(kek, &keys::random_key(), &SigningKey::from_bytes(&seed));
@@ -210,49 +216,93 @@ impl KeyStore {
     pub fn erase(&mut self, user: &str) -> Result<u64, AuditError> {
         self.place.check()?;
         let tag = keys::user_tag(&self.index_key, Some(user));
-        let mut erased = 0;
-        for number in 0..self.slots {
-            let mut slot = self.read(number)?;
-            if slot[0] != LIVE || tag_of(&slot) != tag {
-                continue;
+        let mut own = Vec::new();
+        // Whatever its state says: one that is erased has no tag.
+        self.each_slot(|number, slot| {
+            if tag_of(slot) == tag {
+                own.push((number, *slot));
             }
-            slot[0] = ERASED;
-            // The state, the epoch and the name of the key stay.
-            slot[16..].zeroize();
-            if mutant!(ShredKeepsSalt) {
-                slot = self.read(number)?;
-                slot[0] = ERASED;
-            }
-            self.write(number, &slot)?;
-            erased += 1;
-        }
+        })?;
         self.current.remove(&tag);
+        // The secrets first, and the tag when they are gone: an erasure that is cut short finds all of them again.
+        for (number, slot) in &mut own {
+            if !mutant!(ShredKeepsSalt) {
+                slot[SLOT_HEAD..].zeroize();
+            }
+            self.write(*number, slot)?;
+        }
         self.file.sync_data().map_err(AuditError::io("syncing", &self.path))?;
-        Ok(erased)
+        for (number, slot) in &mut own {
+            if mutant!(ShredKeepsSalt) {
+                slot[0] = ERASED;
+            } else {
+                mark_erased(slot, &self.index_key);
+            }
+            self.write(*number, slot)?;
+        }
+        self.file.sync_data().map_err(AuditError::io("syncing", &self.path))?;
+        Ok(own.len() as u64)
     }
 
     /// Wraps all keys anew: none of them changes. The file is replaced at once, and what it was before is overwritten.
     pub fn rotate(&mut self, kek: &Kek) -> Result<(), AuditError> {
+        self.place.check()?;
         let mut bytes = wrap_header(kek, &self.index_key, &self.signer).to_vec();
-        for number in 0..self.slots {
-            let mut slot = self.read(number)?;
+        self.each_slot(|_, slot| {
+            let mut slot = *slot;
             if slot[0] == LIVE
                 && let Some(secrets) = unwrap_slot(&slot, &self.kek)
             {
                 wrap_slot(&mut slot, kek, &secrets);
             }
             bytes.extend_from_slice(&slot);
-        }
-        files::create_whole(&self.path, &bytes, Durability::Fsync)?;
-        let rotated = || {
-            let (file, bytes) = read_open(&self.path)?;
-            self.file.write_all_at(&vec![0; bytes.len()], 0)?;
-            self.file.sync_data()?;
-            Ok((Place::of(&self.path, &file)?, file))
+        })?;
+        let beside = files::beside(&self.path);
+        let replace = || {
+            let file = files::stage(&self.path, &bytes, Durability::Fsync)?;
+            let place = Place::of(&self.path, &file)?;
+            fs::rename(&beside, &self.path)?;
+            Ok((place, file))
         };
-        (self.place, self.file) = rotated().map_err(AuditError::io("replacing", &self.path))?;
+        let (place, file) = match replace() {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                // Nothing was rotated; the next start destroys it if this cannot.
+                let _ = files::destroy(&beside);
+                return Err(AuditError::io("replacing", &self.path)(error));
+            }
+        };
+        // From here on the new key counts, whatever fails.
+        let former = std::mem::replace(&mut self.file, file);
+        self.place = place;
         self.kek = kek.clone();
         self.unsynced = false;
+        let finish = || {
+            // The name first: after a loss of power it must not lead to the file that is overwritten next.
+            self.path
+                .parent()
+                .map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
+            files::overwrite(&former)
+        };
+        let doing = "the new key counts from now on; overwriting what was under the former one in";
+        finish().map_err(AuditError::io(doing, &self.path))
+    }
+
+    /// Goes through all slots, many at a time.
+    fn each_slot(&self, mut each: impl FnMut(u64, &Slot)) -> Result<(), AuditError> {
+        let mut block = vec![0; SLOTS_AT_ONCE * SLOT];
+        let mut number = 0;
+        while number < self.slots {
+            let count = usize::try_from(self.slots - number).map_or(SLOTS_AT_ONCE, |left| left.min(SLOTS_AT_ONCE));
+            let bytes = &mut block[..count * SLOT];
+            self.file
+                .read_exact_at(bytes, position(number))
+                .map_err(AuditError::io("reading", &self.path))?;
+            for slot in bytes.chunks_exact(SLOT) {
+                each(number, &array(slot, 0));
+                number += 1;
+            }
+        }
         Ok(())
     }
 
@@ -355,7 +405,7 @@ mod tests {
             let slot = &bytes[HEADER + number * SLOT..][..SLOT];
             assert_eq!(slot[0], ERASED);
             assert!(
-                slot[16..].iter().all(|byte| *byte == 0),
+                slot[16..SLOT - 16].iter().all(|byte| *byte == 0),
                 "neither the tag, the key nor the salt is left"
             );
         }

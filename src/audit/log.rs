@@ -20,11 +20,11 @@ use std::time::Duration;
 
 use super::chain::{Chain, ChainSettings, Keys, chain_path};
 use super::error::{AuditError, Tampered};
-use super::files::MODE;
+use super::files::{MODE, Place};
 use super::intake::{Ask, Asked, Health, Intake, IntakeSettings, Refused};
 use super::keys::Kek;
 use super::keystore::{KeyRing, KeyStore};
-use super::record::{Entry, Severity};
+use super::record::{Entry, PerClass, Severity};
 use super::recovery::{self, Recovered};
 use super::segment;
 use super::writer::{self, Parts, own_entry};
@@ -76,6 +76,25 @@ pub fn keystore_path(log: &Path) -> PathBuf {
     log.join("keys")
 }
 
+/// The lock of a log, and where it is: who removes the file lets another process in.
+#[derive(Debug)]
+pub(super) struct Lock {
+    pub(super) file: File,
+    place: Place,
+}
+
+impl Lock {
+    /// Looks whether the lock still keeps others out, and takes it anew when its file is gone.
+    pub(super) fn keep(&mut self) -> Result<(), AuditError> {
+        if self.place.check().is_ok() {
+            return Ok(());
+        }
+        let log = self.place.path().parent().unwrap_or(Path::new("."));
+        *self = lock(log)?;
+        Ok(())
+    }
+}
+
 fn lock_path(log: &Path) -> PathBuf {
     log.join("lock")
 }
@@ -83,7 +102,7 @@ fn lock_path(log: &Path) -> PathBuf {
 /// How often a lock is tried that another holds.
 const LOOKS: usize = 10;
 
-fn lock(log: &Path) -> Result<File, AuditError> {
+pub(super) fn lock(log: &Path) -> Result<Lock, AuditError> {
     let path = lock_path(log);
     let file = OpenOptions::new()
         .write(true)
@@ -95,7 +114,10 @@ fn lock(log: &Path) -> Result<File, AuditError> {
     // Who only looks whether the log is written holds the lock for a moment.
     for _ in 0..LOOKS {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => {
+                let place = Place::of(&path, &file).map_err(AuditError::io("locking", &path))?;
+                return Ok(Lock { file, place });
+            }
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
             Err(TryLockError::Error(error)) => return Err(AuditError::io("locking", &path)(error)),
         }
@@ -175,17 +197,27 @@ impl AuditLog {
         let lock = lock(path)?;
         let now = clock.now();
         let keystore = keystore_path(path);
+        let last = chains(path)?.pop();
+        let begun = match last {
+            Some(number) => !is_unbegun(&chain_path(path, number))?,
+            None => false,
+        };
+        if begun && settings.new_chain.is_none() && !keystore.exists() {
+            return Err(AuditError::Keystore {
+                what: "it is missing, and there are records under its keys".to_owned(),
+            });
+        }
         let mut keys = Keys::new(KeyStore::open(&keystore, kek, now.unix, settings.chain.durability)?);
         let mut recovered = Recovered::default();
         let started = |name: &str, data: &str| own_entry(name, Severity::Info, data, now);
-        let last = chains(path)?.pop();
         let chain = match last {
-            Some(number) if !is_unbegun(&chain_path(path, number))? => {
+            Some(number) if begun => {
                 let ring = KeyRing::read(&keystore, kek)?;
                 match recovery::recover(&chain_path(path, number), number, &ring, settings.chain, now.monotonic) {
                     Ok((mut chain, found)) => {
                         if found != recovered {
                             recovered = found;
+                            chain.checkpoint(&keys, now.monotonic)?;
                             let data =
                                 format!(r#"{{"cut_bytes":{},"unsigned_records":{}}}"#, found.cut, found.unsigned);
                             let entry = own_entry("log_recovered", Severity::Warning, &data, now);
@@ -229,7 +261,7 @@ impl AuditLog {
         self.chain
     }
 
-    /// Takes a record. Never waits for the disk. Returns whether a checkpoint waits to be taken.
+    /// Takes a record. Never waits for the disk. Returns whether a checkpoint or losses wait to be taken.
     pub fn offer(&self, entry: Entry) -> Result<bool, Refused> {
         self.start();
         self.intake.offer(entry)
@@ -293,6 +325,11 @@ impl AuditLog {
     /// The latest checkpoint, unless it was taken before.
     pub fn take_note(&self) -> Option<String> {
         self.intake.take_note()
+    }
+
+    /// What was lost since this was asked last, when anything was.
+    pub fn take_losses(&self) -> Option<PerClass> {
+        self.intake.take_losses()
     }
 
     /// Takes no more records, writes those that wait and a last checkpoint. Returns how many records were lost, or `None` when

@@ -96,10 +96,10 @@ pub fn recover(
             if stored.get(place).is_some_and(|stored| *stored != leaf) {
                 return Err(tampered(seq, "it is not the record that the stored tree has").into());
             }
-        } else if let Some(Held::Live { dek, .. }) = ring.held.get(&frame.header.kid)
-            && frame.open(dek).is_none()
+        } else if !matches!(ring.held.get(&frame.header.kid), Some(Held::Live { dek, .. }) if frame.open(dek).is_some())
         {
-            // Not signed yet, and not as it was sealed: what a loss of power may leave.
+            // Not signed yet, and nothing that the log sealed: what a loss of power may leave, or somebody without the keys.
+            // What was under a key that was erased since is signed: an erasure does that first.
             break;
         }
         leaves.extend_from_slice(&leaf);
@@ -117,6 +117,11 @@ pub fn recover(
     }
     if tree.size() < last_signed && !mutant!(CheckpointNotExtended) {
         return Err(tampered(tree.size(), "it was signed and is missing or changed").into());
+    }
+
+    if signed.is_empty() && tree.size() > 1 {
+        // The first record of a chain is signed before there is another.
+        return Err(tampered(0, "no checkpoint is left").into());
     }
 
     let recovered = Recovered {

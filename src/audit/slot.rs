@@ -6,10 +6,11 @@
 //! ```
 //!
 //! Slots have one length, so that a user's are destroyed where they are. What is left of an erased one is its `kid` and
-//! epoch, by which a reader knows that a record was erased and not that its key was lost.
+//! epoch, by which a reader knows that a record was erased and not that its key was lost, and in the place of the tag a mark
+//! that is made with the index key: whoever can write the file and has no key cannot make a lost key look like an erased one.
 
 use ed25519_dalek::SigningKey;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::error::AuditError;
 use super::keys::{self, KEY, Kek, KeyId, NONCE, TAG, UserTag};
@@ -23,6 +24,8 @@ pub(super) const LIVE: u8 = 1;
 pub(super) const ERASED: u8 = 2;
 /// What of a slot is authenticated without being encrypted.
 pub(super) const SLOT_HEAD: usize = 40;
+/// What of a slot is left when it is erased, besides the mark.
+const ERASED_HEAD: usize = 16;
 /// The key and the salt of a user for one epoch, wrapped.
 pub(super) type Slot = [u8; SLOT];
 
@@ -57,6 +60,21 @@ pub(super) fn wrap_slot(slot: &mut Slot, kek: &Kek, secrets: &[u8; 2 * KEY]) {
     slot[SLOT_HEAD..SLOT_HEAD + NONCE].copy_from_slice(&nonce);
     slot[SLOT_HEAD + NONCE..SLOT - TAG].copy_from_slice(wrapped.as_slice());
     slot[SLOT - TAG..].copy_from_slice(&tag);
+}
+
+/// Makes of a slot that of an erased key.
+pub(super) fn mark_erased(slot: &mut Slot, index_key: &[u8; KEY]) {
+    slot[0] = ERASED;
+    slot[ERASED_HEAD..].zeroize();
+    let mark = keys::erased_mark(index_key, &slot[..ERASED_HEAD]);
+    slot[SLOT - TAG..].copy_from_slice(&mark);
+}
+
+/// Whether the log itself erased the key of a slot.
+pub(super) fn is_erased(slot: &[u8], index_key: &[u8; KEY]) -> bool {
+    slot[0] == ERASED
+        && slot[ERASED_HEAD..SLOT - TAG].iter().all(|byte| *byte == 0)
+        && slot[SLOT - TAG..] == keys::erased_mark(index_key, &slot[..ERASED_HEAD])
 }
 
 pub(super) fn halves(secrets: &[u8; 2 * KEY]) -> (Zeroizing<[u8; KEY]>, Zeroizing<[u8; KEY]>) {

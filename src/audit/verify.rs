@@ -6,6 +6,7 @@
 //! | a record that is gone, doubled or out of order, exactly | its number |
 //! | an end that was cut off | the stored leaves and the last checkpoint |
 //! | a body or a key of another user | the tag, which covers the header; the tag of the key in the keystore |
+//! | a key that was destroyed by another than the log | the mark in its slot |
 //! | a chain that was written anew | the checkpoints, when one is known from elsewhere, or the signing key is not the writer's |
 
 use std::fs;
@@ -49,6 +50,8 @@ pub struct Verified {
     pub opened: u64,
     /// The first record that is not as it was written.
     pub tampered: Option<Tampered>,
+    /// The same of each chain that has one, in order.
+    pub altered: Vec<Tampered>,
 }
 
 /// One chain while it is looked at.
@@ -85,7 +88,7 @@ pub fn verify(log: &Path, against: &Against<'_>) -> Result<Verified, AuditError>
         all.signed += proof.found.signed;
         all.erased += proof.found.erased;
         all.opened += proof.found.opened;
-        all.tampered = all.tampered.or(outcome);
+        all.altered.extend(outcome);
     }
     if all.chains == 0 {
         return Err(AuditError::Keystore {
@@ -93,14 +96,15 @@ pub fn verify(log: &Path, against: &Against<'_>) -> Result<Verified, AuditError>
         });
     }
     if let Some(origin) = expected
-        && all.tampered.is_none()
+        && all.altered.is_empty()
     {
-        all.tampered = Some(Tampered {
+        all.altered.push(Tampered {
             chain: 1,
             seq: 0,
             what: format!("the checkpoint is of {origin}, and no chain has that name"),
         });
     }
+    all.tampered = all.altered.first().cloned();
     Ok(all)
 }
 
@@ -136,6 +140,7 @@ impl Proof<'_> {
             Err(fault) => return Ok(Some(fault)),
         };
         let mut signed = self.signed(&notes, &origin, &key);
+        let mut unsigned = signed.checkpoints.is_empty() && signed.fault.is_none();
         if *expected == Some(origin.as_str())
             && let Some(note) = self.against.checkpoint
         {
@@ -149,8 +154,14 @@ impl Proof<'_> {
             }
         }
         let records = self.records(&segments, &head, &signed.checkpoints)?;
+        if unsigned && self.written {
+            // The chain may have been begun meanwhile.
+            unsigned = read(&segment::notes_path(&self.path))?.is_empty();
+        }
+        // The first record of a chain is signed before there is another.
+        let unsigned = (unsigned && self.found.records > 1).then(|| self.bad(0, "no checkpoint is left"));
         // Which of them comes first.
-        let first = [records, signed.fault];
+        let first = [unsigned, records, signed.fault];
         Ok(first.into_iter().flatten().min_by_key(|fault| fault.seq))
     }
 

@@ -1,7 +1,6 @@
 //! The one thread that writes.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use super::chain::{Chain, Keys};
 use super::content;
 use super::error::AuditError;
 use super::intake::{Ask, Asked, Intake, Turn};
+use super::log::Lock;
 use super::record::{AuditClass, Entry, PerClass, Severity};
 use crate::clock::{Clock, Moment, write_iso8601};
 use crate::events::json;
@@ -20,7 +20,7 @@ pub(super) struct Parts {
     pub(super) chain: Chain,
     pub(super) keys: Keys,
     /// Held as long as the log is open.
-    pub(super) lock: File,
+    pub(super) lock: Lock,
 }
 
 /// A record of the log about itself.
@@ -86,7 +86,7 @@ impl Writer<'_> {
             };
             if !goes_on {
                 // Another may open the log from now on. The child of a fork has the descriptor, too, so closing is not enough.
-                let _ = self.parts.lock.unlock();
+                let _ = self.parts.lock.file.unlock();
                 return;
             }
         }
@@ -98,10 +98,14 @@ impl Writer<'_> {
         let gap = lost.as_ref().map(|lost| gap(lost, now));
         let entries: Vec<&Entry> = gap.iter().chain(&batch).collect();
         let parts = &mut self.parts;
-        if let Err(error) = parts.chain.commit(entries.into_iter(), &mut parts.keys) {
+        let kept = parts.lock.keep();
+        if let Err(error) = kept.and_then(|()| parts.chain.commit(entries.into_iter(), &mut parts.keys)) {
             let goes_on = self.intake.failed(batch, lost, &error.to_string());
             self.intake.rest();
             return goes_on;
+        }
+        if parts.keys.unkeyed() > 0 {
+            self.intake.unkeyed(parts.keys.unkeyed());
         }
         let upkeep = parts.chain.upkeep(&parts.keys, now.monotonic).err();
         let failed = upkeep.is_some();
@@ -120,6 +124,7 @@ impl Writer<'_> {
 
     fn checkpoint(&mut self) -> Result<(), AuditError> {
         let now = self.clock.monotonic();
+        self.parts.lock.keep()?;
         self.parts.chain.checkpoint(&self.parts.keys, now)?;
         self.intake.committed(0, 0, now, self.parts.chain.take_note(), None);
         Ok(())
@@ -130,7 +135,13 @@ impl Writer<'_> {
             Ask::Flush => Ok(self.parts.chain.size()),
             Ask::Checkpoint => self.checkpoint().map(|()| self.parts.chain.size()),
             Ask::Erase(user, reason) => {
-                let erased = self.parts.keys.erase(&user);
+                // What is under the keys is signed before they are gone: after a crash nobody could tell it from a forgery.
+                let now = self.clock.monotonic();
+                let parts = &mut self.parts;
+                let kept = parts.lock.keep();
+                let erased = kept
+                    .and_then(|()| parts.chain.settle(&parts.keys, now))
+                    .and_then(|()| parts.keys.erase(&user));
                 if let Ok(keys) = &erased {
                     // Without the id, and under no key of theirs.
                     let mut data = format!(r#"{{"keys":{keys},"reason":"#);
@@ -140,10 +151,15 @@ impl Writer<'_> {
                 }
                 erased
             }
-            Ask::Rotate(kek) => self.parts.keys.rotate(&kek).map(|()| {
-                self.tell("keys_rotated", "{}");
-                0
-            }),
+            Ask::Rotate(kek) => self
+                .parts
+                .lock
+                .keep()
+                .and_then(|()| self.parts.keys.rotate(&kek))
+                .map(|()| {
+                    self.tell("keys_rotated", "{}");
+                    0
+                }),
         };
         let _ = asked.answer.try_send(answer);
     }

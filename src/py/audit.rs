@@ -237,7 +237,7 @@ impl AuditLog {
         })
     }
 
-    /// Takes a `SecurityEvent`. Returns whether a checkpoint waits to be taken with `take_checkpoint`.
+    /// Takes a `SecurityEvent`. Returns whether something waits for `take_checkpoint` or `take_losses`.
     fn record(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<bool> {
         self.stamp.check(py)?;
         let class_word = text(event, intern!(py, "audit_class"))?;
@@ -308,7 +308,14 @@ impl AuditLog {
         Ok(self.log.take_note())
     }
 
-    /// `status`, `reason`, `queued`, `spilled`, `lost` by class, `written`, `chain`, and what the start put right:
+    /// How many records of each class were lost since this was asked last, or `None` when none was.
+    #[pyo3(signature = () -> "dict[str, int] | None")]
+    fn take_losses<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        self.stamp.check(py)?;
+        self.log.take_losses().map(|lost| per_class(py, &lost)).transpose()
+    }
+
+    /// `status`, `reason`, `queued`, `spilled`, `lost` by class, `written`, `unkeyed`, `chain`, and what the start put right:
     /// `recovered_cut` bytes, `recovered_unsigned` records.
     #[pyo3(signature = () -> "dict[str, object]")]
     fn health<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -321,6 +328,7 @@ impl AuditLog {
         dict.set_item("spilled", health.spilled)?;
         dict.set_item("lost", per_class(py, &health.lost)?)?;
         dict.set_item("written", health.written)?;
+        dict.set_item("unkeyed", health.unkeyed)?;
         dict.set_item("chain", self.log.chain())?;
         dict.set_item("recovered_cut", self.log.recovered().cut)?;
         dict.set_item("recovered_unsigned", self.log.recovered().unsigned)?;
@@ -354,7 +362,7 @@ impl AuditLog {
 /// Verifies the log in `path`; the texts `verifier` (a verifier key) and `checkpoint` (a signed note) are from elsewhere.
 ///
 /// Returns `chains`, `records`, `checkpoints`, `signed`, `erased`, `opened`, and of the first record that is not as it was
-/// written `bad_chain`, `bad_seq` and `problem`, or three times `None`.
+/// written `bad_chain`, `bad_seq` and `problem`, or three times `None`; `altered` has the three of each chain with such a one.
 #[pyfunction]
 #[pyo3(signature = (path, key = None, verifier = None, checkpoint = None) -> "dict[str, object]")]
 pub(crate) fn audit_verify<'py>(
@@ -393,6 +401,12 @@ pub(crate) fn audit_verify<'py>(
     dict.set_item("bad_chain", tampered.map(|found| found.chain))?;
     dict.set_item("bad_seq", tampered.map(|found| found.seq))?;
     dict.set_item("problem", tampered.map(|found| found.what.as_str()))?;
+    let altered: Vec<_> = found
+        .altered
+        .iter()
+        .map(|found| (found.chain, found.seq, found.what.as_str()))
+        .collect();
+    dict.set_item("altered", altered)?;
     Ok(dict)
 }
 

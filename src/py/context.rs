@@ -1859,8 +1859,8 @@ impl PyContext {
         context.check_not_ended(py)?;
         let Some(factory) = context.request(py)?.get().tool_factory(py) else {
             return Err(PyRuntimeError::new_err(
-                "this run has no tools: pass tool_dispatcher_factory=UnifiedToolDispatcherFactory(...) to the \
-                 ExecutionEngineFactory, or bind one with context.bind_tool_dispatcher_factory(factory)",
+                "this run has no tools: pass tools=UnifiedToolDispatcherFactory(...) to setup in a FastAPI application, \
+                 tool_dispatcher_factory= to the ExecutionEngineFactory elsewhere, or bind one with context.bind_tool_dispatcher_factory(factory)",
             ));
         };
         let made = factory

@@ -9,7 +9,7 @@ use super::jwt;
 use super::keynames::KeyRule;
 use super::kind::{Kind, Kinds};
 use super::mask::{UserMask, mask_spans};
-use super::scan::{Span, scan};
+use super::scan::Span;
 use crate::clock::Micros;
 use crate::mutants::mutant;
 
@@ -96,8 +96,9 @@ impl Stream {
         if !self.swallowed() {
             return out;
         }
-        let mut spans = Vec::new();
-        scan(&self.buffer, self.kinds, &mut spans);
+        // The findings of the whole, those that only show beside a mask with them.
+        let mut spans =
+            mask_spans(&self.buffer, KeyRule::Plain, self.kinds, masks).map_or_else(Vec::new, |masked| masked.found);
         spans.retain(|span| span.end > self.gone);
         self.add_unfinished_token(&mut spans);
         let (cut, swallow) = if all {

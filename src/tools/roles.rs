@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use sha2::{Digest, Sha256};
 
 use super::pattern::Pattern;
@@ -114,7 +115,7 @@ pub enum Ruling {
 pub struct RoleSet {
     rules: Vec<Rule>,
     /// The rules of each role, inherited ones included, in the order of their ids.
-    roles: HashMap<Box<str>, Box<[u32]>>,
+    roles: HashMap<Box<str>, Box<[u32]>, RandomState>,
     revision: Arc<str>,
 }
 
@@ -163,7 +164,7 @@ impl RoleSet {
             }
         }
         let above: BTreeMap<&str, &RoleSpec> = specs.iter().map(|spec| (spec.name.as_str(), spec)).collect();
-        let mut flat = HashMap::new();
+        let mut flat = HashMap::default();
         for spec in &specs {
             let mut all = HashSet::new();
             collect(&spec.name, &above, &own, &mut Vec::new(), &mut HashSet::new(), &mut all)?;

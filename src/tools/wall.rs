@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::grants::{GrantKind, Grants};
 use super::resource::{Named, ResourceFault, parse};
 use crate::clock::Micros;
@@ -103,7 +105,7 @@ pub enum Passage {
 pub struct Wall {
     unknown: UnknownOwner,
     /// Kinds of things that belong to nobody.
-    shared: HashSet<Box<str>>,
+    shared: HashSet<Box<str>, RandomState>,
     grants: Arc<Grants>,
 }
 

@@ -23,6 +23,7 @@ from tests.adversity import (  # noqa: F401 - they add their scenarios to the ot
     limit_scenarios,
     memory_scenarios,
     pool_scenarios,
+    security_scenarios,
     tool_scenarios,
 )
 from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS
@@ -38,6 +39,7 @@ NOT_OURS = {
     "PermissionService.authorize": "a protocol; awaited by validate_execution_permissions",
     "MemoryGate.admit": "a protocol; the manager's is below",
     "Quarantinable.cleanup_user_context": "a protocol; the factory's is below",
+    "EndsRuns.cleanup_user_context": "the same",
     "ProbeAgent.execute_with_context": "the engine awaits it for the probe",
     "Socket.receive": "a protocol",
     "Socket.send": "the same",

@@ -42,6 +42,11 @@ async def search(query: str) -> str:
     return f"found {query}"
 
 
+async def fail() -> None:
+    """Fails."""
+    raise OSError("hush")
+
+
 async def drop_all() -> None:
     """Needs an administrator."""
 
@@ -68,7 +73,7 @@ class Service:
         self.audit.add_observer(self.monitor.observe)
         self.quarantine = Quarantine(audit=self.audit, drain_seconds=0)
         self.detector = ContaminationDetector("enforce", audit=self.audit, quarantine=self.quarantine)
-        permissions = PermissionEngine.for_tools({"everyone": ["search"], "admin": ["*"]})
+        permissions = PermissionEngine.for_tools({"everyone": ["search", "fail"], "admin": ["*"]})
         self.borders = SecurityBoundaryManager(
             enforcer=IsolationEnforcer(detector=self.detector, audit=self.audit),
             audit=self.audit,
@@ -86,10 +91,11 @@ class Service:
             registry=agents,
             audit=self.audit,
             contamination=self.detector,
-            tools=UnifiedToolDispatcherFactory([search, drop_all], permissions=permissions, audit=self.audit),
+            tools=UnifiedToolDispatcherFactory([search, fail, drop_all], permissions=permissions, audit=self.audit),
         )
         self.app.post("/run")(self.run)
         self.app.get("/read/{resource:path}")(self.read)
+        self.app.post("/tools/{name}")(self.call)
         self.app.get("/query/{user}")(self.query)
 
     async def run(self, request: dict[str, Any], ctx: Ctx, engine: Engine) -> Any:
@@ -101,6 +107,9 @@ class Service:
         if not result.permitted:
             raise PermissionDeniedError(result.code, result)
         return "text"
+
+    async def call(self, name: str, params: dict[str, Any], ctx: Ctx) -> Any:
+        return await ctx.get_tool_dispatcher().execute_tool(name, params)
 
     async def query(self, user: str, ctx: Ctx) -> Any:
         return self.borders.enforcer.enforce_data_access_boundaries({"user_id": user}, ctx.user_id)
@@ -128,6 +137,40 @@ async def post(port: int, user: str, body: dict[str, Any]) -> httpx.Response:
 async def get(port: int, user: str, path: str) -> httpx.Response:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         return await client.get(path, headers=auth(user))
+
+
+@pytest.mark.parametrize(
+    ("tool", "params", "status", "code", "detail"),
+    [
+        ("search", {"query": 7}, 422, "invalid_parameters", "Tool search does not take these parameters: query: "),
+        ("nothing", {}, 404, "tool_not_found", "There is no such tool"),
+        ("fail", {}, 502, "tool_failed", "The tool failed"),
+        ("drop_all", {}, 403, "permission_denied", "This user may not do this"),
+    ],
+)
+async def test_a_tool_call_that_comes_to_nothing_is_a_problem_document(
+    service, users, tool, params, status, code, detail
+) -> None:
+    with serving(service.app) as port:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=auth(users[0])) as client:
+            answer = await client.post(f"/tools/{tool}", json=params)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.json()["detail"].startswith(detail)
+    assert "hush" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"tools": [search]}, "UnifiedToolDispatcherFactory"),
+        ({"contamination": "enforce"}, "ContaminationDetector"),
+        ({"audit": "audit.log"}, "AuditLogger"),
+        ({"registry": {"worker": Worker}}, "AgentRegistry"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_first_request(given, named) -> None:
+    with pytest.raises(TypeError, match=f"{next(iter(given))}=.*{named}"):
+        setup(FastAPI(), authenticate=lambda _: None, **given)
 
 
 async def test_tools_of_a_run_are_checked_shown_and_recorded(service, users) -> None:

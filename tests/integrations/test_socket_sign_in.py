@@ -406,6 +406,20 @@ async def test_logout_closes_the_sockets_and_streams_of_the_user_and_nobody_else
         await run.cleanup()
 
 
+async def test_a_ticket_from_before_the_sign_out_opens_nothing() -> None:
+    sessions = SessionRegistry()
+    with served(authenticate=SessionAuthenticator(sessions), sessions=sessions) as service:
+        session, _ = sessions.create(Principal("ann-24"))
+        async with httpx.AsyncClient(base_url=service.origin, timeout=WAIT) as client:
+            headers = {"Authorization": f"Bearer {session}"}
+            ticket, other = [
+                (await client.post("/_isolane/ws-ticket", headers=headers)).json()["ticket"] for _ in range(2)
+            ]
+            assert sessions.logout(session)
+            assert (await service.refused("isolane.v1", path=f"/ws?ticket={ticket}"))[1] == "invalid_token"
+            assert (await client.get(f"/events/x?ticket={other}")).status_code == 401
+
+
 async def test_the_applications_own_socket_is_renewed_and_closed_as_well(service) -> None:
     headers = {"Authorization": f"Bearer {token('ann-23', 1.5)}"}
     async with (

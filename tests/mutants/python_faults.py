@@ -172,6 +172,66 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "fastapi/sockets.py",
         (('and isolane.may_command(self.principal, "cancel", run_id)', ""),),
     ),
+    "AlertsNameUsers": PythonFault(
+        "alerts, which leave the process, have the ids of users",
+        "security/monitor.py",
+        (("subject=self.pseudonym(user) if user is not None else None", "subject=user"),),
+    ),
+    "RulesCountAllUsers": PythonFault(
+        "what different users do counts together",
+        "security/monitor.py",
+        (("user = event.user_id if rule.per_user else None", "user = None"),),
+    ),
+    "WindowNeverEnds": PythonFault(
+        "events that are hours apart make an alert",
+        "security/monitor.py",
+        ((" or now - window.times[0] > rule.window", ""),),
+    ),
+    "WebhookFollows": PythonFault(
+        "an alert is sent on to where the webhook's address points",
+        "security/alerts.py",
+        (("build_opener(_NoRedirects)", "build_opener()"),),
+    ),
+    "EitherConditionCounts": PythonFault(
+        "a query passes whose owner is only one of two possibilities",
+        "security/queries.py",
+        (("part.operator is operators.and_:", "part.operator in (operators.and_, operators.or_):"),),
+    ),
+    "InnerQueriesPass": PythonFault(
+        "a query in a query is not read",
+        "security/queries.py",
+        (
+            (
+                "            if isinstance(element, selectable.Select):\n",
+                "            if element is statement and isinstance(element, selectable.Select):\n",
+            ),
+        ),
+    ),
+    "RowsGivenAway": PythonFault(
+        "a change may make a row another user's",
+        "security/queries.py",
+        (("if name in self.owner_fields and _literal(value) != user_id:", "if False:"),),
+    ),
+    "RefusalNotRecorded": PythonFault(
+        "what a border refuses leaves no trace",
+        "security/enforcer.py",
+        (
+            (
+                "        if self.audit is None:\n            return\n        is_breach",
+                "        return\n        is_breach",
+            ),
+        ),
+    ),
+    "EmergencyStopsAtAnError": PythonFault(
+        "an emergency ends with the first step that fails",
+        "security/boundary.py",
+        (("            _note_failure(error)\n            return None\n", "            raise\n"),),
+    ),
+    "EmergencyKeepsSockets": PythonFault(
+        "sockets of isolated users stay open",
+        "security/boundary.py",
+        (("self._attempt(failed, close_sockets, user_id, RESYNC) or 0", "0"),),
+    ),
 }
 """By the names under which the table has them."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 P = "tests/python/test_"
 A = "lib::limits::adaptive::tests::"
+B = "tests/security/test_"
 S = "tests/integrations/test_socket_sign_in.py::test_"
 
 KILLERS: dict[str, tuple[str, ...]] = {
@@ -375,6 +376,19 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "ToolDeadlineIgnored": (
         "lib::tools::dispatch::tests::deadlines_come_in_their_order_and_once",
         f"{P}tools.py::test_one_timer_serves_deadlines_in_any_order",
+    ),
+    # Rules, borders and emergencies.
+    "AlertsNameUsers": (f"{B}monitor.py::test_so_many_events_within_the_window_make_an_alert_without_anybodys_data",),
+    "RulesCountAllUsers": (f"{B}monitor.py::test_users_are_counted_each_by_itself_unless_the_rule_says_otherwise",),
+    "WindowNeverEnds": (f"{B}monitor.py::test_events_that_are_too_far_apart_make_none",),
+    "WebhookFollows": (f"{B}alerts.py::test_what_fails_for_now_is_tried_again_and_what_is_wrong_is_not",),
+    "EitherConditionCounts": (f"{B}queries.py::test_what_may_reach_others_is_refused",),
+    "InnerQueriesPass": (f"{B}queries.py::test_what_may_reach_others_is_refused",),
+    "RowsGivenAway": (f"{B}queries.py::test_what_may_reach_others_is_refused",),
+    "RefusalNotRecorded": (f"{B}boundary.py::test_a_context_that_shares_is_refused_and_recorded",),
+    "EmergencyStopsAtAnError": (f"{B}boundary.py::TestEmergency::test_it_goes_on_whatever_fails_and_says_so",),
+    "EmergencyKeepsSockets": (
+        f"{B}boundary.py::TestEmergency::test_the_users_of_a_violation_are_isolated_and_nobody_else",
     ),
 }
 """The fault, and the tests that must notice it."""

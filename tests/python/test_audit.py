@@ -32,6 +32,7 @@ from isolane import (
     ForkedProcessError,
     KeyProvider,
     SecurityEvent,
+    SecurityMonitor,
     Severity,
     TimeRange,
     _core,
@@ -143,6 +144,39 @@ async def test_observers_see_what_was_taken_and_harm_nobody(logger, caplog):
     logger.record(event(AuditClass.DEBUG, "ann"))
     assert seen == [first]
     assert caplog.text.count("an observer of the audit log failed") == 2
+
+
+async def test_who_makes_the_log_sick_does_not_blind_the_monitor(logger, path):
+    monitor = SecurityMonitor(sinks=[])
+    logger.add_observer(monitor.observe)
+    logger.record(event(AuditClass.DEBUG, "ann"))
+    await logger.flush()
+    assert monitor.recent_alerts == ()
+    logger.close()
+    with pytest.raises(AuditUnavailableError):
+        logger.log_isolation_violation("something", user_id="bob")
+    assert [alert.rule for alert in monitor.recent_alerts] == ["isolation_violation", "audit_lost"]
+    # What is dropped without an error is told as well.
+    gaps = []
+    logger.add_observer(gaps.append)
+    logger.record(event(AuditClass.DEBUG, "ann"))
+    assert [(gap.name, gap.data) for gap in gaps[1:]] == [("audit_gap", {"lost": {"debug": 1}})]
+
+
+async def test_a_report_of_an_altered_log_is_shown_to_observers(path):
+    async with opened(path) as logger:
+        logger.record(SecurityEvent(name="audit_gap", audit_class=AuditClass.ADMIN, data={"of": "an application"}))
+        await logger.checkpoint()
+        seen = []
+        logger.add_observer(seen.append)
+        always = TimeRange(datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+        report = await logger.generate_security_report(always)
+        assert (report.verification.ok, report.lost, seen) == (True, {}, [])
+        (leaves,) = path.rglob("*.leaves")
+        leaves.write_bytes(bytes(32) + leaves.read_bytes()[32:])
+        report = await logger.generate_security_report(always)
+        assert not report.verification.ok
+        assert [(each.name, each.data) for each in seen] == [("audit_tampered", {"chain": 1, "seq": 0})]
 
 
 async def test_nothing_of_a_user_is_in_clear(logger, path):
@@ -485,6 +519,62 @@ def test_a_user_is_shredded_and_keys_are_rotated(filled, capsys, tmp_path, monke
     assert answers(capsys)[0][0]["erased"] == 3
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["verify"],
+        ["inspect"],
+        ["prove", "0"],
+        ["shred-user", "ann", "--reason", "asked to"],
+        ["rotate-key", "--new-key-env", "ISOLANE_AUDIT_KEY"],
+        ["report"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_where_there_is_no_log_none_is_made_and_nobody_is_erased(filled, capsys, command):
+    none = filled / "typo"
+    assert main(["audit", command[0], str(none), *command[1:]]) == 3
+    assert "there is no audit log in" in answers(capsys)[1]
+    assert not none.exists()
+
+
+def test_an_erasure_that_erases_nothing_says_so(filled, capsys):
+    assert main(["audit", "shred-user", str(filled), "anne", "--reason", "asked to"]) == 0
+    said, told = answers(capsys)
+    assert said == [{"keys_destroyed": 0, "held": False}]
+    assert "Check the id" in told
+    assert main(["audit", "shred-user", str(filled), "ann", "--reason", "asked to"]) == 0
+    assert answers(capsys)[1] == ""
+
+
+def test_the_former_key_is_no_new_one(filled, capsys):
+    assert main(["audit", "rotate-key", str(filled), "--new-key-env", "ISOLANE_AUDIT_KEY"]) == 3
+    assert "the new key is the former one" in answers(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "--limit", "-1"],
+        ["prove", "-1"],
+        ["shred-user", "ann", "--reason", " "],
+        ["shred-user", "ann"],
+    ],
+)
+def test_wrong_arguments_are_told_as_such(filled, capsys, arguments):
+    with pytest.raises(SystemExit) as exited:
+        main(["audit", arguments[0], str(filled), *arguments[1:]])
+    assert exited.value.code == 2
+    assert "error: " in answers(capsys)[1]
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as exited:
+        main(["--version"])
+    assert exited.value.code == 0
+    assert capsys.readouterr().out == f"isolane {isolane.__version__}\n"
+
+
 def test_a_report_is_printed(filled, capsys):
     assert main(["audit", "report", str(filled), "--from", "2020-01-01", "--to", "2400-01-01"]) == 0
     ((report,), _) = answers(capsys)
@@ -498,3 +588,45 @@ def test_a_log_that_is_written_is_read_and_not_changed_by_others(filled, capsys)
     assert main(["audit", "shred-user", str(filled), "ann", "--reason", "asked to"]) == 3
     assert "another process has the log" in answers(capsys)[1]
     logger.close()
+
+
+@pytest.mark.parametrize("command", [["shred-user", "ann", "--reason", "asked to"], ["rotate-key"], ["inspect"]])
+def test_a_directory_without_a_log_is_left_as_it_is(tmp_path, capsys, monkeypatch, command):
+    monkeypatch.setenv("ISOLANE_AUDIT_KEY", KEY_TEXT)
+    monkeypatch.setenv("NEW_KEY", base64.b64encode(b"n" * 32).decode())
+    typo = tmp_path / "tpyo"
+    name, *rest = command
+    new = ["--new-key-env", "NEW_KEY"] if name == "rotate-key" else []
+    assert main(["audit", name, str(typo), *rest, *new]) == 3
+    assert "there is no log in" in capsys.readouterr().err
+    assert not typo.exists()
+
+
+def test_nobody_is_erased_by_an_empty_id(filled, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["audit", "shred-user", str(filled), "-", "--reason", "asked to"]) == 3
+    assert "the id of the user is empty" in capsys.readouterr().err
+
+
+def test_a_keystore_that_is_gone_is_not_replaced(filled):
+    (filled / "keys").unlink()
+    with pytest.raises(AuditKeyError, match="it is missing"):
+        opened(filled)
+    assert not (filled / "keys").exists()
+
+
+def test_each_altered_chain_is_named(filled, capsys):
+    def flip(chain: int) -> None:
+        (segment,) = (filled / f"chain-00000{chain}").glob("*.seg")
+        stored = bytearray(segment.read_bytes())
+        stored[-100] ^= 1
+        segment.write_bytes(stored)
+
+    flip(1)
+    opened(filled, new_chain="restored").close()
+    flip(2)
+    assert main(["audit", "verify", str(filled)]) == 1
+    (found,), told = answers(capsys)
+    assert [(chain, seq) for chain, seq, _ in found["altered"]] == [(1, 6), (2, 0)]
+    assert "ALTERED: chain 1, first bad record 6" in told
+    assert "ALTERED: chain 2, first bad record 0" in told

@@ -185,6 +185,12 @@ def test_a_token_is_over_after_its_time_and_the_leeway() -> None:
         assert refused(sign(claims(exp=1), key=b"x" * 32))[0] == "invalid_token"
 
 
+async def test_an_end_that_is_no_number_is_over() -> None:
+    gate = Gate(IsolaneSettings(), lambda _: Principal("ann", expires_at=float("nan")), Tickets())
+    with pytest.raises(TokenExpiredError):
+        await gate.of_request(HTTPConnection({"type": "http", "headers": []}))
+
+
 async def test_a_sign_in_that_is_over_is_none() -> None:
     """Also of an application's own ``authenticate``, and of a ticket that outlived it."""
     with manual_clock() as clock:
@@ -449,6 +455,14 @@ class Connection:
         self.headers = Headers({name.replace("_", "-"): value for name, value in headers.items()})
 
 
+def test_names_of_a_principal_are_a_collection_and_no_single_text() -> None:
+    principal = Principal("ann-r", roles=["user", "user"], permissions=("runs:cancel",), amr={"pwd"})
+    assert principal.roles | principal.permissions | principal.amr == {"user", "runs:cancel", "pwd"}
+    for name in ("roles", "permissions", "amr"):
+        with pytest.raises(TypeError, match=f"{name} must be a collection"):
+            Principal("ann-r", **{name: "admin"})
+
+
 def test_a_principal_has_roles_permissions_factors_and_an_end() -> None:
     permissions = RolePermissions({"admin": ["runs:cancel", "runs:read"], "viewer": ["runs:read"]})
     signs_in = JwtAuthenticator(verifier()[0], roles="realm.roles", permissions=permissions)
@@ -626,6 +640,37 @@ async def test_a_ticket_is_over_after_its_time() -> None:
         Tickets(31)
 
 
+async def test_a_ticket_ends_with_the_sign_in_that_it_was_given_to(monkeypatch) -> None:
+    with manual_clock() as clock:
+        sink = Sink()
+        tickets = Tickets(audit=sink)
+        ann, other, bob = Principal("ann", session_id="s1"), Principal("ann", session_id="s2"), Principal("bob")
+
+        async def counts(ticket: str) -> bool:
+            with contextlib.suppress(InvalidTokenError):
+                return bool(await tickets.redeem(ticket, None))
+            return False
+
+        given = [await tickets.issue(who, None) for who in (ann, other, bob)]
+        clock.advance(1)
+        tickets.end(" ann ", "s1")
+        assert [await counts(ticket) for ticket in given] == [False, True, True]
+        assert sink.reasons() == ["signed_out"]
+        given = [await tickets.issue(who, None) for who in (other, bob)]
+        tickets.end("ann")
+        clock.advance(1)
+        assert [await counts(ticket) for ticket in given] == [False, True]
+        assert await counts(await tickets.issue(ann, None)), "who has signed in again"
+
+        monkeypatch.setattr("isolane.security.authentication.tickets.PER_PROCESS", 4)
+        given = [await tickets.issue(who, None) for who in (ann, bob)]
+        clock.advance(1)
+        tickets.end("ann")
+        for number in range(8):
+            tickets.end(f"user-{number}")
+        assert [await counts(ticket) for ticket in given] == [False, False], "what is not kept is refused"
+
+
 async def test_tickets_are_bounded_and_kept_as_hashes() -> None:
     with manual_clock() as clock:
         store = MemoryTicketStore(per_user=2, per_process=3)
@@ -675,6 +720,20 @@ def test_a_session_lasts_while_it_is_used_and_not_for_ever() -> None:
         assert (len(sessions), ended) == (0, ["ann-s", "ann-s"])
         with pytest.raises(InvalidTokenError):
             sessions.touch(idle)
+
+
+def test_nonsense_makes_nobody_look_at_every_session() -> None:
+    with manual_clock() as clock:
+        sessions = SessionRegistry(idle_seconds=60)
+        tokens = [sessions.create(Principal(f"user-{number}"))[0] for number in range(8)]
+        clock.advance(61)
+        with pytest.raises(InvalidTokenError):
+            sessions.touch("nonsense")
+        assert len(sessions) == 8
+        with pytest.raises(TokenExpiredError):
+            sessions.touch(tokens[0])
+        assert len(sessions) == 7
+        assert sessions.sweep() == 7
 
 
 def test_a_session_ends_with_the_sign_in_it_is_made_of() -> None:

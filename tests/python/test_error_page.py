@@ -11,8 +11,12 @@ from pathlib import Path
 
 import isolane
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from isolane.fastapi import Ctx, Principal, setup
 from isolane.fastapi.principal import NotAuthenticatedError
 from isolane.fastapi.problems import PROBLEMS
+from isolane.tools.errors import ParameterProblem
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
@@ -44,6 +48,12 @@ def exception_classes() -> dict[str, type[Exception]]:
 
 
 CLASSES = exception_classes()
+TOOL_FAILURES = {
+    isolane.ToolDispatchError: "ValueError",
+    isolane.ToolExecutionError: "ValueError",
+    isolane.ToolParameterError: [ParameterProblem("rows[0].price", "the value is ann's", "int_parsing")],
+    isolane.ToolTimeoutError: 3.0,
+}
 
 
 def example(name: str, scope: str | None) -> Exception:
@@ -53,6 +63,10 @@ def example(name: str, scope: str | None) -> Exception:
         return cls("full", 10, "process" if scope == "global" else scope)
     if cls in {isolane.AuditUnavailableError, isolane.ForeignQueryError}:
         return cls("permission", "refused")
+    if cls in TOOL_FAILURES:
+        return cls("search", TOOL_FAILURES[cls])
+    if cls is isolane.ToolLimitError:
+        return cls("search", "full", 0)
     return cls("refused", scope) if scope else cls("refused")
 
 
@@ -88,6 +102,38 @@ def test_the_table_is_what_a_client_is_told(row):
         problem = PROBLEMS[type(error)](error)
         told = (problem.status, problem.code, problem.retry_after is not None, problem.close_code)
         assert told == (int(row["status"]), row["code"], row["back"] == "yes", int(row["close"]))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in CLASSES if name.startswith("Tool")))
+def test_a_client_is_not_told_what_a_tool_says(name):
+    if CLASSES[name] in PROBLEMS:
+        error = example(name, None)
+        detail = PROBLEMS[type(error)](error).detail
+        assert not any(word in detail for word in ("ann", "ValueError", "()"))
+
+
+def test_a_tool_that_fails_in_a_route_is_told_to_client_and_operator(caplog):
+    app = FastAPI()
+    setup(app, authenticate=lambda _: Principal("ann"), registry=isolane.AgentRegistry())
+    tools = isolane.UnifiedToolDispatcherFactory(permissions=isolane.PermissionEngine.for_tools({"everyone": ["*"]}))
+
+    @app.get("/{name}")
+    async def call(name: str, context: Ctx) -> None:
+        dispatcher = tools.create_dispatcher(context)
+
+        async def broken() -> None:
+            raise KeyError("a secret")
+
+        dispatcher.register_tool(broken)
+        await dispatcher.execute_tool(name)
+
+    with TestClient(app) as client:
+        answer = client.get("/broken")
+        assert (answer.status_code, answer.json()["code"]) == (502, "tool_failed")
+        assert "secret" not in answer.text
+        assert "a secret" in caplog.text
+        answer = client.get("/nothing")
+        assert (answer.status_code, answer.json()["code"]) == (404, "tool_not_found")
 
 
 def make(user: str = "ann", thread: str = "thread-3", run: str = "run-9", **fields):

@@ -448,6 +448,24 @@ async def test_a_service_that_is_late_raises_or_waits_where_nobody_can_refuses(n
     assert "secret" not in repr(log.events)
 
 
+class Deaf(Slow):
+    """A service that does not let itself be cancelled."""
+
+    async def authorize(self, context: Any, action: str, resources: tuple[str, ...]) -> Any:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(self.seconds)
+        return self.answer
+
+
+async def test_an_answer_that_comes_too_late_permits_nothing(new_context, alice, log) -> None:
+    boundary = PermissionBoundarySystem(services=[Deaf()], audit=log, service_timeout=0.01)
+    result = await boundary.validate_execution_permissions(new_context(alice), "read")
+    assert not result
+    assert codes(result) == ["service_timeout"]
+    assert asyncio.current_task().cancelling() == 0
+    assert len(log.events) == 1
+
+
 @pytest.mark.parametrize("answer", [False, None, 1, "yes", ["allow"], object()])
 async def test_a_service_permits_with_true_and_nothing_else(new_context, alice, answer) -> None:
     context = new_context(alice)

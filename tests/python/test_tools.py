@@ -131,6 +131,16 @@ async def test_a_planted_context_gets_no_dispatcher(factory, new_context, alice,
         factory.create_dispatcher(context)
 
 
+@pytest.mark.parametrize(
+    "said", [{"admin": True}, {"resources": ["query"]}, {"timeout": 1.0}, {"description": "x"}, {"name": "find"}]
+)
+def test_a_tool_that_was_made_is_not_described_anew_in_vain(said) -> None:
+    made = Tool.of(search)
+    assert ToolRegistry().register(made) is made
+    with pytest.raises(ToolRegistrationError, match=r"Tool\.of"):
+        ToolRegistry().register(made, **said)
+
+
 def test_names_that_are_taken_stay_with_their_tool(factory, context) -> None:
     factory.set_tool_registry([search])
     dispatcher = factory.create_dispatcher(context)
@@ -274,7 +284,7 @@ async def test_a_call_of_an_agent_is_shown_in_the_agents_execution(new_context, 
 
 
 async def test_a_context_without_tools_says_what_to_do(context) -> None:
-    with pytest.raises(RuntimeError, match="tool_dispatcher_factory="):
+    with pytest.raises(RuntimeError, match=r"tools=.*tool_dispatcher_factory="):
         context.get_tool_dispatcher()
 
 
@@ -297,6 +307,16 @@ async def test_nothing_is_called_after_the_end(factory, new_context, alice) -> N
 
 
 # -- permission --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("roles", "why"), [(["admin"], "admin_dispatcher_required"), ([], "admin_role_required")])
+async def test_who_runs_it_is_told_which_half_of_an_administrator_is_missing(new_context, alice, roles, why) -> None:
+    factory = UnifiedToolDispatcherFactory([Tool.of(search, admin=True)], permissions=ALL)
+    tools = factory.create_dispatcher(new_context(alice, permissions=roles))
+    response = await tools.dispatch_tool("search", {"query": "x"})
+    assert response.metadata["code"] == "permission_denied"
+    assert "admin" not in response.error
+    assert [violation.code for violation in response.exception.result.violations] == [why]
 
 
 async def test_what_nothing_permits_is_refused(context, events) -> None:
@@ -646,6 +666,76 @@ async def test_a_tool_that_takes_too_long_is_ended_and_shown_as_ended(factory, c
     assert (await dispatcher.dispatch_tool("forever", timeout=0.01)).metadata["code"] == "tool_timeout"
     assert events(context) == pair("forever", "error") * 2
     assert factory.get_metrics()["tools"]["forever"]["timed_out"] == 2
+
+
+class Late:
+    """A service that takes its time, and does not let itself be cancelled."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def authorize(self, context: Any, action: str, resources: Any) -> bool:
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+        return True
+
+
+async def test_what_a_service_took_is_taken_off_the_time_of_the_call(context, events) -> None:
+    for service, seconds, begun in ((Late(3600), 0.02, False), (Late(0.3), 1.0, True)):
+        boundary = PermissionBoundarySystem(ALL, services=[service], service_timeout=60)
+        dispatcher = UnifiedToolDispatcherFactory(permissions=boundary).create_dispatcher(context)
+        dispatcher.register_tool(asyncio.sleep, name="sleep", parameters={})
+        with pytest.raises(ToolTimeoutError) as late:
+            await dispatcher.execute_tool("sleep", {"delay": 3600}, timeout=seconds)
+        assert late.value.timeout < seconds - 0.2 if begun else late.value.timeout == seconds
+        assert bool(events(context)) is begun
+        assert dispatcher.get_metrics()["running_executions"] == 0
+
+
+async def test_a_later_call_does_not_put_off_an_earlier_deadline(factory, context) -> None:
+    dispatcher = factory.create_dispatcher(context)
+    dispatcher.register_tool(asyncio.sleep, name="sleep", parameters={})
+    first = asyncio.create_task(dispatcher.execute_tool("sleep", {"delay": 3600}, timeout=0.05))
+    await asyncio.sleep(0.04)
+    second = asyncio.create_task(dispatcher.execute_tool("sleep", {"delay": 3600}, timeout=0.04))
+    done, _ = await asyncio.wait({first, second}, timeout=10)
+    assert [type(each.exception()) for each in (first, second) if each in done] == [ToolTimeoutError] * 2
+
+
+def test_calls_of_another_loop_do_not_put_off_a_deadline(new_context) -> None:
+    factory = UnifiedToolDispatcherFactory(permissions=ALL)
+    ended, busy = threading.Event(), threading.Event()
+    outcome = []
+
+    async def late() -> None:
+        dispatcher = factory.create_dispatcher(new_context("ann"))
+        dispatcher.register_tool(asyncio.sleep, name="sleep", parameters={})
+        call = asyncio.create_task(dispatcher.execute_tool("sleep", {"delay": 5}, timeout=0.1))
+        await asyncio.sleep(0)
+        busy.set()
+        await asyncio.wait({call})
+        outcome.append(type(call.exception()))
+
+    async def others() -> None:
+        dispatcher = factory.create_dispatcher(new_context("bob"))
+        dispatcher.register_tool(asyncio.sleep, name="sleep", parameters={})
+        while not ended.is_set():
+            await dispatcher.execute_tool("sleep", {"delay": 0.01}, timeout=30)
+
+    def run() -> None:
+        try:
+            asyncio.run(late())
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert busy.wait(10)
+    asyncio.run(others())
+    thread.join()
+    assert outcome == [ToolTimeoutError]
 
 
 async def test_a_longer_timeout_cannot_be_asked_for(factory, context) -> None:

@@ -608,3 +608,179 @@ fn a_full_queue_refuses() {
         "the begin, the four, the gap"
     );
 }
+
+#[test]
+fn a_keystore_that_is_gone_is_missed_and_none_is_made_in_its_place() {
+    let log = Folder::copy_of(closed());
+    fs::remove_file(keystore_path(&log.0)).unwrap();
+    let error = open(&log.0).unwrap_err();
+    assert!(
+        matches!(&error, AuditError::Keystore { what } if what.contains("missing")),
+        "{error}"
+    );
+    assert!(!keystore_path(&log.0).exists());
+    // Who has lost it for good goes on in another chain, under other keys.
+    let mut told = settings();
+    told.new_chain = Some("the disk with the keys is lost".to_owned());
+    let again = AuditLog::open(&log.0, &kek(), &told, Arc::new(SystemClock)).unwrap();
+    assert_eq!((again.chain(), again.close(PATIENCE)), (2, Some(0)));
+}
+
+/// Where the slots of a keystore are.
+fn slots(keys: &[u8]) -> Vec<usize> {
+    (128..keys.len()).step_by(144).collect()
+}
+
+#[test]
+fn keys_that_the_log_did_not_erase_are_not_called_erased() {
+    let keys = fs::read(keystore_path(closed())).unwrap();
+    assert!(slots(&keys).len() > 2);
+    for from in slots(&keys) {
+        for whole in [false, true] {
+            let log = Folder::copy_of(closed());
+            let mut changed = keys.clone();
+            changed[from] = 2;
+            if whole {
+                changed[from + 16..from + 144].fill(0);
+            }
+            fs::write(keystore_path(&log.0), changed).unwrap();
+            assert!(first_bad(&log.0).is_some(), "the slot at {from}, {whole}");
+        }
+    }
+}
+
+#[test]
+fn what_a_rotation_left_that_was_killed_is_destroyed_at_the_start() {
+    let log = Folder::copy_of(closed());
+    let left = keystore_path(&log.0).with_extension("new");
+    fs::copy(keystore_path(&log.0), &left).unwrap();
+    let mut still_open = fs::File::open(&left).unwrap();
+    let opened = open(&log.0).unwrap();
+    assert_eq!(opened.close(PATIENCE), Some(0));
+    assert!(!left.exists(), "keys that nobody erases any more");
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut still_open, &mut bytes).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 0), "nor are they left on the disk");
+}
+
+/// A log as SIGKILL leaves it, after the erasure of a user.
+fn killed_after_an_erasure() -> Folder {
+    let folder = Folder::new();
+    let log = open(&folder.0).unwrap();
+    fill(&log, 4);
+    log.erase("ann", "asked to", PATIENCE).unwrap();
+    fill(&log, 2);
+    log.flush(PATIENCE).unwrap();
+    Folder::copy_of(&folder.0)
+}
+
+#[test]
+fn an_erasure_before_a_crash_costs_no_record() {
+    let killed = killed_after_an_erasure();
+    let before = records(&killed.chain()).len() as u64;
+    let log = open(&killed.0).unwrap();
+    assert_eq!(log.recovered().cut, 0);
+    assert_eq!(log.close(PATIENCE), Some(0));
+    let found = with_keys(&killed.0).unwrap();
+    assert_eq!((found.tampered, found.records), (None, before + 1));
+    assert!(found.erased > 0);
+}
+
+#[test]
+fn records_that_somebody_without_the_keys_appends_are_cut_off() {
+    let killed = killed_after_an_erasure();
+    let (path, from, to) = records(&killed.chain()).pop().unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let last = Frame::parse(&bytes[from..to]).unwrap().header;
+    let erased = {
+        let ring = KeyRing::read(&keystore_path(&killed.0), &kek()).unwrap();
+        let found = ring.held.iter().find(|(_, held)| matches!(held, Held::Erased));
+        *found.unwrap().0
+    };
+    for kid in [keys::random(), erased, last.kid] {
+        let log = Folder::copy_of(&killed.0);
+        let key = UserKey {
+            kid,
+            epoch: last.epoch,
+            pseudonym: last.pseudonym,
+            dek: keys::random_key(),
+        };
+        let header = frame::Header {
+            seq: last.seq + 1,
+            kid,
+            ..last
+        };
+        let mut forged = bytes.clone();
+        frame::seal(&mut forged, &header, &key, &keys::random(), b"{}");
+        let length = forged.len() - bytes.len();
+        fs::write(log.chain().join(path.file_name().unwrap()), forged).unwrap();
+        let opened = open(&log.0).unwrap();
+        assert_eq!(opened.recovered().cut, length as u64);
+        assert_eq!(opened.close(PATIENCE), Some(0));
+        assert_eq!(with_keys(&log.0).unwrap().tampered, None);
+    }
+}
+
+#[test]
+fn a_chain_whose_checkpoints_are_gone_is_altered() {
+    let log = Folder::copy_of(closed());
+    let notes = notes_path(&log.chain());
+    for empty in [true, false] {
+        if empty {
+            fs::write(&notes, b"").unwrap();
+        } else {
+            fs::remove_file(&notes).unwrap();
+        }
+        assert_eq!(first_bad(&log.0), Some(0));
+        assert_eq!(verify(&log.0, &Against::default()).unwrap().tampered.unwrap().seq, 0);
+    }
+    // The first segment alone: nothing in it says that there was more.
+    for (first, path) in segments(&log.chain()).unwrap() {
+        if first > 0 {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    assert!(matches!(open(&log.0), Err(AuditError::Tampered(found)) if found.seq == 0));
+}
+
+#[test]
+fn each_altered_chain_is_named() {
+    let log = Folder::copy_of(closed());
+    let (path, from, _) = records(&log.chain()).last().unwrap().clone();
+    flip(&path, (from + 80) * 8);
+    let mut told = settings();
+    told.new_chain = Some("restored by the operator".to_owned());
+    let reopened = AuditLog::open(&log.0, &kek(), &told, Arc::new(SystemClock)).unwrap();
+    fill(&reopened, 3);
+    reopened.close(PATIENCE).unwrap();
+    let (path, from, _) = records(&chain_path(&log.0, 2))[2].clone();
+    flip(&path, (from + 80) * 8);
+    let found = with_keys(&log.0).unwrap();
+    let places: Vec<_> = found.altered.iter().map(|each| (each.chain, each.seq)).collect();
+    assert_eq!((places, found.tampered.unwrap().chain), (vec![(1, 60), (2, 2)], 1));
+}
+
+#[test]
+fn a_log_whose_lock_is_removed_keeps_others_out_all_the_same() {
+    let folder = Folder::new();
+    let log = open(&folder.0).unwrap();
+    fill(&log, 1);
+    log.flush(PATIENCE).unwrap();
+    fs::remove_file(folder.0.join("lock")).unwrap();
+    fill(&log, 1);
+    log.flush(PATIENCE).unwrap();
+    assert!(matches!(open(&folder.0), Err(AuditError::InUse { .. })));
+    // Who was quicker has the log, and the first one is sick.
+    fs::remove_file(folder.0.join("lock")).unwrap();
+    let other = open(&folder.0).unwrap();
+    fill(&log, 1);
+    until(|| log.health().status == Status::Sick);
+    assert!(
+        log.health().reason.contains("another process"),
+        "{}",
+        log.health().reason
+    );
+    drop(log);
+    assert_eq!(other.close(PATIENCE), Some(0));
+    assert_eq!(with_keys(&folder.0).unwrap().tampered, None);
+}

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -89,7 +90,14 @@ def test_an_alert_is_posted_signed_and_without_waiting() -> None:
 
 @pytest.mark.parametrize(
     ("statuses", "posts", "sent"),
-    [((500, 503), 3, 1), ((500, 500, 500), 3, 0), ((400,), 1, 0), ((302,), 1, 0), ((), 1, 1)],
+    [
+        ((500, 503), 3, 1),
+        ((500, 500, 500), 3, 0),
+        ((400,), 1, 0),
+        ((429,), 2, 1),
+        ((302,), 1, 0),
+        ((), 1, 1),
+    ],
 )
 def test_what_fails_for_now_is_tried_again_and_what_is_wrong_is_not(statuses, posts, sent) -> None:
     with Receiver(*statuses) as receiver:
@@ -109,6 +117,40 @@ def test_an_address_where_nobody_answers_fails_and_its_path_is_not_logged(caplog
     sink.close()
     assert "hush" not in caplog.text
     assert "took none" in caplog.text
+
+
+def test_an_answer_that_is_none_costs_its_own_alert_alone(caplog) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for reply in [b"no HTTP at all\r\n\r\n"] * 3 + [b"HTTP/1.1 204 No Content\r\n\r\n"]:
+                peer, _ = server.accept()
+                with peer:
+                    peer.recv(65_536)
+                    peer.sendall(reply)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        sink = WebhookAlertSink(f"http://127.0.0.1:{server.getsockname()[1]}/?token=hush")
+        sink.send(ALERT)
+        sink.send(ALERT)
+        until(lambda: sink.sent + sink.failed == 2)
+        sink.close()
+        thread.join(10)
+    assert (sink.sent, sink.failed) == (1, 1)
+    assert "took none: BadStatusLine" in caplog.text
+    assert "hush" not in caplog.text
+
+
+def test_what_could_never_be_posted_is_refused_at_once() -> None:
+    for wrong in ({"url": "https://ann:hush@alerts.example/"}, {"url": "https://alerts.example/a b"}):
+        with pytest.raises(ValueError, match="webhook's address") as caught:
+            WebhookAlertSink(**wrong)
+        assert "hush" not in str(caught.value)
+    with pytest.raises(ValueError, match="line break"):
+        WebhookAlertSink("https://alerts.example/", headers={"X-Key": "a\r\nX-Other: b"})
+    with pytest.raises(TypeError, match="bytes"):
+        WebhookAlertSink("https://alerts.example/", secret="text")  # type: ignore[arg-type]
 
 
 def test_more_than_can_wait_is_dropped_and_counted(monkeypatch) -> None:

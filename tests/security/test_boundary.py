@@ -16,6 +16,9 @@ from isolane import (
     ContextIsolationError,
     ExecutionEngineFactory,
     MemoryLimitExceededError,
+    PermissionBoundarySystem,
+    PermissionEngine,
+    SecurityMonitor,
     UserContextFactory,
     WebSocketEvent,
 )
@@ -230,6 +233,33 @@ class TestSweep:
             manager.detect_isolation_violations()
         assert pair
 
+    def test_what_could_not_be_recorded_is_told_by_the_next_sweep(self, users, audit) -> None:
+        figures = {"violations": 0}
+        manager = SecurityBoundaryManager(audit=audit, detector=SimpleNamespace(figures=lambda: figures))
+        own, foreign = shared_pair(users)
+        with pytest.raises(ContextIsolationError):
+            foreign.verify_isolation()
+        figures["violations"] = 1
+        audit.is_sick = True
+        with pytest.raises(AuditUnavailableError):
+            manager.detect_isolation_violations()
+        audit.is_sick = False
+        del own.agent_context["rows"]
+        told = [(one.boundary, one.count) for one in manager.detect_isolation_violations()]
+        assert told == [("verify", 1), ("delivery", 1)]
+        assert manager.detect_isolation_violations() == []
+
+    def test_a_resource_of_another_that_was_refused_is_no_violation_to_be_woken_up_for(self, users, audit) -> None:
+        manager = SecurityBoundaryManager(audit=audit)
+        monitor = SecurityMonitor()
+        wall = PermissionBoundarySystem(PermissionEngine({}))
+        assert wall.check(UserContextFactory.create_context(users[0]), "invoice.read", [f"invoice:{users[1]}/1"]).code
+        (refused,) = manager.detect_isolation_violations()
+        assert (refused.boundary, refused.count, refused.severity) == ("access", 1, Severity.WARNING)
+        (event,) = audit.events
+        assert (event.name, event.audit_class) == ("authz_fail", AuditClass.PERMISSION)
+        assert monitor.observe(event) == []
+
 
 class Waiting(BaseAgent):
     name = "waiting"
@@ -301,6 +331,27 @@ class TestEmergency:
         assert not report.restored
         assert (report.sockets_closed, cursor.close_code) == (1, 4010)
         assert audit.events[0].data["failed"] == list(report.failed)
+
+    async def test_what_was_stopped_before_is_still_told_by_the_sweep_after(self, users) -> None:
+        manager = SecurityBoundaryManager()
+        pair = shared_pair(users)
+        with pytest.raises(ContextIsolationError):
+            pair[1].verify_isolation()
+        await manager.emergency_isolation_restore()
+        del pair[0].agent_context["rows"]
+        (stopped,) = manager.detect_isolation_violations()
+        assert (stopped.boundary, stopped.count) == ("verify", 1)
+
+    async def test_a_report_that_cannot_be_recorded_is_not_lost(self, users, audit) -> None:
+        audit.is_sick = True
+        report = await SecurityBoundaryManager(audit=audit).emergency_isolation_restore([users[0]])
+        assert (report.users, report.failed, report.restored) == ((users[0],), ("AuditUnavailableError",), False)
+
+    async def test_one_text_is_no_list_of_users(self, users) -> None:
+        quarantine = Quarantine()
+        with pytest.raises(TypeError, match="list"):
+            await SecurityBoundaryManager(quarantine=quarantine).emergency_isolation_restore(users[0])
+        assert not quarantine.users
 
     async def test_without_a_violation_nobody_is_isolated(self, audit) -> None:
         report = await SecurityBoundaryManager(audit=audit).emergency_isolation_restore()

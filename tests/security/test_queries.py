@@ -53,13 +53,13 @@ PERMITTED = {
     "turned round": sa.select(Note).where(sa.literal(ANN) == Note.user_id),
     "parts that are or": sa.select(Note).where(Note.user_id == ANN).where(sa.or_(Note.text == "a", Note.text == "b")),
     "joined": sa.select(Note, Tag).join(Tag, Tag.note_id == Note.id).where(Note.user_id == ANN, Tag.owner_id == ANN),
-    "operators": sa.select(Note).where(Note.user_id == ANN, Note.text.op("GLOB")("a*"), Note.text.op("||")("a") != "b"),
     "alias": sa.select(OTHER).where(OTHER.user_id == ANN),
     "inside": sa.select(OWN_NOTES.subquery().c.text),
     "cte": sa.select(OWN_NOTES.cte("own").c.text),
     "union": OWN_NOTES.union_all(OWN_NOTES),
     "shared": sa.select(Model, Note).join(Note, Note.id >= Model.id).where(Note.user_id == ANN),
     "count": sa.select(sa.func.count()).select_from(Note).where(Note.user_id == ANN),
+    "an operator of signs": sa.select(Note).where(Note.user_id == ANN, Note.text.op("||")("n") == "of annn"),
     "no table": sa.select(sa.literal(1)),
     "in a set of own": sa.select(Tag).where(
         Tag.owner_id == ANN, Tag.note_id.in_(sa.select(N.c.id).where(N.c.user_id == ANN))
@@ -102,8 +102,6 @@ REFUSED = {
     "prefix": (sa.select(Note).prefix_with("text FROM notes UNION SELECT").where(Note.user_id == ANN), "text"),
     "insert in the place of": (sa.insert(Note).prefix_with("OR REPLACE").values(id=2, user_id=ANN, text="x"), "text"),
     "suffix": (sa.select(Note).where(Note.user_id == ANN).suffix_with("OR 1=1"), "text"),
-    "hint": (sa.select(Note).where(Note.user_id == ANN).with_hint(N, "JOIN notes"), "text"),
-    "hint behind it": (sa.select(Note).where(Note.user_id == ANN).with_statement_hint("OR 1=1"), "text"),
     "extract": (sa.select(Note).where(Note.user_id == ANN, sa.extract("year FROM x) OR (1", N.c.id) == 1), "text"),
     "text beside it": (sa.select(Note).where(Note.user_id == ANN, sa.text("1=1 OR 1=1")), "text"),
     "a column in text": (sa.select(sa.literal_column("(SELECT text FROM notes)")), "text"),
@@ -132,6 +130,24 @@ REFUSED = {
     "upsert": (
         sqlite.insert(Note).values(id=1, user_id=ANN, text="x").on_conflict_do_update(set_={"text": "x"}),
         "unreadable",
+    ),
+    "what comes last": (sa.select(Note).where(Note.user_id == ANN).suffix_with("OR 1=1"), "text"),
+    "what comes first": (sa.select(Note).where(Note.user_id == ANN).prefix_with("text,"), "text"),
+    "last in a cte": (
+        sa.select(sa.select(N).where(N.c.user_id == ANN).cte("c").suffix_with("UNION SELECT * FROM notes").c.text),
+        "text",
+    ),
+    "hint": (sa.select(Note).where(Note.user_id == ANN).with_hint(Note, "OR 1=1"), "text"),
+    "hint behind all": (sa.select(Note).where(Note.user_id == ANN).with_statement_hint("OR 1=1"), "text"),
+    "hint of a change": (sa.delete(Note).where(Note.user_id == ANN).with_hint("OR 1=1"), "text"),
+    "operator": (
+        sa.select(Note).where(Note.user_id == ANN, Note.text.op("OR", precedence=99, is_comparison=True)("a")),
+        "text",
+    ),
+    "operator and comment": (sa.select(Note).where(Note.user_id == ANN, Note.text.bool_op("=--")("a")), "text"),
+    "returned from another": (
+        sa.update(Note).where(Note.user_id == ANN).values(text="x").returning(Tag.id),
+        "owner_missing",
     ),
     "ddl": (sa.schema.DropTable(N), "unreadable"),
     "raw": ("SELECT * FROM notes WHERE user_id = 'ann'", "text"),

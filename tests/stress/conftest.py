@@ -1,15 +1,18 @@
 """The long checks run when they are asked for: ``make prove``, or with ``--short`` in a few seconds.
 
-A full run writes its table into docs/proof.md.
+A run of all of them writes their table into docs/proof.md.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from tests.support import proof
 
 _rows: list[tuple[str, str, str, float]] = []
+_files: set[str] = set()
 
 
 def pytest_collection_modifyitems(config, items) -> None:
@@ -37,12 +40,15 @@ def pytest_runtest_logreport(report) -> None:
     if report.when == "call" and "tests/stress" in report.nodeid:
         name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
         found = "; ".join(str(value) for key, value in report.user_properties if key == "found")
+        _files.add(report.nodeid.partition("::")[0].rpartition("/")[2])
         _rows.append((name, report.outcome, found, report.duration))
 
 
 def pytest_sessionfinish(session) -> None:
     options = session.config.option
-    if not options.prove or options.short or not _rows:
+    if not options.prove or options.short or options.keyword:
+        return
+    if _files != {path.name for path in Path(__file__).parent.glob("test_*.py")}:
         return
     lines = [
         "| check | outcome | found | seconds |",

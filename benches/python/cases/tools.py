@@ -13,6 +13,7 @@ from isolane import (
     sweep_lanes,
 )
 from isolane._core import GrantBook, OwnershipWall, bind_event_bounds
+from isolane.tools import Tool
 
 from benches.python.measure import Case, Run, Side, awaits, now
 from benches.python.peers.tool_dispatcher import ToolDispatcher
@@ -97,12 +98,13 @@ def _loop(make: Callable[[], Callable[[], Any]]) -> Run:
 
 async def _decided(loops: int) -> float:
     factory = UnifiedToolDispatcherFactory(permissions=PermissionEngine.for_tools({"everyone": ["search"]}))
-    check, begin, context = factory.permissions.check, factory.calls.begin, _context()
-    resources = ("tool:search",)
+    dispatcher, calls = factory.create_dispatcher(_context()), factory.calls
+    tool = Tool.of(search)
     start = now()
     for _ in range(loops):
-        if check(context, "tool.execute", resources):
-            begin(context, "search", 30.0).end("ok")
+        number = dispatcher._admit(tool, PARAMETERS, 30.0)  # noqa: SLF001 - this part of a call alone
+        calls.follow(number, 30.0)
+        calls.end(number, "ok")
     return now() - start
 
 

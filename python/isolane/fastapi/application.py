@@ -102,6 +102,7 @@ class Isolane:
         self.settings = settings
         self.authenticate = authenticate
         self.authorize_command = authorize_command
+        self.audit = audit
         tickets = Tickets(settings.websocket_ticket_seconds, store=ticket_store, audit=audit)
         self.gate = Gate(settings, authenticate, tickets, audit)
         self._sessions = sessions
@@ -252,10 +253,12 @@ class Isolane:
     def logout(self, user_id: str, session_id: str | None = None) -> int:
         """Close the user's sockets and event streams with 4501, of all sessions or of one. Runs go on.
 
-        Sessions of ``setup(sessions=...)`` do this by themselves when they end. A token that the client still has opens
-        a new socket: ``authenticate`` is to refuse it. Returns how many were closed.
+        Tickets that were given out before do not count any more. Sessions of ``setup(sessions=...)`` do this by
+        themselves when they end. A token that the client still has opens a new socket: ``authenticate`` is to refuse
+        it. Returns how many were closed.
         """
         closed = 0
+        self.gate.end_tickets(user_id, session_id)
         for delivery in list(self.deliveries):
             cursor, principal = delivery.cursor, delivery.principal
             if cursor is None or principal.user_id.strip() != user_id.strip():
@@ -304,6 +307,7 @@ class Isolane:
             **({"probe": self.probe.last} if self.probe is not None else {}),
             "sockets": len(self.deliveries),
             "forced_closes": self.forced_closes,
+            **({"audit": status} if (status := self._audit_status()) is not None else {}),
             **({"memory": memory_metrics()} if memory_metrics is not None else {}),
         }
 
@@ -315,7 +319,15 @@ class Isolane:
         """Answer whether new runs are taken."""
         if self.draining:
             return JSONResponse({"status": "draining"}, 503, {"Retry-After": "5"})
+        audit = self._audit_status()
+        if audit not in {None, "ok"}:
+            # What must be recorded is refused by itself; taking all processes away for a slow disk would be worse.
+            return JSONResponse({"status": "degraded", "audit": audit})
         return JSONResponse({"status": "ready"})
+
+    def _audit_status(self) -> str | None:
+        health = getattr(self.audit, "health", None)
+        return None if health is None else str(getattr(health(), "status", "ok"))
 
     async def ws_ticket(self, request: Request) -> JSONResponse:
         """Give the signed-in user a ticket that opens one socket, or one event stream, from the page that asks."""
@@ -364,7 +376,8 @@ def setup(
         ticket_store: keeps tickets for sockets. Default: this process does.
         authorize_command: asked with the principal, ``cancel`` and the run before a socket's command is done; a plain
             function. Anything but ``True`` is answered as if the run were not there. Default: all are done.
-        audit: is told who signs in to sockets, and who is refused. Default: nobody is.
+        audit: is told who signs in to sockets, and who is refused. One with a ``health()``, such as an
+            ``AuditLogger``, is part of the readiness and of ``introspect()``. Default: nobody is.
         contamination: looks at events, caches, errors, calls of tools and the bodies of responses while the
             application runs. Default: nobody does.
         probe_seconds: how often its ``CanaryProbe`` runs, such as 60. Default: never.
@@ -373,6 +386,10 @@ def setup(
 
     Adds its middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
     of isolane around the application's own lifespan. Calling it again returns what the first call made.
+
+    Raises:
+        TypeError: ``authenticate`` is missing, ``probe_seconds`` is given without ``contamination``, or an argument is
+            of the wrong kind.
     """
     held = getattr(app.state, "isolane", None)
     if isinstance(held, Isolane):
@@ -382,6 +399,7 @@ def setup(
             "setup needs authenticate: a function from the connection to Principal(user_id=...), or None for nobody; "
             "without it isolane could not tell whose data is whose"
         )
+    _refuse_misfits(registry=registry, tools=tools, contamination=contamination, audit=audit)
     isolane = Isolane(
         settings if settings is not None else IsolaneSettings(),
         authenticate,
@@ -420,3 +438,19 @@ def setup(
 
     app.router.lifespan_context = lifespan
     return isolane
+
+
+MISFITS = {
+    "registry": ("names", "an AgentRegistry, on which agents are registered"),
+    "tools": ("create_dispatcher", "a UnifiedToolDispatcherFactory, which is made with tools and permissions="),
+    "contamination": ("install", 'a ContaminationDetector, such as ContaminationDetector("enforce")'),
+    "audit": ("record", "an AuditLogger, or another object with record(event)"),
+}
+"""Of arguments of ``setup``: a method that is used later, when a request is there, and what to pass."""
+
+
+def _refuse_misfits(**given: object) -> None:
+    for name, value in given.items():
+        method, fit = MISFITS[name]
+        if value is not None and not callable(getattr(value, method, None)):
+            raise TypeError(f"setup takes as {name}= {fit}; got {type(value).__name__}")

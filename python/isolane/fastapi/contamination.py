@@ -40,8 +40,8 @@ class ContaminationMiddleware:
     Args:
         app: the application.
         detector: the detector.
-        user: says whose connection it is. Default: the principal that ``isolane.fastapi`` found, if the request asked
-            for one; a response to nobody may have nobody's data.
+        user: says whose connection it is. Default: what ``setup``'s ``authenticate`` says, which is asked once for a
+            connection; a response to nobody may have nobody's data.
     """
 
     def __init__(self, app: ASGIApp, detector: ContaminationDetector, user: UserOfConnection | None = None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated
 
 from fastapi import Depends
@@ -13,7 +14,7 @@ from isolane.engines.engine import UserExecutionEngine
 from isolane.fastapi.connection import UserConnection
 from isolane.fastapi.principal import Principal
 from isolane.fastapi.scope import request_scope
-from isolane.security.authentication.errors import RoleRequiredError
+from isolane.security.authentication.errors import MfaRequiredError, RoleRequiredError
 from isolane.security.authentication.roles import MfaPolicy, check_mfa
 
 ON_A_SOCKET = (
@@ -118,8 +119,18 @@ async def require_mfa(conn: HTTPConnection) -> Principal:
     Use it as ``Depends(require_mfa)``. It raises ``MfaRequiredError``, which is answered with 403.
     """
     principal = await request_scope(conn).require_principal(conn)
-    check_mfa(principal)
+    with _noting_mfa(conn, principal):
+        check_mfa(principal)
     return principal
+
+
+@contextlib.contextmanager
+def _noting_mfa(conn: HTTPConnection, principal: Principal) -> Iterator[None]:
+    try:
+        yield
+    except MfaRequiredError:
+        request_scope(conn).isolane.gate.note_denied(principal, "mfa")
+        raise
 
 
 def require_mfa_by(policy: MfaPolicy, action: str | None = None) -> Callable[[HTTPConnection], Awaitable[Principal]]:
@@ -132,7 +143,8 @@ def require_mfa_by(policy: MfaPolicy, action: str | None = None) -> Callable[[HT
 
     async def dependency(conn: HTTPConnection) -> Principal:
         principal = await request_scope(conn).require_principal(conn)
-        policy.check(principal, action)
+        with _noting_mfa(conn, principal):
+            policy.check(principal, action)
         return principal
 
     return dependency

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
@@ -24,7 +25,6 @@ from isolane.security.authentication.errors import (
     AccessRefusedError,
     AuthInQueryForbiddenError,
     CredentialRefusedError,
-    InvalidTokenError,
     OriginNotAllowedError,
     TokenExpiredError,
 )
@@ -47,7 +47,7 @@ class Gate:
         settings: origins, and how sockets may sign in.
         authenticate: says who a connection is of.
         tickets: redeems them.
-        audit: is told who was let in to a socket, and who was not.
+        audit: is told who was let in to a socket, and who was refused anything.
     """
 
     def __init__(
@@ -69,16 +69,14 @@ class Gate:
 
     async def of_request(self, conn: HTTPConnection) -> Principal | None:
         """Return who sent an HTTP request. Raises ``AccessRefusedError``."""
-        return _not_over(await self._ask(conn))
+        with self._noting("request"):
+            return self._not_over(await self._ask(conn))
 
     async def of_stream(self, conn: HTTPConnection) -> Principal | None:
         """Return who asks for an event stream: by what requests are signed in with, or by a ticket."""
-        try:
+        with self._noting("event_stream"):
             _check_address(conn)
             return await self._admit(conn, conn, conn.query_params.get(TICKET))
-        except AccessRefusedError as error:
-            self._note_refused(error, "event_stream")
-            raise
 
     async def of_socket(self, conn: HTTPConnection) -> Principal | None:
         """Return whose socket is to be opened, or ``None`` when nobody is signed in.
@@ -87,16 +85,13 @@ class Gate:
             AccessRefusedError: it is not to be opened: the address has a token, the page is of another origin, or the
                 credential is not taken.
         """
-        try:
+        with self._noting("socket"):
             _check_address(conn)
             credential = self._credential(conn)
             self._check_origin(conn, credential)
             ticket = credential.value if credential is not None and credential.method is Method.TICKET else None
             ambient = credential is None and self.takes(Method.COOKIE)
             return await self._admit(conn, conn if ambient else _without(conn, b"cookie"), ticket)
-        except AccessRefusedError as error:
-            self._note_refused(error, "socket")
-            raise
 
     async def of_message(self, conn: HTTPConnection, message: Mapping[str, Any]) -> Principal | None:
         """Return who sends a ``token`` or a ``ticket`` over an open socket.
@@ -107,6 +102,10 @@ class Gate:
         Raises:
             AccessRefusedError: it does not count.
         """
+        with self._noting("message"):
+            return await self._of_message(conn, message)
+
+    async def _of_message(self, conn: HTTPConnection, message: Mapping[str, Any]) -> Principal | None:
         token, ticket = message.get("token"), message.get(TICKET)
         if isinstance(ticket, str) and token is None:
             return await self._admit(conn, conn, ticket)
@@ -126,15 +125,28 @@ class Gate:
             )
         else:
             principal = await self._ask(asked)
-        principal = _not_over(principal)
+        principal = self._not_over(principal)
         if principal is not None:
             note(self._audit, "authn_login_success", principal.user_id, method="socket" if ticket is None else TICKET)
         return principal
 
-    def _note_refused(self, error: AccessRefusedError, method: str) -> None:
-        # Whoever looked at a token or ticket has said what is wrong with it.
-        if not isinstance(error, InvalidTokenError):
-            note_refusal(self._audit, "authn_login_fail", method=method, reason=error.code)
+    def _not_over(self, principal: Principal | None) -> Principal | None:
+        if principal is None or principal.expires_at is None or principal.expires_at > _core.unix_time():
+            return principal
+        # Not a number is in no future either.
+        over = TokenExpiredError()
+        note_refusal(self._audit, "session_expired", principal.user_id, error=over, reason="sign_in_over")
+        raise over
+
+    @contextlib.contextmanager
+    def _noting(self, method: str) -> Iterator[None]:
+        """Tell the audit log who is refused, unless whoever looked at the credential has done so."""
+        try:
+            yield
+        except AccessRefusedError as error:
+            if not error.is_recorded:
+                note_refusal(self._audit, "authn_login_fail", error=error, method=method, reason=error.code)
+            raise
 
     async def _ask(self, conn: HTTPConnection) -> Principal | None:
         answer = self._authenticate(conn)
@@ -173,10 +185,15 @@ class Gate:
             CredentialRefusedError: sockets do not sign in by tickets here.
             SignInLimitError: too many are given out.
         """
-        if not self.takes(Method.TICKET):
-            raise CredentialRefusedError("Sockets do not sign in by ticket here")
-        self._check_origin(conn, Credential(Method.TICKET, ""))
+        with self._noting("ticket"):
+            if not self.takes(Method.TICKET):
+                raise CredentialRefusedError("Sockets do not sign in by ticket here")
+            self._check_origin(conn, Credential(Method.TICKET, ""))
         return await self._tickets.issue(principal, conn.headers.get("origin"))
+
+    def end_tickets(self, user_id: str, session_id: str | None) -> None:
+        """Let no ticket count that the user was given before signing out."""
+        self._tickets.end(user_id, session_id)
 
     @property
     def ticket_seconds(self) -> float:
@@ -194,12 +211,6 @@ class Gate:
     def note_denied(self, principal: Principal, command: str) -> None:
         """Tell the audit log that a user may not give a command."""
         note_refusal(self._audit, "authz_fail", principal.user_id, audit_class=AuditClass.PERMISSION, command=command)
-
-
-def _not_over(principal: Principal | None) -> Principal | None:
-    if principal is not None and principal.expires_at is not None and principal.expires_at <= _core.unix_time():
-        raise TokenExpiredError
-    return principal
 
 
 def _is_own(conn: HTTPConnection, origin: str) -> bool:

@@ -41,6 +41,16 @@ from isolane.security.authentication.errors import (
 from isolane.security.errors import AuditUnavailableError, ResponseWithheldError, UserQuarantinedError
 from isolane.security.permissions.errors import TEXTS, PermissionDeniedError
 from isolane.security.queries import ForeignQueryError
+from isolane.tools.errors import (
+    ToolDispatcherClosedError,
+    ToolDispatchError,
+    ToolExecutionError,
+    ToolLimitError,
+    ToolNotFoundError,
+    ToolParameterError,
+    ToolSanitizeError,
+    ToolTimeoutError,
+)
 
 logger = logging.getLogger("isolane.fastapi")
 
@@ -125,11 +135,38 @@ def _access(error: AccessRefusedError) -> Problem:
     return Problem(error.status_code, error.code, str(error), getattr(error, "retry_after", None), error.close_code)
 
 
+def _tool(detail: str) -> Callable[[ToolDispatchError], Problem]:
+    # The texts of the exceptions advise whoever wrote the service.
+    return lambda error: Problem(error.status_code, error.code, detail)
+
+
+def _tool_broken(detail: str) -> Callable[[ToolDispatchError], Problem]:
+    def told(error: ToolDispatchError) -> Problem:
+        # Unhandled it would have been in the operator's log as well, with what the tool raised.
+        logger.error("a call of tool %s failed", error.tool_name, exc_info=error)
+        return Problem(error.status_code, error.code, detail)
+
+    return told
+
+
+def _tool_parameters(error: ToolParameterError) -> Problem:
+    # Where, and not what a tool's own checks say of it: their texts may have the value.
+    where = ", ".join(sorted({problem.path[:64] or "all of them" for problem in error.problems})[:8])
+    return Problem(error.status_code, error.code, f"The tool does not take these parameters: {where}")
+
+
+def _tool_limit(error: ToolLimitError) -> Problem:
+    retry_after = max(1, error.retry_after)
+    detail = f"Too many tool calls at once; try again in {retry_after} s"
+    return Problem(error.status_code, error.code, detail, retry_after, 4029)
+
+
 PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     InvalidContextError: _invalid,
     NotAuthenticatedError: lambda _: Problem(401, "unauthenticated", "Sign in first", close_code=4501),
     **dict.fromkeys(
         (
+            AccessRefusedError,
             InvalidTokenError,
             TokenExpiredError,
             AuthInQueryForbiddenError,
@@ -159,6 +196,14 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     MemoryLimitExceededError: _memory,
     UnknownAgentError: lambda _: Problem(400, "unknown_agent", "There is no such agent"),
     PipelineOrderError: lambda error: Problem(400, "invalid_pipeline", str(error)),
+    ToolDispatchError: _tool_broken("The tool could not be called"),
+    ToolNotFoundError: _tool("There is no such tool"),
+    ToolParameterError: _tool_parameters,
+    ToolLimitError: _tool_limit,
+    ToolTimeoutError: _tool("The tool took too long"),
+    ToolExecutionError: _tool_broken("The tool failed"),
+    ToolSanitizeError: _tool_broken("What the tool was given or returned may not pass"),
+    ToolDispatcherClosedError: _tool("The request of this tool call is over"),
 }
 """What a client is told of each of isolane's exceptions."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import http.client
 import json
 import logging
 import os
 import queue
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -32,6 +32,8 @@ LEVELS = {
 QUEUE = 1000
 TRIES = 3
 FIRST_RETRY_SECONDS = 0.5
+AGAIN = frozenset({408, 429})
+"""Answers by which the receiver asks for the same later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,7 @@ class WebhookAlertSink:
     """Posts each alert as JSON to an address, from a thread of its own that starts with the first alert.
 
     At most 1000 alerts wait; further ones are dropped and counted. A failed post is tried 3 times, unless the answer
-    says that the request was wrong (4xx).
+    says that the request was wrong (4xx other than 408 and 429). Redirects are not followed.
 
     Args:
         url: an ``https`` address, or ``http``.
@@ -117,7 +119,9 @@ class WebhookAlertSink:
         timeout: seconds for one try. Default: 5.
 
     Raises:
-        ValueError: the address is neither ``http`` nor ``https``, or the time is not positive.
+        ValueError: the address is neither ``http`` nor ``https``, has a password or what is no address in it, a header
+            has a line break, or the time is not positive.
+        TypeError: the secret is no bytes.
     """
 
     def __init__(
@@ -131,6 +135,15 @@ class WebhookAlertSink:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("a webhook's address begins with https:// or http:// and names a host")
+        if "@" in parts.netloc:
+            raise ValueError("a webhook's address has no user and password: send them in headers=")
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("a webhook's address is ASCII without spaces: percent-encode what is not")
+        for name, value in (headers or {}).items():
+            if not (name + value).isprintable():
+                raise ValueError(f"the header {name!r} of a webhook has a line break or another control character")
+        if secret is not None and not isinstance(secret, bytes):
+            raise TypeError("the secret of a webhook is bytes: encode it")
         if not timeout > 0:
             raise ValueError(f"timeout must be more than 0 seconds, got {timeout}")
         self._url = url
@@ -199,7 +212,13 @@ class WebhookAlertSink:
             alert = self._waiting.get()
             if alert is None:
                 return
-            if self._post(json.dumps(alert.to_dict()).encode()):
+            try:
+                sent = self._post(json.dumps(alert.to_dict()).encode())
+            except Exception as error:  # noqa: BLE001 - the next alert is posted whatever became of this one
+                # Its text may have the address in it, and that a token.
+                logger.warning("a webhook for alerts took none: %s", type(error).__name__)
+                sent = False
+            if sent:
                 self.sent += 1
             else:
                 self.failed += 1
@@ -219,12 +238,12 @@ class WebhookAlertSink:
             except urllib.error.HTTPError as error:
                 error.close()
                 reason = f"status {error.code}"
-                if error.code < 500:  # noqa: PLR2004 - HTTP's line between the sender's mistakes and the receiver's
+                if error.code < 500 and error.code not in AGAIN:  # noqa: PLR2004 - HTTP's line between whose mistake it is
                     break
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 reason = type(error).__name__
             if attempt + 1 < TRIES and not self._stopping.is_set():
-                time.sleep(FIRST_RETRY_SECONDS * 2**attempt)
+                self._stopping.wait(FIRST_RETRY_SECONDS * 2**attempt)
         # The address may carry a token.
         logger.warning("a webhook for alerts took none: %s", reason)
         return False

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from isolane._core import (
@@ -21,6 +21,9 @@ from isolane.security.enforcer import BoundaryViolation, IsolationEnforcer
 from isolane.security.events import AuditClass, AuditSink, SecurityEvent, Severity
 
 logger = logging.getLogger("isolane.security")
+
+ACCESS = "access"
+"""The boundary at which users ask for resources. What it stops is a refusal, and no defect of the application."""
 
 RESYNC = 4010
 """What sockets of an isolated user are closed with: the client comes back, and starts from what the log has."""
@@ -110,7 +113,7 @@ class SecurityBoundaryManager:
         self.quarantine = quarantine
         self.factories = tuple(factories)
         self._lock = threading.Lock()
-        self._counted = isolation_violations()
+        self._told = isolation_violations()
         self._delivered = self._delivery_violations()
 
     def validate_user_context(self, context: object) -> bool:
@@ -160,24 +163,44 @@ class SecurityBoundaryManager:
         the core have stopped since this was asked last, and what the detector has found since then. A diagnostic: not
         for a request.
 
+        Resources of others that users asked for and the wall refused (``access``) are of severity ``warning``, and
+        recorded as ``authz_fail``: anybody can ask. All else is ``isolation_violation``.
+
         Raises:
-            AuditUnavailableError: a violation cannot be recorded.
+            AuditUnavailableError: a violation cannot be recorded. The next sweep tells all of this one again.
         """
         with self._lock:
-            found = [*self._stopped(), *self._found_in_deliveries(), *_shared_by_contexts()]
-            # The sweep counts what it finds as well.
-            self._counted = isolation_violations()
-        for violation in found:
-            self._record(violation)
+            told, delivered = self._told, self._delivered
+            found = [*self._stopped(), *self._found_in_deliveries()]
+            shared = self._sweep()
+        found += shared
+        try:
+            for violation in found:
+                self._record(violation)
+        except Exception:
+            with self._lock:
+                self._told, self._delivered = told, delivered
+                self._count_sweep(shared)
+            raise
         return found
 
+    def _sweep(self) -> list[BoundaryViolation]:
+        found = _shared_by_contexts()
+        self._count_sweep(found)
+        return found
+
+    def _count_sweep(self, found: list[BoundaryViolation]) -> None:
+        # A sweep counts what it finds as the boundary ``verify`` does. What others stop meanwhile is still to be told.
+        self._told = {**self._told, "verify": self._told.get("verify", 0) + len(found)}
+
     def _stopped(self) -> list[BoundaryViolation]:
-        now, before = isolation_violations(), self._counted
+        now, before = isolation_violations(), self._told
+        self._told = now
         return [
             BoundaryViolation(
                 boundary=name,
                 code="stopped",
-                severity=Severity.HIGH,
+                severity=Severity.WARNING if name == ACCESS else Severity.HIGH,
                 detail=f"the {name} boundary has stopped what was not the user's",
                 count=count - before.get(name, 0),
             )
@@ -203,11 +226,12 @@ class SecurityBoundaryManager:
     def _record(self, violation: BoundaryViolation) -> None:
         if self.audit is None:
             return
+        is_refusal = violation.boundary == ACCESS
         for user_id in violation.users or (None,):
             self.audit.record(
                 SecurityEvent(
-                    name="isolation_violation",
-                    audit_class=AuditClass.ISOLATION,
+                    name="authz_fail" if is_refusal else "isolation_violation",
+                    audit_class=AuditClass.PERMISSION if is_refusal else AuditClass.ISOLATION,
                     user_id=user_id,
                     severity=violation.severity,
                     data={
@@ -226,35 +250,55 @@ class SecurityBoundaryManager:
     ) -> IsolationRestoreReport:
         """Isolate users at once: start nothing more for them, end what runs, drop what is cached, close their sockets.
 
-        It goes on whatever fails, and then looks again. Their logs stay, each readable by its own user only. Users stay
-        in quarantine until an operator releases them.
+        It goes on whatever fails, and then looks again. Cancelled, it waits for no run any more and does the rest.
+        Their logs stay, each readable by its own user only. Users stay in quarantine until an operator releases them.
 
         Args:
             users: whom to isolate. Default: those whose live contexts hold something that is not their own.
             reason: stands in the record.
+
+        Raises:
+            TypeError: ``users`` is one text, whose letters would be isolated.
         """
+        if isinstance(users, str):
+            raise TypeError("users must be a list of user ids, got one text; put it into a list")
         if users is None:
-            users = {user for violation in _shared_by_contexts() for user in violation.users}
+            with self._lock:
+                users = {user for violation in self._sweep() for user in violation.users}
         isolated = tuple(sorted(set(users)))
         failed: list[str] = []
         for user_id in isolated:
             if self.quarantine is not None:
                 self._attempt(failed, self.quarantine.quarantine, user_id, reason)
-        ended = await asyncio.gather(*(self._end_runs(user_id, failed) for user_id in isolated))
+        ended: list[bool] = []
+        try:
+            ended = await asyncio.gather(*(self._end_runs(user_id, failed) for user_id in isolated))
+        except asyncio.CancelledError:
+            failed.append("CancelledError")
+            raise
+        finally:
+            # Whoever is cancelled here does not leave sockets and caches as they were.
+            report = self._cut_off(isolated, sum(ended), failed, reason)
+        return report
+
+    def _cut_off(
+        self, isolated: tuple[str, ...], runs_ended: int, failed: list[str], reason: str
+    ) -> IsolationRestoreReport:
         sockets = sum(self._attempt(failed, close_sockets, user_id, RESYNC) or 0 for user_id in isolated)
         entries = sum((self._attempt(failed, clear_caches, user_id) or (0, 0))[0] for user_id in isolated)
+        with self._lock:
+            remaining = tuple(self._sweep())
         report = IsolationRestoreReport(
             users=isolated,
-            runs_ended=sum(ended),
+            runs_ended=runs_ended,
             sockets_closed=sockets,
             cache_entries=entries,
-            remaining=tuple(_shared_by_contexts()),
+            remaining=remaining,
             failed=tuple(failed),
         )
-        with self._lock:
-            self._counted = isolation_violations()
-        self._record_emergency(report, reason)
-        return report
+        attempts = len(failed)
+        self._attempt(failed, self._record_emergency, report, reason)
+        return report if len(failed) == attempts else replace(report, failed=tuple(failed))
 
     def _attempt(self, failed: list[str], step: Any, *arguments: Any) -> Any:
         try:

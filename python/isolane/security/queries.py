@@ -8,6 +8,10 @@ from typing import Any
 
 OWNER_FIELDS = ("user_id", "owner_id")
 """Columns and keys that say whose a row is, unless others are given."""
+OPERATOR = re.compile(r"(?!.*(?:--|/\*))[-+*/<>=~!@#%^&|?:]+")
+"""Operators of an application's own are signs, as those of JSON and arrays are; a word could be ``OR``."""
+TEXTS = ("_prefixes", "_suffixes", "_hints", "_statement_hints")
+"""Where a part of a statement keeps text."""
 MAX_ELEMENTS = 10_000
 """Parts of a statement that are looked at; a larger one is refused."""
 
@@ -33,6 +37,7 @@ class QueryBoundary:
     id, and nothing in it may name another owner. Of a SQLAlchemy statement every ``SELECT``, ``UPDATE`` and ``DELETE``
     in it must compare the owner column of each of its tables with the user's id, as one of the conditions that all
     must hold; every row of an ``INSERT`` must carry it. Text cannot be read: a statement with text in it is refused.
+    What a relationship loads later, or in a query of its own, is another query, and not looked at.
 
     Args:
         owner_fields: columns and keys that say whose a row is. Default: ``user_id`` and ``owner_id``.
@@ -115,16 +120,12 @@ class QueryBoundary:
         for count, element in enumerate(visitors.iterate(statement), 1):
             if count > MAX_ELEMENTS:
                 raise ForeignQueryError("too_large", f"the statement has more than {MAX_ELEMENTS} parts")
-            if isinstance(element, elements.TextClause | selectable.TextualSelect) or (
-                isinstance(element, elements.ColumnClause) and element.is_literal and element.name != "*"
+            if (
+                isinstance(element, elements.TextClause | selectable.TextualSelect)
+                or (isinstance(element, elements.ColumnClause) and element.is_literal and element.name != "*")
+                or _has_text(element)
             ):
                 raise ForeignQueryError("text", "the statement has text in it, which cannot be checked")
-            if _written_by_hand(element):
-                raise ForeignQueryError(
-                    "text",
-                    "the statement has an operator, a prefix, a suffix or a hint that is written as text, which cannot "
-                    "be checked; leave it out, or use what SQLAlchemy has for it",
-                )
             if isinstance(element, selectable.Select):
                 self._check_select(element, user_id)
             elif isinstance(element, dml.Insert):
@@ -142,7 +143,7 @@ class QueryBoundary:
         conditions = list(_conditions(statement.whereclause))
         self._check_table(statement.table, conditions, user_id, written=True)
         values = _values(statement)
-        parts = [statement.whereclause, *values.values()]
+        parts = [statement.whereclause, *values.values(), *(getattr(statement, "_returning", None) or ())]
         for source in {source for part in parts for source in getattr(part, "_from_objects", ())}:
             if not _same(source, statement.table):
                 self._check_table(source, conditions, user_id, written=False)
@@ -204,26 +205,6 @@ class QueryBoundary:
         return ", ".join(self.owner_fields)
 
 
-def _written_by_hand(element: Any) -> bool:
-    """Whether an element brings words of its own into the statement: they may end one condition and begin another."""
-    if any(getattr(element, name, None) for name in ("_prefixes", "_suffixes", "_hints", "_statement_hints")):
-        return True
-    for operator in (getattr(element, "operator", None), getattr(element, "modifier", None)):
-        written = getattr(operator, "opstring", None)
-        if written is None:
-            continue
-        # SQLAlchemy puts brackets around those that say that they bind less than others.
-        is_loose = written.upper() in ("OR", "XOR", "||") and getattr(operator, "precedence", 0) > 0
-        if is_loose or not _OPERATOR.fullmatch(written):
-            return True
-    field = getattr(element, "field", None)
-    return isinstance(field, str) and not field.isidentifier()
-
-
-_OPERATOR = re.compile(r"[A-Za-z]+|[-+*/<>=!@#%^&|~?:]+")
-"""One word or sign."""
-
-
 def _tables(source: Any) -> Iterator[Any]:
     from sqlalchemy.sql import selectable  # noqa: PLC0415 - only who uses it has it
 
@@ -253,6 +234,19 @@ def _conditions(clause: Any) -> Iterator[tuple[Any, Any]]:
             for column, value in ((part.left, part.right), (part.right, part.left)):
                 if isinstance(value, elements.BindParameter) and not value.callable and not value.required:
                     yield column, value.value
+
+
+def _has_text(element: Any) -> bool:
+    """Whether text goes into the statement as it is: hints, prefixes and suffixes, and operators that are words."""
+    from sqlalchemy.sql import operators  # noqa: PLC0415 - only who uses it has it
+
+    used = (getattr(element, "operator", None), getattr(element, "modifier", None))
+    is_word = any(isinstance(one, operators.custom_op) and not OPERATOR.fullmatch(one.opstring) for one in used)
+    field = getattr(element, "field", None)
+    if isinstance(field, str) and not field.isidentifier():
+        # What is extracted of a time is written as it is.
+        return True
+    return is_word or any(getattr(element, name, None) for name in TEXTS)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -46,7 +46,6 @@ from isolane.tools.request import DispatchStrategy, ToolDispatchRequest, ToolDis
 from isolane.tools.tool import Tool
 
 if TYPE_CHECKING:
-    from isolane.tools.calls import RunningCall
     from isolane.tools.factory import UnifiedToolDispatcherFactory
 
 EXECUTE = "tool.execute"
@@ -58,7 +57,13 @@ OWN_SPAN = "tools"
 CLEANUP_SECONDS = 5.0
 """How long cancelled calls may take to end at the clean-up."""
 
+_Begun = tuple[Tool, dict[str, Any], float, int]
+"""The tool, its parameters, its seconds, and the number of the call."""
+
 NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
+
+DISPATCHER_REQUIRED = "admin_dispatcher_required"
+"""Told to operators: the user is an administrator, and the dispatcher was not made by ``create_for_admin``."""
 
 
 class UnifiedToolDispatcher:
@@ -202,8 +207,30 @@ class UnifiedToolDispatcher:
                 self._checks += 1
                 self._denials += 1
                 raise ToolTimeoutError(tool.name, seconds) from None
+            if limit.expired():
+                # A service kept its cancellation to itself, and the time of the call is over all the same.
+                self._note(result)
+                raise ToolTimeoutError(tool.name, seconds)
         self._note(result)
         return result
+
+    def _admit(self, tool: Tool, arguments: Mapping[str, Any], seconds: float) -> int:
+        """Check a call and let it begin, in one step where roles decide alone. Returns its number."""
+        factory = self._factory
+        permissions, book = factory.permissions, factory.calls.book
+        alone = permissions._alone  # noqa: SLF001 - its other half
+        if alone is None or tool.admin or tool.name in factory.admin_tools:
+            self._check(tool, arguments).raise_for_refusal()
+            return book.begin(self.user_context, tool.name, seconds)
+        admitted = book.admit(
+            *alone, self.user_context, EXECUTE, tool.resource, _mentioned(tool, arguments), tool.name, seconds
+        )
+        if isinstance(admitted, int):
+            self._checks += 1
+            return admitted
+        result = permissions._of_verdict(EXECUTE, admitted)  # noqa: SLF001 - its other half
+        self._note(result)
+        raise PermissionDeniedError(result.code, result)
 
     def _action(self, tool: Tool) -> str:
         return ADMINISTER if self._is_admin(tool) else EXECUTE
@@ -212,9 +239,10 @@ class UnifiedToolDispatcher:
         """Refuse a tool of administration to whoever is no administrator, whatever the dispatcher is called."""
         if not self._is_admin(tool) or self._is_administrator():
             return None
+        has_role = self._factory.has_admin_role(self.user_context)
         return self._factory.permissions.refuse(
             *(self.user_context, ADMINISTER, (tool.resource,)),
-            *(ViolationType.INSUFFICIENT_PERMISSIONS, "admin_role_required"),
+            *(ViolationType.INSUFFICIENT_PERMISSIONS, DISPATCHER_REQUIRED if has_role else "admin_role_required"),
         )
 
     def _note(self, result: PermissionValidationResult) -> None:
@@ -278,6 +306,55 @@ class UnifiedToolDispatcher:
             )
         return ToolDispatchResponse(success=True, result=result, metadata=MappingProxyType(about))
 
+    def _begin(self, tool_name: str, parameters: Mapping[str, Any] | None, timeout: float | None) -> _Begun:
+        """Let a call begin, if what it asks for is valid and its user may do it. What is refused is counted."""
+        if self._closed:
+            self._check_open(tool_name)
+        try:
+            tool, arguments, seconds = self._prepared(tool_name, parameters, timeout)
+            return tool, arguments, seconds, self._admit(tool, arguments, seconds)
+        except Exception as error:
+            self._count_refused(tool_name, error)
+            raise
+
+    async def _begin_waiting(
+        self,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None,
+        timeout: float | None,  # noqa: ASYNC109 - the dispatcher's own, which shows and counts it
+    ) -> _Begun:
+        """The same with services that may have to be awaited."""
+        self._check_open(tool_name)
+        try:
+            tool, arguments, seconds = self._prepared(tool_name, parameters, timeout)
+            now = asyncio.get_running_loop().time
+            due = now() + seconds
+            result = await self._check_waiting(tool, arguments, seconds)
+            # The request may have ended meanwhile.
+            self._check_open(tool_name)
+            result.raise_for_refusal()
+            left = max(due - now(), 0.0)
+            return tool, arguments, left, self._factory.calls.book.begin(self.user_context, tool.name, left)
+        except Exception as error:
+            self._count_refused(tool_name, error)
+            raise
+
+    def _prepared(
+        self, tool_name: str, parameters: Mapping[str, Any] | None, timeout: float | None
+    ) -> tuple[Tool, dict[str, Any], float]:
+        tool = self._find(tool_name)
+        seconds = self._factory.timeout if tool.timeout is None else tool.timeout
+        if timeout is not None:
+            seconds = min(seconds, _seconds(timeout))
+        arguments = tool.arguments(parameters)
+        return tool, self._inward(tool, arguments) if self._looks else arguments, seconds
+
+    def _count_refused(self, tool_name: str, error: Exception) -> None:
+        """Count a call that never began. Raises ``ToolLimitError`` for one that had no room."""
+        self._factory.calls.book.refuse(tool_name if self.has_tool(tool_name) else "_unknown")
+        if isinstance(error, LimitRejected):
+            raise ToolLimitError(tool_name, str(error), error.retry_after) from error
+
     async def _call(
         self,
         tool_name: str,
@@ -285,47 +362,19 @@ class UnifiedToolDispatcher:
         timeout: float | None,  # noqa: ASYNC109 - the dispatcher's own, which shows and counts it
         about: dict[str, Any],
     ) -> Any:
-        """Let a call begin, if what it asks for is valid and its user may do it. What is refused is counted."""
-        self._check_open(tool_name)
+        """Let a call begin, show it, run it under its deadline, and note how it ended."""
         factory = self._factory
-        try:
-            tool = self._find(tool_name)
-            seconds = factory.timeout if tool.timeout is None else tool.timeout
-            if timeout is not None:
-                seconds = min(seconds, _seconds(timeout))
-            arguments = tool.arguments(parameters)
-            if self._looks:
-                arguments = self._inward(tool, arguments)
-            if factory.permissions.services:
-                result = await self._check_waiting(tool, arguments, seconds)
-                # The request may have ended meanwhile.
-                self._check_open(tool_name)
-            else:
-                result = self._check(tool, arguments)
-            result.raise_for_refusal()
-            _check_boundary("tool_in", self.user_context.user_id, arguments)
-            try:
-                call = factory.calls.begin(self.user_context, tool.name, seconds)
-            except LimitRejected as error:
-                raise ToolLimitError(tool.name, str(error), error.retry_after) from error
-        except Exception:
-            factory.calls.book.refuse(tool_name if self.has_tool(tool_name) else "_unknown")
-            raise
-        try:
-            return await self._execute(call, tool, arguments, seconds, about)
-        except (ResponseWithheldError, ToolTimeoutError) as error:
-            if error.__cause__ is None:
-                # What the tool raised is not to be found behind it.
-                error.__context__ = None
-            raise
-
-    async def _execute(
-        self, call: RunningCall, tool: Tool, arguments: dict[str, Any], seconds: float, about: dict[str, Any]
-    ) -> Any:
-        """Show a call, run it under its deadline, and note how it ended."""
-        self._running.add(call.number)
+        if factory.permissions.services:
+            tool, arguments, seconds, number = await self._begin_waiting(tool_name, parameters, timeout)
+        else:
+            tool, arguments, seconds, number = self._begin(tool_name, parameters, timeout)
+        task = factory.calls.follow(number, seconds)
+        self._running.add(number)
+        cancels = 0 if task is None else task.cancelling()
         how, problem, value, shown = "failed", "tool_failed", None, None
+        refused: Exception | None = None
         try:
+            _check_boundary("tool_in", self.user_context.user_id, arguments)
             shown = self._show_begin(tool, arguments)
             if tool.is_async:
                 value = await tool.start(self.user_context, arguments)
@@ -334,12 +383,12 @@ class UnifiedToolDispatcher:
             if self._looks:
                 value = self._outward(tool, value)
             _check_boundary("tool_out", self.user_context.user_id, value)
-            if call.expired:
+            if factory.calls.is_expired(number):
                 # It kept its cancellation to itself; what it returned comes too late.
                 raise asyncio.CancelledError  # noqa: TRY301 - one place for both
             how = "ok"
         except asyncio.CancelledError:
-            if call.is_own_cancellation():
+            if self._is_own_cancellation(number, task, cancels):
                 how, problem = "timed_out", ToolTimeoutError.code
                 raise ToolTimeoutError(tool.name, seconds) from None
             how, problem = "cancelled", "cancelled"
@@ -347,18 +396,19 @@ class UnifiedToolDispatcher:
         except (ToolDispatchError, ResponseWithheldError, RunClosed, BudgetExceeded) as error:
             problem, value = getattr(error, "code", problem), None
             raise
-        except Exception as error:
-            problem, is_withheld = type(error).__name__, self._is_withheld(error)
-            if call.expired and call.is_own_cancellation():
-                how, problem = "timed_out", ToolTimeoutError.code
-                raise ToolTimeoutError(tool.name, seconds) from (None if is_withheld else error)
-            if is_withheld:
-                problem = ResponseWithheldError.code
-                raise ResponseWithheldError("tool_out") from None
-            raise ToolExecutionError(tool.name, problem) from error
+        except Exception as error:  # noqa: BLE001 - whatever a tool raises; it is raised below
+            is_own = self._is_own_cancellation(number, task, cancels)
+            how, problem, refused = self._refusal(tool, error, seconds if is_own else None)
         finally:
-            self._end(call, tool, how, problem, value, shown, about)
-        return value
+            self._end(number, tool, how, problem, value, shown, about)
+        if refused is None:
+            return value
+        # Raised here, where what the tool raised is behind it only if it was put there.
+        raise refused
+
+    def _is_own_cancellation(self, number: int, task: asyncio.Task[Any] | None, cancels: int) -> bool:
+        """Return whether a cancellation came from the deadline alone, and take it back. As ``asyncio.timeout`` does."""
+        return self._factory.calls.is_expired(number) and task is not None and task.uncancel() <= cancels
 
     async def _in_thread(self, tool: Tool, arguments: Mapping[str, Any], seconds: float) -> Any:
         threads = self._factory.threads
@@ -370,13 +420,24 @@ class UnifiedToolDispatcher:
         # A plain function may hand out a coroutine, as a lambda around an async one does.
         return await result if inspect.isawaitable(result) else result
 
-    def _is_withheld(self, error: Exception) -> bool:
-        """Look at what a tool raised, which its caller gets as the cause, and may show."""
+    def _refusal(self, tool: Tool, error: Exception, seconds: float | None) -> tuple[str, str, Exception]:
+        """Return how a call ended whose tool raised, the problem in one word, and what its caller gets.
+
+        That has what the tool raised as its cause, which the caller may show, unless it has data of another user.
+        """
+        name = type(error).__name__
+        refused: Exception = ToolExecutionError(tool.name, name)
+        how, problem = "failed", name
+        if seconds is not None:
+            how, problem, refused = "timed_out", ToolTimeoutError.code, ToolTimeoutError(tool.name, seconds)
         try:
             _check_boundary("tool_out", self.user_context.user_id, error)
-        except ResponseWithheldError:
-            return True
-        return False
+        except ResponseWithheldError as withheld:
+            return (
+                (how, withheld.code, ResponseWithheldError("tool_out")) if seconds is None else (how, problem, refused)
+            )
+        refused.__cause__ = error
+        return how, problem, refused
 
     def _inward(self, tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters as the tool gets them."""
@@ -430,7 +491,10 @@ class UnifiedToolDispatcher:
     def _announced(self, emitter: UserWebSocketEmitter, tool: Tool, arguments: Mapping[str, Any]) -> bool:
         """Publish, if need be without parameters that cannot be sent. ``False``: there is no place for it."""
         try:
-            emitter.notify_tool_executing(tool_name=tool.name, params=arguments)
+            if type(emitter) is UserWebSocketEmitter:
+                emitter._show_tool_begin(tool.name, arguments)  # noqa: SLF001 - without an answer nobody awaits
+            else:
+                emitter.notify_tool_executing(tool_name=tool.name, params=arguments)
         except (InvalidEvent, EventTooLarge) as refused:
             try:
                 metadata = {"parameters_omitted": type(refused).__name__}
@@ -448,7 +512,7 @@ class UnifiedToolDispatcher:
 
     def _end(
         self,
-        call: RunningCall,
+        number: int,
         tool: Tool,
         how: str,
         problem: str,
@@ -457,8 +521,8 @@ class UnifiedToolDispatcher:
         about: dict[str, Any],
     ) -> None:
         """Record the end of a call and publish ``tool_completed``: on every way out, and once."""
-        self._running.discard(call.number)
-        took = call.end(how)
+        self._running.discard(number)
+        took = self._factory.calls.end(number, how)
         self._executed += 1
         self._failed += how != "ok"
         self._last = time.time()
@@ -481,7 +545,10 @@ class UnifiedToolDispatcher:
                 emitter.notify_tool_completed(tool_name=tool.name, error=problem)
             else:
                 try:
-                    emitter.notify_tool_completed(tool_name=tool.name, result=value)
+                    if type(emitter) is UserWebSocketEmitter:
+                        emitter._show_tool_end(tool.name, value)  # noqa: SLF001 - without an answer nobody awaits
+                    else:
+                        emitter.notify_tool_completed(tool_name=tool.name, result=value)
                 except (InvalidEvent, EventTooLarge) as refused:
                     metadata = {"result_omitted": type(refused).__name__}
                     emitter.notify_tool_completed(tool_name=tool.name, result=None, metadata=metadata)

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from isolane._core import UserExecutionContext, UserWebSocketEmitter
+from isolane._core import ContextIsolationError, UserExecutionContext, UserWebSocketEmitter
 from isolane.security.events import AuditSink
 from isolane.security.permissions.boundary import PermissionBoundarySystem
 from isolane.security.permissions.engine import PermissionEngine
 from isolane.security.permissions.errors import PermissionDeniedError
 from isolane.security.permissions.result import ViolationType
 from isolane.tools.calls import Calls
-from isolane.tools.dispatcher import ADMINISTER, UnifiedToolDispatcher
+from isolane.tools.dispatcher import ADMINISTER, EXECUTE, UnifiedToolDispatcher
 from isolane.tools.registry import ToolRegistry
 from isolane.tools.request import DispatchStrategy
 from isolane.tools.threads import ToolThreads, threads_of_process
@@ -133,7 +133,7 @@ class UnifiedToolDispatcherFactory:
             raise TypeError(
                 f"Expected UserExecutionContext, got: {type(context).__name__}. Make one with from_request(...)"
             )
-        context.verify_isolation()
+        self._verify(context, websocket_emitter)
         if strategy is DispatchStrategy.ADMIN and not self.has_admin_role(context):
             result = self.permissions.refuse(
                 *(context, ADMINISTER, ()), *(ViolationType.INSUFFICIENT_PERMISSIONS, "admin_role_required")
@@ -147,6 +147,19 @@ class UnifiedToolDispatcherFactory:
         self._dispatchers.add(dispatcher)
         self._made += 1
         return dispatcher
+
+    def _verify(self, context: UserExecutionContext, emitter: UserWebSocketEmitter | None) -> None:
+        """Refuse, and record, what holds another user's things."""
+        try:
+            context.verify_isolation()
+        except ContextIsolationError:
+            self.permissions.refuse(
+                *(context, EXECUTE, ()), *(ViolationType.CONTEXT_INTEGRITY_FAILURE, "context_not_isolated")
+            )
+            raise
+        if emitter is not None and emitter.user_id != context.user_id:
+            self.permissions.refuse(context, EXECUTE, (), ViolationType.CROSS_USER_ACCESS_RISK, "foreign_emitter")
+            raise ContextIsolationError("the emitter belongs to another user than the context", "bind")
 
     def create_for_request(
         self,

@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from isolane._core import UserExecutionContext
@@ -44,6 +44,7 @@ class Tool:
         admin: whether it is a tool of administration.
         timeout: its seconds, or ``None`` for those of the dispatcher.
         resources: names of the parameters that name resources, or a function of the parameters that returns resources.
+        resource: the name of the resource that it is to the roles.
     """
 
     name: str
@@ -56,6 +57,11 @@ class Tool:
     admin: bool = False
     timeout: float | None = None
     resources: tuple[str, ...] | ResourcesOf = ()
+    resource: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Every call asks for the name."""
+        object.__setattr__(self, "resource", f"tool:{self.name}")
 
     @classmethod
     def of(
@@ -84,9 +90,12 @@ class Tool:
         Raises ``ToolRegistrationError`` for what cannot be a tool.
         """
         if isinstance(tool, cls):
-            if name is None and parameters is None:
+            if (name, description, parameters, admin, timeout, resources) == (None, None, None, False, None, ()):
                 return tool
-            raise ToolRegistrationError("this is a Tool already; describe it where it is made")
+            # To leave out admin= or resources= unsaid would open what they were to close.
+            raise ToolRegistrationError(
+                f"{tool.name!r} is a Tool already: describe it where Tool.of makes it, or use dataclasses.replace"
+            )
         if isinstance(tool, type):
             raise ToolRegistrationError(f"{tool.__name__} is a class; register an instance, or a function")
         own = name if name is not None else _name_of(tool)
@@ -109,11 +118,6 @@ class Tool:
             timeout=timeout,
             resources=resources if callable(resources) else _resource_names(resources),
         )
-
-    @property
-    def resource(self) -> str:
-        """The name of the resource that it is to the roles."""
-        return f"tool:{self.name}"
 
     def arguments(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return what it is called with, but for the context. Raises ``ToolParameterError``."""

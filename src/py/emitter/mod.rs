@@ -169,17 +169,45 @@ impl UserWebSocketEmitter {
             let call = method.bind(args, kwargs)?;
             let (agent, run) = (call.text(&["agent_name", "agent_type"])?, call.text(&["run_id"])?);
             let event = build(Payload::new(py, self.texts()), &call, agent.as_deref())?;
-            let draft = Draft {
-                kind: (method.kind)(&event.tool),
-                agent: agent.as_deref(),
-                message: event.message.as_deref(),
-                payload: &event.payload.out,
-                timed: method.timed,
-                extra: Extra::default(),
-            };
-            self.emit(py, run.as_deref(), draft)
+            self.emit_built(py, method, run.as_deref(), agent.as_deref(), &event)
                 .map(|number| Self::answer(py, number))
         })
+    }
+
+    fn emit_built(
+        &self,
+        py: Python<'_>,
+        method: &Method,
+        run: Option<&str>,
+        agent: Option<&str>,
+        event: &Built<'_, '_>,
+    ) -> PyResult<u64> {
+        let draft = Draft {
+            kind: (method.kind)(&event.tool),
+            agent,
+            message: event.message.as_deref(),
+            payload: &event.payload.out,
+            timed: method.timed,
+            extra: Extra::default(),
+        };
+        self.emit(py, run, draft)
+    }
+
+    /// Publishes one of a tool for a dispatcher, which has its arguments in order.
+    fn show_tool<'py, 'call>(
+        &'call self,
+        tool: &'call Bound<'py, PyString>,
+        method: &Method,
+        build: impl FnOnce(Payload<'py, 'call>, Cow<'call, str>) -> PyResult<Built<'py, 'call>>,
+    ) -> PyResult<()> {
+        let py = tool.py();
+        self.counting(
+            || (Cow::Borrowed(method.event_type()), None),
+            || {
+                let event = build(Payload::new(py, self.texts()), name_of(tool, "tool_name")?)?;
+                self.emit_built(py, method, None, None, &event).map(drop)
+            },
+        )
     }
 
     fn make(lane: LaneHandle, connection_id: Option<String>, target: Target, mask: EventMask) -> Self {
@@ -496,13 +524,7 @@ impl UserWebSocketEmitter {
             let tool = call
                 .text(&["tool_name"])?
                 .ok_or_else(|| TOOL_EXECUTING.wrong("it needs the tool's name"))?;
-            let payload = payload
-                .text("tool_name", &tool)
-                .value("parameters", call.get(&["tool_input", "params"]))?
-                .text("status", "executing")
-                .members(call.metadata()?, &["tool_name", "parameters", "status"])?;
-            let message = Some(joined("Running ", &tool));
-            Ok(Built { payload, tool, message })
+            payload.tool_executing(tool, call.get(&["tool_input", "params"]), call.metadata()?)
         })
     }
 
@@ -518,21 +540,23 @@ impl UserWebSocketEmitter {
             let tool = call
                 .text(&["tool_name"])?
                 .ok_or_else(|| TOOL_COMPLETED.wrong("it needs the tool's name"))?;
-            let error = call.get(&["error"]);
-            let payload = payload.text("tool_name", &tool);
-            let payload = match error {
-                None => payload
-                    .value("result", call.get(&["tool_output", "result"]))?
-                    .text("status", "completed"),
-                Some(error) => payload.text("status", "error").text("error", &error_text(error)?.0),
-            };
-            let payload = payload.members(
-                call.metadata()?,
-                &["tool_name", "result", "status", "error", "execution_time_ms"],
-            )?;
-            let how = if error.is_none() { " completed" } else { " failed" };
-            let message = Some(joined(&tool, how));
-            Ok(Built { payload, tool, message })
+            let error = call.get(&["error"]).map(error_text).transpose()?;
+            let error = error.as_ref().map(|(text, _)| text.as_str());
+            payload.tool_completed(tool, call.get(&["tool_output", "result"]), error, call.metadata()?)
+        })
+    }
+
+    /// `notify_tool_executing(tool_name=…, params=…)` for a dispatcher, without an answer that can be awaited.
+    fn _show_tool_begin(&self, tool_name: &Bound<'_, PyString>, params: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.show_tool(tool_name, &TOOL_EXECUTING, |payload, tool| {
+            payload.tool_executing(tool, Some(params), None)
+        })
+    }
+
+    /// `notify_tool_completed(tool_name=…, result=…)` for a dispatcher, without an answer that can be awaited.
+    fn _show_tool_end(&self, tool_name: &Bound<'_, PyString>, result: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.show_tool(tool_name, &TOOL_COMPLETED, |payload, tool| {
+            payload.tool_completed(tool, Some(result), None, None)
         })
     }
 

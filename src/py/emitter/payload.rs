@@ -102,6 +102,43 @@ impl<'py, 'e> Payload<'py, 'e> {
     }
 }
 
+impl<'py, 'e> Payload<'py, 'e> {
+    /// That a tool is called.
+    pub(super) fn tool_executing(
+        self,
+        tool: Cow<'e, str>,
+        parameters: Option<&Bound<'_, PyAny>>,
+        metadata: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Built<'py, 'e>> {
+        let payload = self
+            .text("tool_name", &tool)
+            .value("parameters", parameters)?
+            .text("status", "executing")
+            .members(metadata, &["tool_name", "parameters", "status"])?;
+        let message = Some(joined("Running ", &tool));
+        Ok(Built { payload, tool, message })
+    }
+
+    /// That a call of a tool ended: with an error, or else with a result.
+    pub(super) fn tool_completed(
+        self,
+        tool: Cow<'e, str>,
+        result: Option<&Bound<'_, PyAny>>,
+        error: Option<&str>,
+        metadata: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Built<'py, 'e>> {
+        let payload = self.text("tool_name", &tool);
+        let payload = match error {
+            None => payload.value("result", result)?.text("status", "completed"),
+            Some(error) => payload.text("status", "error").text("error", error),
+        };
+        let except = ["tool_name", "result", "status", "error", "execution_time_ms"];
+        let payload = payload.members(metadata, &except)?;
+        let message = Some(joined(&tool, if error.is_none() { " completed" } else { " failed" }));
+        Ok(Built { payload, tool, message })
+    }
+}
+
 /// What is particular to one of the six.
 pub(super) struct Built<'py, 'call> {
     pub(super) payload: Payload<'py, 'call>,

@@ -2,19 +2,35 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::{PyDict, PyInt, PyTuple};
 
 use super::super::context::PyContext;
 use super::super::errors::LimitRejected;
 use super::super::process::{CLOCK, Stamp};
-use crate::clock::{Clock, micros, seconds};
-use crate::tools::{CallEnd, DispatchBook};
+use super::policy::RolePolicy;
+use super::resources::{Understood, held};
+use super::verdict::PyVerdict;
+use super::wall::{OwnershipWall, Request};
+use crate::clock::{Clock, Micros, micros, seconds};
+use crate::tools::{CallEnd, DispatchBook, Verdict};
 
 /// Calls by number: who makes them, until when, how they ended.
 #[pyclass(frozen, name = "DispatchBook", module = "isolane._core")]
 pub(crate) struct PyDispatchBook {
     core: DispatchBook,
     stamp: Stamp,
+}
+
+impl PyDispatchBook {
+    fn begun(&self, py: Python<'_>, context: &PyContext, tool: &str, timeout: Option<Micros>) -> PyResult<u64> {
+        let user = context.core().lane().key();
+        self.core.begin(user, tool, timeout, CLOCK.monotonic()).map_err(|full| {
+            let limit = "user".to_owned();
+            let (reason, resource) = ("full".to_owned(), "tool_calls".to_owned());
+            LimitRejected::raise(py, full.to_string(), limit, 1, full.running, 0, reason, resource)
+        })
+    }
 }
 
 #[pymethods]
@@ -35,14 +51,44 @@ impl PyDispatchBook {
     #[pyo3(signature = (context, tool, timeout = None))]
     fn begin(&self, py: Python<'_>, context: &Bound<'_, PyContext>, tool: &str, timeout: Option<f64>) -> PyResult<u64> {
         self.stamp.check(py)?;
-        let user = context.get().core().lane().key();
-        self.core
-            .begin(user, tool, timeout.map(micros), CLOCK.monotonic())
-            .map_err(|full| {
-                let limit = "user".to_owned();
-                let (reason, resource) = ("full".to_owned(), "tool_calls".to_owned());
-                LimitRejected::raise(py, full.to_string(), limit, 1, full.running, 0, reason, resource)
-            })
+        self.begun(py, context.get(), tool, timeout.map(micros))
+    }
+
+    /// Checks a call as `OwnershipWall.evaluate` does, with the roles of the context, and lets it begin if nothing was found.
+    /// Returns its number; or the verdict that refuses it, which is closed. Raises what `begin` raises.
+    #[pyo3(signature = (
+        wall, policy, context, action, resource, mentioned: "tuple[typing.Any, ...]", tool, timeout,
+    ) -> "int | Verdict")]
+    fn admit<'py>(
+        &self,
+        wall: &Bound<'py, OwnershipWall>,
+        policy: &Bound<'py, RolePolicy>,
+        context: &Bound<'py, PyContext>,
+        action: &str,
+        resource: PyBackedStr,
+        mentioned: &Bound<'py, PyTuple>,
+        tool: &str,
+        timeout: f64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = wall.py();
+        self.stamp.check(py)?;
+        wall.get().check_process(py)?;
+        let request = Request {
+            action,
+            resources: Understood::of(resource),
+            mentioned: held(mentioned, "mentioned"),
+            policy: Some(policy.get().current()),
+            roles: None,
+        };
+        let mut verdict = Verdict::open(CLOCK.monotonic());
+        wall.get().judge(context.get(), &request, &mut verdict);
+        verdict.complete();
+        verdict.close(CLOCK.monotonic());
+        if !verdict.is_permitted() {
+            return Ok(Bound::new(py, PyVerdict::from(verdict))?.into_any());
+        }
+        let number = self.begun(py, context.get(), tool, Some(micros(timeout)))?;
+        Ok(PyInt::new(py, number).into_any())
     }
 
     /// A call ended: `ok`, `failed`, `timed_out` or `cancelled`. Returns the milliseconds that it took, and `None` when its end

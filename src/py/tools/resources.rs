@@ -6,7 +6,7 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyString, PyTuple};
 
 use super::super::context::PyContext;
-use crate::tools::{Target, encode_owner};
+use crate::tools::{MAX_RESOURCES, Target, encode_owner};
 
 /// A resource, held while it is checked.
 pub(super) enum Held {
@@ -45,19 +45,41 @@ impl Held {
     }
 }
 
-/// The resources of a request. What is not understood is answered by its place.
-pub(super) fn held(resources: &Bound<'_, PyTuple>, what: &str) -> (Vec<Held>, Vec<String>) {
-    let mut odd = Vec::new();
-    let held = resources
-        .iter()
-        .enumerate()
-        .filter_map(|(at, value)| {
-            let found = Held::of(&value);
-            if found.is_none() {
-                odd.push(format!("{what}[{at}]"));
-            }
-            found
-        })
-        .collect();
-    (held, odd)
+/// The resources of a request.
+#[derive(Default)]
+pub(super) struct Understood {
+    pub(super) held: Vec<Held>,
+    /// What is not understood, by its place.
+    pub(super) odd: Vec<String>,
+    /// How many there are of both. More than may be asked about are not looked at.
+    pub(super) count: usize,
+}
+
+impl Understood {
+    /// One name.
+    pub(super) fn of(name: PyBackedStr) -> Self {
+        Self {
+            held: vec![Held::Name(name)],
+            odd: Vec::new(),
+            count: 1,
+        }
+    }
+}
+
+/// Reads the resources of a request.
+pub(super) fn held(resources: &Bound<'_, PyTuple>, what: &str) -> Understood {
+    let mut found = Understood {
+        count: resources.len(),
+        ..Understood::default()
+    };
+    if found.count > MAX_RESOURCES {
+        return found;
+    }
+    for (at, value) in resources.iter().enumerate() {
+        match Held::of(&value) {
+            Some(held) => found.held.push(held),
+            None => found.odd.push(format!("{what}[{at}]")),
+        }
+    }
+    found
 }

@@ -21,6 +21,14 @@ impl PyVerdict {
     }
 }
 
+impl From<Verdict> for PyVerdict {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            core: Mutex::new(verdict),
+        }
+    }
+}
+
 #[pymethods]
 impl PyVerdict {
     #[new]

@@ -1,6 +1,7 @@
 //! `OwnershipWall`: the wall, and the check of a request behind it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -11,13 +12,13 @@ use super::super::context::PyContext;
 use super::super::process::{CLOCK, Stamp, registry};
 use super::grants::GrantBook;
 use super::policy::RolePolicy;
-use super::resources::{Held, held};
+use super::resources::{Held, Understood, held};
 use super::verdict::PyVerdict;
 use crate::clock::Clock;
 use crate::ids::{self, UserId};
 use crate::tools::{
-    Ask, Asker, KnownOwners, MAX_RESOURCES, Named, Passage, UnknownOwner, ViolationKind, Wall, encode_owner, evaluate,
-    parse,
+    Ask, Asker, KnownOwners, MAX_RESOURCES, Named, Passage, RoleSet, UnknownOwner, Verdict, ViolationKind, Wall,
+    encode_owner, evaluate, parse,
 };
 
 /// Longest name of an action, in bytes. It has no white space.
@@ -48,6 +49,62 @@ fn out_of_order(context: &PyContext) -> Option<&'static str> {
         return Some("context_ended");
     }
     context.core().pass().err().map(|_| "context_fenced")
+}
+
+/// A request as Python makes it.
+pub(super) struct Request<'a> {
+    pub(super) action: &'a str,
+    pub(super) resources: Understood,
+    pub(super) mentioned: Understood,
+    /// Without one no roles are asked.
+    pub(super) policy: Option<Arc<RoleSet>>,
+    /// Those of the context, unless others are given.
+    pub(super) roles: Option<Vec<Box<str>>>,
+}
+
+impl OwnershipWall {
+    /// Raises `ForkedProcessError` in a child of the process that made it.
+    pub(super) fn check_process(&self, py: Python<'_>) -> PyResult<()> {
+        self.stamp.check(py)
+    }
+
+    /// Checks a request and notes what it finds. Runs no Python code.
+    pub(super) fn judge(&self, context: &PyContext, request: &Request<'_>, verdict: &mut Verdict) {
+        if let Some(code) = out_of_order(context) {
+            verdict.violate(ViolationKind::ContextIntegrityFailure, code, None);
+            return;
+        }
+        let action = request.action;
+        if !(ids::is_graphic(action.as_bytes()) && action.len() <= MAX_ACTION) {
+            verdict.violate(ViolationKind::ValidationError, "action_invalid", None);
+            return;
+        }
+        if request.resources.count + request.mentioned.count > MAX_RESOURCES {
+            verdict.violate(ViolationKind::LimitExceeded, "too_many_resources", None);
+            return;
+        }
+        let targets: Vec<_> = request.resources.held.iter().map(Held::target).collect();
+        let mentioned: Vec<_> = request.mentioned.held.iter().map(Held::target).collect();
+        let ask = Ask {
+            asker: context.core().identity().into(),
+            roles: request.roles.as_deref().unwrap_or_else(|| context.roles()),
+            action,
+            targets: &targets,
+            mentioned: &mentioned,
+        };
+        for shown in request.resources.odd.iter().chain(&request.mentioned.odd) {
+            verdict.violate(ViolationKind::ValidationError, "resource_not_understood", Some(shown));
+        }
+        let now = CLOCK.monotonic();
+        evaluate(
+            &self.wall,
+            request.policy.as_deref(),
+            &ask,
+            &OwnersOfProcess,
+            now,
+            verdict,
+        );
+    }
 }
 
 #[pymethods]
@@ -96,55 +153,15 @@ impl OwnershipWall {
         roles: Option<Vec<String>>,
     ) -> PyResult<bool> {
         self.stamp.check(py)?;
-        let inner = context.get();
-        if let Some(code) = out_of_order(inner) {
-            let mut verdict = verdict.get().core();
-            verdict.violate(ViolationKind::ContextIntegrityFailure, code, None);
-            return Ok(false);
-        }
-        if !(ids::is_graphic(action.as_bytes()) && action.len() <= MAX_ACTION) {
-            let mut verdict = verdict.get().core();
-            verdict.violate(ViolationKind::ValidationError, "action_invalid", None);
-            return Ok(false);
-        }
-        if resources.len() + mentioned.len() > MAX_RESOURCES {
-            let mut verdict = verdict.get().core();
-            verdict.violate(ViolationKind::LimitExceeded, "too_many_resources", None);
-            return Ok(false);
-        }
-        let (own, mut odd) = held(resources, "resources");
-        let (others, more_odd) = held(mentioned, "mentioned");
-        odd.extend(more_odd);
-        let targets: Vec<_> = own.iter().map(Held::target).collect();
-        let mentioned: Vec<_> = others.iter().map(Held::target).collect();
-        let given: Vec<Box<str>>;
-        let roles = match roles {
-            None => inner.roles(),
-            Some(roles) => {
-                given = roles.into_iter().map(String::into_boxed_str).collect();
-                &given
-            }
-        };
-        let ask = Ask {
-            asker: inner.core().identity().into(),
-            roles,
+        let request = Request {
             action,
-            targets: &targets,
-            mentioned: &mentioned,
+            resources: held(resources, "resources"),
+            mentioned: held(mentioned, "mentioned"),
+            policy: policy.map(|policy| policy.get().current()),
+            roles: roles.map(|roles| roles.into_iter().map(String::into_boxed_str).collect()),
         };
-        let set = policy.map(|policy| policy.get().current());
         let mut verdict = verdict.get().core();
-        for shown in odd {
-            verdict.violate(ViolationKind::ValidationError, "resource_not_understood", Some(&shown));
-        }
-        evaluate(
-            &self.wall,
-            set.as_deref(),
-            &ask,
-            &OwnersOfProcess,
-            CLOCK.monotonic(),
-            &mut verdict,
-        );
+        self.judge(context.get(), &request, &mut verdict);
         Ok(verdict.violations().is_empty())
     }
 

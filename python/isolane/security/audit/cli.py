@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from isolane.security.audit.errors import AuditLogError, AuditTamperError
+from isolane.security.audit.errors import AuditKeyError, AuditLogError, AuditTamperError
 from isolane.security.audit.keys import EnvKey, FileKey, KeyProvider
 from isolane.security.audit.logger import AuditLogger
 from isolane.security.audit.records import TimeRange
@@ -53,8 +53,31 @@ def _provider(variable: str | None, file: Path | None) -> KeyProvider | None:
     return EnvKey(DEFAULT_VARIABLE) if DEFAULT_VARIABLE in os.environ else None
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return int(text)
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("say why: the record is all that is left")
+    return text
+
+
 def _storage(options: argparse.Namespace) -> EncryptedAuditStorage:
+    # A logger makes a log where there is none: nobody is erased, and no key changed, in one that was just made.
+    if not (options.directory / "keys").exists() and not any(options.directory.glob("chain-*")):
+        raise AuditLogError(f"there is no audit log in {options.directory}; name the folder of EncryptedAuditStorage")
     return EncryptedAuditStorage(options.directory, _provider(options.key_env, options.key_file))
+
+
+def _existing(options: argparse.Namespace) -> EncryptedAuditStorage:
+    """The log, when there is one: what is to be changed in it must not be made first."""
+    storage = _storage(options)
+    if not storage.exists():
+        raise AuditLogError(f"there is no log in {options.directory}")
+    return storage
 
 
 def _say(value: object) -> None:
@@ -76,15 +99,20 @@ def _verify(options: argparse.Namespace) -> int:
         sys.stderr.write(
             "Without a checkpoint from elsewhere, a log that was cut back with its checkpoints is not found.\n"
         )
+    if found.ok and found.signed < found.records:
+        sys.stderr.write(
+            f"The last records are under no checkpoint yet: {found.records - found.signed} of {found.records}.\n"
+        )
     if found.ok:
         return 0
-    sys.stderr.write(f"ALTERED: chain {found.bad_chain}, first bad record {found.bad_seq}: {found.problem}\n")
+    for chain, seq, problem in found.altered:
+        sys.stderr.write(f"ALTERED: chain {chain}, first bad record {seq}: {problem}\n")
     return ALTERED
 
 
 def _inspect(options: argparse.Namespace) -> int:
     wanted = TimeRange(options.start, options.end)
-    records = _storage(options).records(wanted, user_id=options.user)
+    records = _existing(options).records(wanted, user_id=options.user)
     for record in itertools.islice(records, options.limit):
         _say(asdict(record) | {"recorded_at": record.recorded_at.isoformat()})
     return 0
@@ -93,7 +121,10 @@ def _inspect(options: argparse.Namespace) -> int:
 def _prove(options: argparse.Namespace) -> int:
     proved = _storage(options).prove(options.seq, chain=options.chain)
     if proved is None:
-        sys.stderr.write(f"No checkpoint covers record {options.seq} of chain {options.chain} yet.\n")
+        sys.stderr.write(
+            f"No checkpoint covers a record {options.seq} of chain {options.chain}: there is none, or it is newer than "
+            "the last checkpoint.\n"
+        )
         return UNUSABLE
     hashes = {
         "leaf": base64.b64encode(proved.leaf).decode(),
@@ -104,21 +135,33 @@ def _prove(options: argparse.Namespace) -> int:
 
 
 def _shred(options: argparse.Namespace) -> int:
-    user = sys.stdin.readline().rstrip("\n") if options.user == "-" else options.user
+    storage = _existing(options)
+    user = sys.stdin.readline().rstrip("\r\n") if options.user == "-" else options.user
+    if not user:
+        raise ValueError("the id of the user is empty: nothing was erased")
 
     async def shred() -> int:
-        async with AuditLogger(_storage(options)) as logger:
+        async with AuditLogger(storage) as logger:
             return await logger.shred_user(user, options.reason, legal_hold=options.legal_hold)
 
-    _say({"keys_destroyed": asyncio.run(shred()), "held": options.legal_hold})
+    destroyed = asyncio.run(shred())
+    _say({"keys_destroyed": destroyed, "held": options.legal_hold})
+    if not destroyed and not options.legal_hold:
+        sys.stderr.write(
+            "No key of this user was found: nothing was recorded of this id, or it was erased before. Check the id.\n"
+        )
     return 0
 
 
 def _rotate(options: argparse.Namespace) -> int:
+    storage = _existing(options)
     provider = _provider(options.new_key_env, options.new_key_file)
+    storage = _storage(options)
+    if storage.key() == provider.key():  # type: ignore[union-attr] # the parser requires one
+        raise AuditKeyError("the new key is the former one; make another with `openssl rand -base64 32`")
 
     async def rotate() -> None:
-        async with AuditLogger(_storage(options)) as logger:
+        async with AuditLogger(storage) as logger:
             await logger.rotate_kek(provider)  # type: ignore[arg-type] # the parser requires one
 
     asyncio.run(rotate())
@@ -163,17 +206,17 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     inspect = add("inspect", _inspect, "print records, one line of JSON each")
     add_times(inspect, AGES, NEVER)
     inspect.add_argument("--user", metavar="ID", help="records of this user alone")
-    inspect.add_argument("--limit", type=int, metavar="N", help="at most so many")
+    inspect.add_argument("--limit", type=_count, metavar="N", help="at most so many")
 
     prove = add("prove", _prove, "prove that a record is in the log")
-    prove.add_argument("seq", type=int, help="the record's number")
-    prove.add_argument("--chain", type=int, default=1, help="the chain's number (1)")
+    prove.add_argument("seq", type=_count, help="the record's number")
+    prove.add_argument("--chain", type=_count, default=1, help="the chain's number (1)")
 
     shred = add("shred-user", _shred, "destroy the keys of a user; the log must not be open elsewhere")
     shred.add_argument(
         "user", help="the user's id; - reads it from standard input, where no list of processes shows it"
     )
-    shred.add_argument("--reason", required=True, help="why, for the record; it must not name the user")
+    shred.add_argument("--reason", type=_reason, required=True, help="why, for the record; it must not name the user")
     shred.add_argument("--legal-hold", action="store_true", help="destroy nothing, and record that")
 
     rotate = add("rotate-key", _rotate, "wrap all keys with another key of keys; the log must not be open elsewhere")

@@ -12,11 +12,12 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from isolane._core import AuditLog, ForkedProcessError, UserExecutionContext
-from isolane.security.audit.errors import AuditKeyError, AuditLogError
+from isolane.security.audit.errors import AuditKeyError, AuditLogError, AuditTamperError
 from isolane.security.audit.keys import KeyProvider
 from isolane.security.audit.records import AuditHealth, TimeRange
 from isolane.security.audit.report import SecurityReport, security_report
 from isolane.security.audit.storage import EncryptedAuditStorage
+from isolane.security.errors import AuditUnavailableError
 from isolane.security.events import AuditClass, SecurityEvent, Severity
 
 LOGGER = logging.getLogger("isolane.audit")
@@ -137,8 +138,18 @@ class AuditLogger:
             AuditUnavailableError: the log takes no records now, and the class of the event is refused then.
             ForkedProcessError: the logger was made before a fork.
         """
-        if self._log.record(event):
+        try:
+            has_news = self._log.record(event)
+        except AuditUnavailableError:
+            # It happened all the same: whoever can fill a disk must not blind the monitor.
+            self._show(event)
             self._hand_out()
+            raise
+        self._show(event)
+        if has_news:
+            self._hand_out()
+
+    def _show(self, event: SecurityEvent) -> None:
         for observer in self._observers:
             try:
                 observer(event)
@@ -146,6 +157,15 @@ class AuditLogger:
                 LOGGER.exception("an observer of the audit log failed")
 
     def _hand_out(self) -> None:
+        """Tell what the log has for the process: losses, and the latest checkpoint."""
+        lost = self._log.take_losses()
+        if lost is not None:
+            counts = {name: count for name, count in lost.items() if count}
+            self._show(
+                SecurityEvent(
+                    name="audit_gap", audit_class=AuditClass.ADMIN, severity=Severity.HIGH, data={"lost": counts}
+                )
+            )
         note = self._log.take_checkpoint()
         if note is None:
             return
@@ -158,9 +178,10 @@ class AuditLogger:
                 LOGGER.exception("on_checkpoint failed")
 
     def add_observer(self, observer: Observer) -> Callable[[], None]:
-        """Have a function called with each event that the log took, in the thread that records it.
+        """Have a function called with each event, in the thread that records it, also while the log takes none.
 
-        It must not block. What it raises is logged, and harms nobody. Returns a function that takes it away.
+        What the log loses is shown as ``audit_gap`` with the counts by class; on the disk a record says so later. The
+        function must not block. What it raises is logged, and harms nobody. Returns a function that takes it away.
         """
         self._observers = (*self._observers, observer)
 
@@ -292,12 +313,27 @@ class AuditLogger:
     async def generate_security_report(self, time_range: TimeRange) -> SecurityReport:
         """Say what was recorded in a time, and whether the log is what was written. Reads all of it, in a thread.
 
+        Observers are shown ``audit_tampered`` for each chain that is not.
+
         Raises:
             AuditLogError: the log takes nothing now, or its disk cannot be read.
             AuditTamperError: something in the way is no record.
         """
         await self.flush()
-        return await asyncio.to_thread(security_report, self.storage, time_range)
+        try:
+            report = await asyncio.to_thread(security_report, self.storage, time_range)
+        except AuditTamperError as error:
+            self._show_tampering(error.chain, error.seq)
+            raise
+        for chain, seq, _ in report.verification.altered:
+            self._show_tampering(chain, seq)
+        return report
+
+    def _show_tampering(self, chain: int, seq: int) -> None:
+        found = {"chain": chain, "seq": seq}
+        self._show(
+            SecurityEvent(name="audit_tampered", audit_class=AuditClass.ADMIN, severity=Severity.CRITICAL, data=found)
+        )
 
     def close(self, timeout: float = 5.0) -> int:
         """Take no more records, write those that wait and a last checkpoint. May be called again.

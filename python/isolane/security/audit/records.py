@@ -62,6 +62,7 @@ class AuditVerification:
         bad_chain: the chain of the first record that is not as it was written.
         bad_seq: its number.
         problem: what is wrong with it.
+        altered: chain, number and problem of the first such record of each chain that has one.
     """
 
     ok: bool
@@ -74,6 +75,7 @@ class AuditVerification:
     bad_chain: int | None
     bad_seq: int | None
     problem: str | None
+    altered: tuple[tuple[int, int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,7 @@ class AuditHealth:
         spilled: records in the spill ring.
         lost: records that were not written, by class, since the log was opened.
         written: records that were written since then.
+        unkeyed: of those, how many without what they say, because the keys of these 30 days are used up.
         chain: the number of the chain that is written.
         recovered_cut: bytes of a write that a crash had cut short, which the start cut off and kept in a file beside.
         recovered_unsigned: records that the start found whole, and under no checkpoint.
@@ -120,6 +123,7 @@ class AuditHealth:
     spilled: int
     lost: Mapping[str, int]
     written: int
+    unkeyed: int
     chain: int
     recovered_cut: int
     recovered_unsigned: int

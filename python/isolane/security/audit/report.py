@@ -86,7 +86,10 @@ class _Counts:
         if record.audit_class is AuditClass.ISOLATION and len(self.violations) < MOST_VIOLATIONS:
             self.violations.append(record)
         if record.name == "audit_gap" and record.audit_class is AuditClass.ADMIN and record.pseudonym == OWN:
-            self.lost.update(record.data["lost"])
+            # An application may use the name for something of its own.
+            lost = record.data.get("lost") if isinstance(record.data, dict) else None
+            if isinstance(lost, dict):
+                self.lost.update({name: count for name, count in lost.items() if isinstance(count, int)})
 
 
 def security_report(storage: EncryptedAuditStorage, time_range: TimeRange) -> SecurityReport:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from isolane._core import AuditReader, audit_is_written, audit_prove, audit_verify
+from isolane._core import AuditReader, audit_chains, audit_is_written, audit_prove, audit_verify
 from isolane.security.audit.keys import KeyProvider
 from isolane.security.audit.records import (
     ERASED,
@@ -66,6 +66,10 @@ class EncryptedAuditStorage:
         """Whether a process has the log open to write at this moment."""
         return audit_is_written(self.path)
 
+    def exists(self) -> bool:
+        """Whether there is a log."""
+        return bool(audit_chains(self.path))
+
     def records(
         self,
         time_range: TimeRange | None = None,
@@ -107,7 +111,8 @@ class EncryptedAuditStorage:
             AuditKeyError: the key does not open the keystore.
         """
         found = audit_verify(self.path, self.key(), verifier, checkpoint)
-        return AuditVerification(ok=found["bad_seq"] is None, **found)  # type: ignore[arg-type]
+        altered: tuple[tuple[int, int, str], ...] = tuple(found.pop("altered"))  # type: ignore[arg-type]
+        return AuditVerification(ok=not altered, altered=altered, **found)  # type: ignore[arg-type]
 
     def prove(self, seq: int, *, chain: int = 1) -> InclusionProof | None:
         """Prove that a record is in a chain, against the first checkpoint that covers it; ``None`` when none does yet.

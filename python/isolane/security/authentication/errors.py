@@ -12,11 +12,13 @@ class AccessRefusedError(Exception):
         status_code: of the HTTP answer.
         code: the public code.
         close_code: of a socket.
+        is_recorded: whether the audit log was told of it; the gate of an application tells it of the others.
     """
 
     status_code: ClassVar[int] = 403
     code: ClassVar[str] = "forbidden"
     close_code: ClassVar[int] = 4503
+    is_recorded: bool = False
 
 
 class InvalidTokenError(AccessRefusedError):

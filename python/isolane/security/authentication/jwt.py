@@ -110,7 +110,7 @@ class JwtVerifier:
             reason, refused = error.reason, TokenExpiredError() if error.expired else InvalidTokenError()
         else:
             return VerifiedToken(user_id, expires_at, MappingProxyType(claims))
-        note_refusal(self._audit, "authn_login_fail", method="jwt", reason=reason)
+        note_refusal(self._audit, "authn_login_fail", error=refused, method="jwt", reason=reason)
         raise refused
 
     def _current_keys(self) -> KeySet:

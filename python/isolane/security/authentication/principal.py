@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,11 @@ class Principal:
         expires_at: when the sign-in is over, in seconds since 1970; sockets and event streams end then. ``None``, the
             default: not by itself.
         session_id: which session it is; ``None`` without one.
+
+    Any collection of names is taken for ``roles``, ``permissions`` and ``amr``, such as a list of a token.
+
+    Raises:
+        TypeError: one of them is a single text, whose letters would be taken for names.
     """
 
     user_id: str
@@ -30,3 +35,12 @@ class Principal:
     amr: frozenset[str] = field(default=frozenset(), compare=False)
     expires_at: float | None = field(default=None, compare=False)
     session_id: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("roles", "permissions", "amr"):
+            held: Iterable[str] = getattr(self, name)
+            if type(held) is frozenset:
+                continue
+            if isinstance(held, str):
+                raise TypeError(f"{name} must be a collection of names, got one text; put it into a list")
+            object.__setattr__(self, name, frozenset(held))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from isolane.security.authentication.errors import AccessRefusedError
 from isolane.security.errors import AuditUnavailableError
 from isolane.security.events import AuditClass, AuditSink, SecurityEvent, Severity
 
@@ -30,8 +31,14 @@ def note_refusal(
     *,
     severity: Severity = Severity.WARNING,
     audit_class: AuditClass = AuditClass.LIFECYCLE,
+    error: AccessRefusedError | None = None,
     **data: Any,
 ) -> None:
-    """Record a refusal. A log that takes no records changes nothing about it."""
+    """Record a refusal. A log that takes no records changes nothing about it.
+
+    The error that tells of it is marked as recorded when there is a log: nobody records it again.
+    """
+    if error is not None:
+        error.is_recorded = audit is not None
     with contextlib.suppress(AuditUnavailableError):
         note(audit, name, user_id, severity=severity, audit_class=audit_class, **data)

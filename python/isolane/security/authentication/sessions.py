@@ -60,7 +60,7 @@ class SessionRegistry:
         idle_seconds: how long it lasts without being used. Default: 30 minutes.
         max_per_user: sessions of one user; one more ends the one that was used longest ago. Default: 5.
         max_sessions: sessions of all users. Default: 10 000.
-        audit: is told of sessions that begin and end.
+        audit: is told of sessions that begin and end, and of tokens that are of none.
 
     Raises:
         ValueError: an argument is not above 0.
@@ -145,15 +145,22 @@ class SessionRegistry:
             if held is not None and live:
                 held.last_seen = now
                 return held.session
-            ended = self._expire(now)
+            # Not all that are over: whoever sends nonsense must not have every session looked at.
+            ended = [(self._remove(held.session.id), "expired")] if held is not None else []
             reused = self._former.get(_digest(token))
         self._tell(ended)
         if held is not None:
-            raise TokenExpiredError
+            over = TokenExpiredError()
+            # The end of the session is in the log.
+            over.is_recorded = self._audit is not None
+            raise over
+        refused = InvalidTokenError()
         if reused is not None:
             # Somebody kept a token from before a rotation.
-            note_refusal(self._audit, "authn_token_reuse", severity=Severity.HIGH, method="session")
-        raise InvalidTokenError
+            note_refusal(self._audit, "authn_token_reuse", severity=Severity.HIGH, error=refused, method="session")
+        else:
+            note_refusal(self._audit, "authn_login_fail", error=refused, method="session", reason="unknown_or_over")
+        raise refused
 
     def rotate(self, token: str) -> str:
         """Return a new token of the session, such as after the user has gained rights; the former one ends.

@@ -126,6 +126,30 @@ class MemoryTicketStore:
             self._taken.popitem(last=False)
 
 
+class _SignedOut:
+    """Who has signed out while tickets from before might still be shown."""
+
+    def __init__(self) -> None:
+        self._when: OrderedDict[tuple[str, str | None], float] = OrderedDict()
+        self._all_before = float("-inf")
+        """Of more sign-outs than are kept nobody's ticket from before counts."""
+
+    def note(self, user_id: str, session_id: str | None) -> None:
+        now = _core.monotonic()
+        while self._when and next(iter(self._when.values())) < now - MAX_TICKET_SECONDS:
+            self._when.popitem(last=False)
+        self._when[user_id.strip(), session_id] = now
+        self._when.move_to_end((user_id.strip(), session_id))
+        if len(self._when) > PER_PROCESS:
+            self._all_before = self._when.popitem(last=False)[1]
+
+    def covers(self, principal: Principal, issued: float) -> bool:
+        """Whether the user, or the session, has signed out since the ticket was issued."""
+        user = principal.user_id.strip()
+        keys = ((user, None), (user, principal.session_id))
+        return issued <= max(self._all_before, *(self._when.get(key, float("-inf")) for key in keys))
+
+
 class Tickets:
     """Gives out tickets and redeems them, each once.
 
@@ -146,6 +170,11 @@ class Tickets:
         self.seconds = seconds
         self._store: TicketStore = store if store is not None else MemoryTicketStore()
         self._audit = audit
+        self._signed_out = _SignedOut()
+
+    def end(self, user_id: str, session_id: str | None = None) -> None:
+        """Let no ticket count that the user has been given so far, or of one session: the user signs out."""
+        self._signed_out.note(user_id, session_id)
 
     async def issue(self, principal: Principal, origin: str | None) -> str:
         """Return a new ticket of the user for a page of this origin: 256 random bits, in base64url.
@@ -171,16 +200,17 @@ class Tickets:
                 a request without an origin is of no page.
 
         Raises:
-            InvalidTokenError: it is unknown, used, over, or of another page.
+            InvalidTokenError: it is unknown, used, over, or of another page, or its user has signed out since.
         """
         digest = _digest(ticket)
         held = await self._store.take(digest)
+        refused = InvalidTokenError()
         if held is None:
             if await self._store.was_taken(digest):
-                note_refusal(self._audit, "authn_token_reuse", severity=Severity.HIGH, method="ticket")
+                note_refusal(self._audit, "authn_token_reuse", severity=Severity.HIGH, error=refused, method="ticket")
             else:
-                note_refusal(self._audit, "authn_login_fail", method="ticket", reason="unknown_or_over")
-            raise InvalidTokenError
+                note_refusal(self._audit, "authn_login_fail", error=refused, method="ticket", reason="unknown_or_over")
+            raise refused
         shown = origin
         if origin is None and held.origin is not None and is_own is not None and is_own(held.origin):
             shown = held.origin
@@ -189,10 +219,21 @@ class Tickets:
                 self._audit,
                 "authn_login_fail",
                 held.principal.user_id,
+                error=refused,
                 method="ticket",
                 reason="ticket_of_another_origin",
             )
-            raise InvalidTokenError
+            raise refused
+        if self._signed_out.covers(held.principal, held.expires - self.seconds):
+            note_refusal(
+                self._audit,
+                "authn_login_fail",
+                held.principal.user_id,
+                error=refused,
+                method="ticket",
+                reason="signed_out",
+            )
+            raise refused
         return held.principal
 
 

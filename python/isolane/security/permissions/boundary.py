@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from isolane._core import ContextIsolationError, UserExecutionContext
+from isolane._core import ContextIsolationError, UserExecutionContext, Verdict
 from isolane.security.errors import AuditUnavailableError
 from isolane.security.events import AuditClass, AuditSink, SecurityEvent, Severity
 from isolane.security.permissions.engine import PermissionEngine
@@ -79,6 +79,10 @@ class PermissionBoundarySystem:
         self._roles_beside = held._roles_beside if self._asks_roles and held._roles_of is not None else None  # noqa: SLF001
         named = ["roles"] if self._asks_roles else []
         self._engine_name = "+".join(named + [type(service).__name__ for service in self.services])
+        # Where the wall and the roles decide alone and nobody wants a record, a dispatcher asks both in one step.
+        alone = type(self) is PermissionBoundarySystem and not self.services and audit is None
+        alone = alone and not verify_context and self._roles_beside is None
+        self._alone = (held._wall, held._policy) if alone else None  # noqa: SLF001
 
     # -- checking --------------------------------------------------------------------------------------------------
 
@@ -179,6 +183,10 @@ class PermissionBoundarySystem:
             self._finish(result, context, resources)
         return result
 
+    def _of_verdict(self, action: str, verdict: Verdict) -> PermissionValidationResult:
+        """Return what a dispatcher's own check came to."""
+        return PermissionValidationResult(action, self._engine_name, verdict)
+
     def _resources(self, given: Iterable[Any]) -> tuple[Any, ...]:
         if type(given) is tuple and len(given) <= MAX_RESOURCES:
             return given
@@ -213,12 +221,15 @@ class PermissionBoundarySystem:
         limit = asyncio.timeout(self._service_timeout)
         try:
             async with limit:
-                return await answer
+                said = await answer
         except TimeoutError:
             if not limit.expired():
                 raise
+        # Also one that kept its cancellation to itself and answered afterwards.
+        if limit.expired():
             self._violate(result, ViolationType.VALIDATION_ERROR, "service_timeout")
             return UNANSWERED
+        return said
 
     def _note(self, result: PermissionValidationResult, service: PermissionService, answer: Any) -> None:
         # Not what counts as true: a list of reasons, or a coroutine that nobody awaited, would permit.

@@ -49,8 +49,8 @@ class PermissionValidationResult:
 
     __slots__ = ("_action", "_engine", "_verdict")
 
-    def __init__(self, action: str = "", engine: str = "isolane") -> None:
-        self._verdict = Verdict()
+    def __init__(self, action: str = "", engine: str = "isolane", _verdict: Verdict | None = None) -> None:
+        self._verdict = Verdict() if _verdict is None else _verdict
         self._action = action
         self._engine = engine
 
