@@ -57,7 +57,7 @@ mod _core {
         ids::UnifiedIDManager,
         isolation::{
             _note_contamination, PyScanner, PySighting, PyWindow,
-            gate::{_install_scanner, _uninstall_scanner},
+            gate::{_check_boundary, _install_scanner, _uninstall_scanner},
             leak_probability, secret_bits,
         },
         json::to_json,

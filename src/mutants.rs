@@ -151,6 +151,8 @@ mutants! {
     SharedSecretAlarms: "a secret that two users have is taken for the first one's",
     StreamForgetsEnd: "what a stream cuts in two is not seen",
     KeysNotScanned: "the keys of dictionaries are not looked at",
+    NamesNotScanned: "the names beside the payload of an event are not looked at",
+    SightingsCrowdOut: "what one owner may be shown hides what another's is",
     SightingNotTold: "what a boundary of the process sees is told to nobody",
     // Findings in texts.
     LuhnSkipped: "any number of an issuer's length counts as a card, whatever its check digit",

@@ -74,6 +74,7 @@ __all__ = [
     "_advance_clock",
     "_after_fork_in_child",
     "_before_exit",
+    "_check_boundary",
     "_deep_copy",
     "_install_scanner",
     "_manual_clock",
@@ -1473,10 +1474,19 @@ class SanitizerCore:
         Seals bytes for a place with a key of 32 bytes.
         """
     def walk(
-        self, /, value: Any, user_id: str, secret: str, personal: str, detectors: SupportsGetItem[int, Any]
+        self,
+        /,
+        value: Any,
+        user_id: str,
+        secret: str,
+        personal: str,
+        detectors: SupportsGetItem[int, Any],
+        *,
+        owners: bool = False,
     ) -> tuple[typing.Any, list[tuple[str, str, int, int, str]]]:
         """
         Looks through a value. Returns it, or what is masked in its place, and `(path, kind, start, end, action)` of each finding.
+        With `owners` objects of isolane's are asked whose they are: those of others are findings, and the user's own pass.
         """
 
 @final
@@ -1538,6 +1548,14 @@ class Scanner:
     def holds(self, /, user_id: str) -> bool:
         """
         Whether anything is held of a user.
+        """
+    def is_asked(self, /, boundary: str) -> bool:
+        """
+        Whether one of isolane's own boundaries asks it now.
+        """
+    def look(self, /, observer: str, value: Any) -> list[Sighting]:
+        """
+        What a value has of others, without counting it as a delivery.
         """
     def mint(self, /, user_id: str) -> str:
         """
@@ -2454,6 +2472,11 @@ def _after_fork_in_child() -> None:
 def _before_exit() -> None:
     """
     Called by `atexit`: from here on no thread wakes the loop of another.
+    """
+
+def _check_boundary(boundary: str, user: str, value: Any) -> None:
+    """
+    Looks at a value at a boundary that is written in Python. Raises `ResponseWithheldError` when it is withheld.
     """
 
 def _deep_copy(value: dict[Any, Any]) -> dict[Any, Any]:

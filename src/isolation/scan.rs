@@ -89,8 +89,24 @@ pub struct Sighting {
     pub is_prior: bool,
 }
 
-/// Sightings that are kept of one scan; others are counted.
+/// Sightings that are kept of one scan; others are counted, unless they are the first of their owner: what one owner may be
+/// shown decides nothing about another.
 const MAX_SIGHTINGS: usize = 64;
+/// The same with the first of each owner.
+const MAX_OWNERS: usize = 1_024;
+
+impl Sighting {
+    /// Whether it is kept beside those that are.
+    pub fn is_kept<'a>(&self, kept: impl ExactSizeIterator<Item = &'a Self>) -> bool {
+        let count = kept.len();
+        count < MAX_SIGHTINGS
+            || (count < MAX_OWNERS && !mutant!(SightingsCrowdOut) && !kept.into_iter().any(|other| self.is_like(other)))
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        (self.owner, self.is_prior) == (other.owner, other.is_prior)
+    }
+}
 
 /// What one scan has found.
 #[derive(Debug, Default)]
@@ -108,7 +124,7 @@ pub struct Found {
 impl Found {
     /// Keeps a sighting, or counts it.
     pub fn push(&mut self, sighting: Sighting) {
-        if self.sightings.len() < MAX_SIGHTINGS {
+        if sighting.is_kept(self.sightings.iter()) {
             self.sightings.push(sighting);
         } else {
             self.more += 1;

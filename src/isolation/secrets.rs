@@ -17,6 +17,8 @@ const SHORTEST: usize = 10;
 pub(super) const LONGEST: usize = 256;
 const MAX_SECRETS: usize = 100_000;
 const MAX_OF_USER: usize = 1_000;
+/// Users of a shared secret who are remembered. One that more have had stays until the process ends.
+const MAX_HOLDERS: usize = 8;
 
 /// Why a secret was not registered. Nothing of it is in the text.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -77,8 +79,8 @@ pub fn estimated_bits(text: &[u8]) -> f64 {
 #[derive(Debug, Clone)]
 enum Owner {
     One(UserId),
-    /// Two users have it: it says nothing.
-    Shared,
+    /// Several users have it, and it says nothing: those that are still here, or nothing when there were too many.
+    Shared(Option<Vec<UserId>>),
 }
 
 #[derive(Debug)]
@@ -181,11 +183,22 @@ impl Secrets {
     fn take(&mut self, user: &UserId, token: &[u8]) {
         let (hash, place) = (self.hash(token), self.place(token));
         if let Some(secret) = self.by_hash.get_mut(&hash) {
-            let former = match &secret.owner {
+            let former = match &mut secret.owner {
                 Owner::One(owner) if !owner.is(user) && !mutant!(SharedSecretAlarms) => owner.clone(),
-                Owner::One(_) | Owner::Shared => return,
+                Owner::One(_) => return,
+                Owner::Shared(held) => {
+                    if let Some(holders) = held
+                        && !holders.iter().any(|holder| holder.is(user))
+                    {
+                        holders.push(user.clone());
+                        if holders.len() > MAX_HOLDERS {
+                            *held = None;
+                        }
+                    }
+                    return;
+                }
             };
-            secret.owner = Owner::Shared;
+            secret.owner = Owner::Shared(Some(vec![former.clone(), user.clone()]));
             self.count_less(&former);
         } else {
             let owner = Owner::One(user.clone());
@@ -205,11 +218,18 @@ impl Secrets {
         }
     }
 
-    /// Forgets what a user has. What two users had stays shared: it is not known whose it is.
+    /// Forgets what a user has. What two users had stays shared until all of them are forgotten: it is not known whose it is.
     pub(super) fn forget(&mut self, user: &UserId) -> usize {
         let before = self.by_hash.len();
-        self.by_hash
-            .retain(|_, secret| !matches!(&secret.owner, Owner::One(owner) if owner.is(user)));
+        self.by_hash.retain(|_, secret| match &mut secret.owner {
+            Owner::One(owner) => !owner.is(user),
+            // It is not known when the last of them is gone.
+            Owner::Shared(None) => true,
+            Owner::Shared(Some(holders)) => {
+                holders.retain(|holder| !holder.is(user));
+                !holders.is_empty()
+            }
+        });
         self.of_user.remove(user);
         self.filter.fill(0);
         for secret in self.by_hash.values() {
@@ -307,6 +327,25 @@ mod tests {
         assert!(owners(&secrets, UUID).is_empty());
         secrets.forget(&user("bob"));
         assert!(owners(&secrets, UUID).is_empty(), "it stays shared");
+        assert_eq!(secrets.len(), 1);
+        secrets.forget(&user("ann"));
+        assert_eq!(secrets.len(), 0, "with the last who had it it goes");
+    }
+
+    #[test]
+    fn what_many_users_have_stays_shared_within_bounds() {
+        let mut secrets = Secrets::default();
+        let users: Vec<_> = (0..2 * MAX_HOLDERS)
+            .map(|number| user(&format!("user-{number}")))
+            .collect();
+        for one in &users {
+            secrets.register(one, UUID.as_bytes()).expect("taken");
+        }
+        for one in &users[..users.len() - 1] {
+            secrets.forget(one);
+        }
+        secrets.register(&user("eve"), UUID.as_bytes()).expect("taken");
+        assert!(owners(&secrets, UUID).is_empty(), "the last user has it still");
     }
 
     #[test]

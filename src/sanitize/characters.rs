@@ -31,10 +31,32 @@ pub(super) fn is_token(byte: u8) -> bool {
     CLASSES[usize::from(byte)] & TOKEN != 0
 }
 
-/// Whether no word goes on across this place.
+/// Whether no word goes on across this place. The letters of an escape, as `\n` in the text of JSON, are of no word.
 #[inline]
 pub(super) fn begins_word(text: &[u8], at: usize) -> bool {
-    at == 0 || !is_word(text[at - 1])
+    at == 0 || !is_word(text[at - 1]) || ends_escape(text, at)
+}
+
+fn ends_escape(text: &[u8], at: usize) -> bool {
+    [2, 6]
+        .into_iter()
+        .any(|length| at >= length && text[at - length] == b'\\' && after_escape(text, at + 1 - length) == at)
+}
+
+fn is_escape(letter: u8) -> bool {
+    matches!(letter, b'b' | b'f' | b'n' | b'r' | b't')
+}
+
+/// Behind an escape whose letters would begin here: what masked half of one would leave no JSON.
+pub(super) fn after_escape(text: &[u8], at: usize) -> usize {
+    if at == 0 || text[at - 1] != b'\\' {
+        return at;
+    }
+    match text[at..] {
+        [letter, ..] if is_escape(letter) => at + 1,
+        [b'u', a, b, c, d, ..] if [a, b, c, d].iter().all(u8::is_ascii_hexdigit) => at + 5,
+        _ => at,
+    }
 }
 
 /// Whether no word goes on behind this place.

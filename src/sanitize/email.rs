@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::bytes::Regex;
 
-use super::characters::run_back;
+use super::characters::{after_escape, run_back};
 
 /// Most bytes before the `@` of an address.
 const MAX_LOCAL: usize = 64;
@@ -39,10 +39,11 @@ pub(super) fn email_around(text: &[u8], at: usize) -> Option<(usize, usize)> {
     if let Some(twice) = part.windows(2).rposition(|two| !is_local(two[0]) && !is_local(two[1])) {
         start += twice + 2;
     }
+    start = after_escape(text, start);
     while start < at && !is_local(text[start]) {
         start += 1;
     }
-    if start == at || at - start > MAX_LOCAL || !is_local(text[at - 1]) {
+    if start >= at || at - start > MAX_LOCAL || !is_local(text[at - 1]) {
         return None;
     }
     let end = at + 1 + DOMAIN_HERE.find(&text[at + 1..])?.end();
@@ -68,9 +69,12 @@ fn after_other_scripts(text: &[u8], start: usize, at: usize) -> usize {
 
 /// Whether what looks like an address is one.
 fn is_address(text: &[u8], start: usize, at: usize, end: usize) -> bool {
-    let goes_on = text
-        .get(end)
-        .is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'@'));
+    // `com-x` goes on; the dash of `com -- x`, without its blanks, and the `_` around what is emphasised do not.
+    let goes_on = match text[end..] {
+        [b'_' | b'-', next, ..] => next.is_ascii_alphanumeric(),
+        [byte, ..] => byte.is_ascii_alphanumeric() || byte == b'@',
+        [] => false,
+    };
     let top = text[at + 1..end]
         .rsplit(|byte| *byte == b'.')
         .next()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 import isolane
 import pytest
-from fastapi import FastAPI
-from fastapi.responses import Response, StreamingResponse
+from fastapi import FastAPI, Request
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from isolane import (
     AgentRegistry,
     BaseAgent,
@@ -19,6 +23,7 @@ from isolane import (
     ExecutionEngineFactory,
     FairLimiter,
     Quarantine,
+    ResponseWithheldError,
 )
 from isolane._core import user_streams
 from isolane.fastapi import ContaminationMiddleware, Ctx, Engine, IsolaneSettings, setup
@@ -36,12 +41,26 @@ class Echo(BaseAgent):
         return request
 
 
-def make_app(detector: ContaminationDetector, canaries: dict[str, str], **options: Any) -> FastAPI:
+def make_app(
+    detector: ContaminationDetector,
+    canaries: dict[str, str],
+    *,
+    by_hand: str = "",
+    compresses: str = "",
+    **options: Any,
+) -> FastAPI:
     app = FastAPI()
-    app.add_middleware(ContaminationMiddleware, detector=detector)
+    if by_hand == "inside":
+        app.add_middleware(ContaminationMiddleware, detector=detector)
+    if compresses == "inside":
+        app.add_middleware(GZipMiddleware, minimum_size=1)
     agents = AgentRegistry()
     agents.register(Echo)
     setup(app, IsolaneSettings(drain_seconds=0.2), who, registry=agents, contamination=detector, **options)
+    if by_hand == "outside":
+        app.add_middleware(ContaminationMiddleware, detector=detector)
+    if compresses == "outside":
+        app.add_middleware(GZipMiddleware, minimum_size=1)
 
     @app.get("/of/{user}")
     async def of(user: str) -> dict[str, str]:
@@ -60,6 +79,22 @@ def make_app(detector: ContaminationDetector, canaries: dict[str, str], **option
             yield canaries[user][20:].encode() + b"after"
 
         return StreamingResponse(body())
+
+    @app.get("/coded/{user}/{how}")
+    async def coded(user: str, how: str) -> Response:
+        body = {"br": bytes, "broken": lambda body: gzip.compress(body)[5:]}.get(how, gzip.compress)(
+            canaries[user].encode()
+        )
+        return Response(body, headers={"Content-Encoding": how.replace("broken", "gzip")})
+
+    @app.get("/file/{user}")
+    async def file(user: str, request: Request) -> FileResponse:
+        assert "http.response.pathsend" not in request.scope["extensions"]
+        path = folder / user
+        path.write_text(canaries[user])
+        return FileResponse(path)
+
+    folder = Path(tempfile.mkdtemp())
 
     @app.get("/empty")
     async def empty() -> Response:
@@ -103,6 +138,89 @@ def test_a_response_is_its_users_or_is_withheld(users) -> None:
         detector.set_mode("http_out", "observe")
         assert client.get(f"/of/{ann}", headers=auth(bob)).json() == {"note": canaries[ann]}
     assert detector.figures()["boundaries"]["http_out"]["foreign"] == 5
+
+
+@pytest.mark.parametrize("by_hand", ["", "inside", "outside"])
+@pytest.mark.parametrize("compresses", ["inside", "outside"])
+def test_what_is_compressed_is_read_and_looked_at_once(users, compresses, by_hand) -> None:
+    ann, bob = users
+    detector = ContaminationDetector("enforce")
+    canaries = {user: detector.mint(user) for user in users}
+    app = make_app(detector, canaries, compresses=compresses, by_hand=by_hand)
+    with serving(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        own = client.get(f"/of/{ann}", headers=auth(ann))
+        assert (own.headers["content-encoding"], own.json()) == ("gzip", {"note": canaries[ann]})
+        assert client.get(f"/stream/{ann}", headers=auth(ann)).text == "a" * 1_000 + canaries[ann] + "after"
+        assert client.get(f"/of/{ann}", headers=auth(bob)).json()["code"] == "response_withheld"
+        assert client.get(f"/file/{ann}", headers=auth(ann)).text == canaries[ann]
+        assert client.get(f"/file/{ann}", headers=auth(bob)).status_code == 500
+    figures = detector.figures()
+    seen = figures["boundaries"]["http_out"]
+    assert (seen["own"], seen["foreign"], seen["deliveries"], figures["errors"]) == (3, 2, 5, 0)
+
+
+def test_what_cannot_be_read_is_withheld_where_it_is_enforced(users) -> None:
+    ann, bob = users
+    detector = ContaminationDetector("enforce")
+    canaries = {user: detector.mint(user) for user in users}
+    app = make_app(detector, canaries)
+    with serving(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        assert client.get(f"/coded/{ann}/gzip", headers=auth(ann)).text == canaries[ann]
+        assert client.get(f"/coded/{ann}/gzip", headers=auth(bob)).status_code == 500
+        assert detector.figures()["errors"] == 0
+        for how in ("br", "broken"):
+            refused = client.get(f"/coded/{ann}/{how}", headers=auth(ann))
+            assert (refused.status_code, refused.json()["code"]) == (500, "response_withheld")
+        assert detector.figures()["errors"] == 2
+        detector.set_mode("http_out", "observe")
+        with client.stream("GET", f"/coded/{ann}/br", headers=auth(ann)) as response:
+            assert b"".join(response.iter_raw()) == canaries[ann].encode()
+    assert detector.figures()["errors"] == 3
+
+
+async def test_what_no_response_of_starlettes_does_is_looked_at_as_well() -> None:
+    """Trailers, a body that grows without end, and a look that an inner one takes over."""
+    detector = ContaminationDetector("enforce")
+    canary = detector.mint("ann")
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        assert list(scope["extensions"]) == ["http.response.trailers"]
+        await send({"type": "http.response.start", "status": 200, "headers": [], "trailers": True})
+        await send({"type": "http.response.body", "body": b"fine"})
+        await send({"type": "http.response.trailers", "headers": [(b"x-note", canary.encode())]})
+
+    async def bomb(scope: Any, receive: Any, send: Any) -> None:
+        body = gzip.compress(bytes(256 << 20))
+        headers = [(b"content-encoding", b"gzip")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    offered = {"http.response.trailers": {}, "http.response.pathsend": {}, "http.response.zerocopysend": {}}
+    scope = {"type": "http", "headers": [], "extensions": offered}
+    middleware = ContaminationMiddleware(application, detector, lambda _: "bob")
+    with pytest.raises(ResponseWithheldError):
+        await middleware({**scope}, None, send)
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    sent.clear()
+    await ContaminationMiddleware(application, detector, lambda _: "ann")({**scope}, None, send)
+    assert len(sent) == 3
+    sent.clear()
+    await ContaminationMiddleware(bomb, detector, lambda _: "bob")({**scope}, None, send)
+    assert sent[0]["status"] == 500
+
+
+async def test_a_stream_that_goes_on_keeps_nothing_of_what_was_reported() -> None:
+    detector = ContaminationDetector("observe")
+    guard = detector.stream("bob", "llm_out")
+    for _ in range(300):
+        guard.feed(detector.mint("ann"))
+    assert guard.collected.sightings == []
+    assert detector.figures()["violations"] == 300
+    assert guard.close().violations == ()
 
 
 def test_nobody_starts_anything_for_a_user_in_quarantine(users) -> None:
@@ -216,3 +334,20 @@ def test_what_a_probe_needs() -> None:
         CanaryProbe(factory, detector, interval=0)
     with pytest.raises(TypeError, match="needs a detector"):
         setup(FastAPI(), IsolaneSettings(), who, probe_seconds=60)
+
+
+def test_a_look_that_is_added_by_hand_knows_who_signed_in(users) -> None:
+    ann, bob = users
+    detector = ContaminationDetector("enforce")
+    app = FastAPI()
+    setup(app, IsolaneSettings(drain_seconds=0.2), who)
+    app.add_middleware(ContaminationMiddleware, detector=detector)
+    canary = detector.mint(ann)
+
+    @app.get("/note")
+    async def note(ctx: Ctx) -> str:
+        return canary
+
+    with serving(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        assert client.get("/note", headers=auth(ann)).json() == canary
+        assert client.get("/note", headers=auth(bob)).status_code == 500

@@ -36,6 +36,21 @@ class PythonFault:
 _AUTH = "security/authentication/"
 
 PYTHON_FAULTS: dict[str, PythonFault] = {
+    "ToolParametersNotAsked": PythonFault(
+        "the detector is not asked about the parameters of a tool",
+        "tools/dispatcher.py",
+        (('_check_boundary("tool_in", self.user_context.user_id, arguments)', "pass"),),
+    ),
+    "ToolResultNotAsked": PythonFault(
+        "the detector is not asked about what a tool returns",
+        "tools/dispatcher.py",
+        (('_check_boundary("tool_out", self.user_context.user_id, value)', "pass"),),
+    ),
+    "CompressedNotRead": PythonFault(
+        "what a compressed response says is not looked at",
+        "fastapi/contamination.py",
+        (("if self._reader is None or self._reader.is_plain:", "if True:"),),
+    ),
     "TicketReusable": PythonFault(
         "a ticket opens as many sockets as one likes",
         f"{_AUTH}tickets.py",

@@ -300,6 +300,13 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "lib::isolation::scanner::tests::what_is_cut_anywhere_is_found_once",
     ),
     "KeysNotScanned": (f"{P}contamination.py::test_a_canary_is_found_wherever_it_is",),
+    "NamesNotScanned": (f"{P}contamination.py::test_the_names_of_an_event_are_looked_at_as_its_payload_is",),
+    "SightingsCrowdOut": (f"{P}contamination.py::test_much_that_is_granted_hides_nothing_that_is_not",),
+    "ToolParametersNotAsked": (f"{P}tools.py::test_a_tool_is_not_called_with_what_is_another_users",),
+    "ToolResultNotAsked": (f"{P}tools.py::test_what_a_tool_gives_of_another_user_gets_nowhere",),
+    "CompressedNotRead": (
+        "tests/integrations/test_contamination_fastapi.py::test_what_cannot_be_read_is_withheld_where_it_is_enforced",
+    ),
     "SightingNotTold": (
         f"{P}contamination.py::test_an_event_with_data_of_another_user_is_not_published",
         "tests/leaks/test_leak_classes.py::test_a_leak_is_caught_and_withheld",

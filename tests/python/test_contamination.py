@@ -7,6 +7,7 @@ import base64
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import gc
 import json
 import logging
@@ -202,8 +203,51 @@ def test_an_object_of_another_user_is_found(detector, new_context):
     own, other = new_context(ANN), new_context(BOB)
     report = detector.check_sync(own, {"context": other, "own": own, "text": "x" * 20})
     assert [(one.tier, one.path) for one in report.violations] == [("owner_tag", "$[context]")]
-    cache = isolane.TTLCache(BOB)
-    assert not detector.check_sync(own, [cache]).violations, "a cache does not say whose it is"
+
+
+async def asleep(canary: str) -> None:
+    await asyncio.sleep(0, canary)
+
+
+def test_what_carries_an_object_of_another_user_is_found(detector, new_context):
+    own, other = new_context(ANN), new_context(BOB)
+    of_other = isolane.TTLCache(BOB)
+    emitter = other.get_websocket_emitter()
+    for carrier in (
+        *(
+            of_other,
+            emitter,
+            emitter.publish,
+            other.cleanup,
+            functools.partial(print, other),
+            lambda given=other: given,
+        ),
+        *(Plain(other), Plain.__init__.__get__(Plain(other)), isolane.WebSocketEvent("mine", BOB)),
+    ):
+        report = detector.check_sync(own, {"callback": carrier, "text": "x" * 20})
+        assert {one.tier for one in report.violations} == {"owner_tag"}, carrier
+    detector.mint(ANN)
+    for carrier in (isolane.TTLCache(ANN), own.cleanup, own.get_websocket_emitter().publish):
+        assert detector.check_sync(own, [carrier, "x" * 20]).verdict == "clean"
+
+
+def test_what_ones_own_objects_hold_is_looked_at(detector, new_context):
+    own, canary = new_context(ANN), detector.mint(BOB)
+    cache = isolane.TTLCache(ANN)
+    cache["a"] = [canary]
+    event = isolane.WebSocketEvent("mine", ANN, {"note": canary})
+    for holder in (cache, event):
+        assert [one.tier for one in detector.check_sync(own, [holder]).violations] == ["canary"]
+    own.agent_context["note"] = canary
+    assert [one.path for one in detector.check_sync(own, [own]).violations] == ["$[0].agent_context[note]"]
+
+
+def test_of_what_only_runs_later_nothing_is_known(detector):
+    detector.mint(ANN)
+    waiting = asleep("something")
+    report = detector.check_sync(ANN, [waiting, "x" * 20])
+    waiting.close()
+    assert (report.verdict, report.coverage.complete) == ("inconclusive", False)
 
 
 def test_a_report_says_where_and_whose_and_nothing_else(detector):
@@ -298,6 +342,21 @@ def test_what_is_granted_passes_to_whom_it_is_granted():
     assert other.check_sync(BOB, other.mint(ANN)).withheld, "the other way round is another grant"
 
 
+@pytest.mark.parametrize("shape", [" ".join, list, lambda texts: [" ".join(texts[:40]), *texts[40:]]])
+def test_much_that_is_granted_hides_nothing_that_is_not(shape, installed):
+    detector = installed("enforce", grants=Friends({(ANN, BOB)}))
+    many = [detector.mint(ANN) for _ in range(200)]
+    assert detector.check_sync(BOB, shape(many)).violations == ()
+    for foreign in (
+        [detector.mint("eve-of-contamination")],
+        [detector.mint(f"user-{number}") for number in range(100)],
+    ):
+        report = detector.check_sync(BOB, shape(many + foreign))
+        assert (report.withheld, len(report.violations)) == (True, len(foreign))
+        with pytest.raises(ResponseWithheldError):
+            isolane.TTLCache(BOB)["rows"] = shape(many + foreign)
+
+
 def test_grants_that_cannot_be_asked_allow_nothing():
     class Broken:
         def allows(self, owner: str, reader: str) -> bool:
@@ -333,8 +392,29 @@ def test_a_detector_that_has_seen_nothing_says_so(detector):
     assert detector.check_sync(ANN, "some text").verdict == "inconclusive", "nobody looks"
 
 
+def test_a_sweep_asks_whether_the_boundaries_ask(installed):
+    detector = ContaminationDetector()
+    detector.mint(ANN)
+    report = detector.sweep()
+    assert report.verdict == "inconclusive", "nobody asks it"
+    asked = {"ws_out", "error", "cache_get", "cache_put", "tool_in", "tool_out"}
+    assert {name for name, works in report.coverage.controls.items() if not works} == asked
+    detector.install()
+    assert detector.sweep().verdict == "clean"
+    other = installed()
+    assert detector.sweep().verdict == "inconclusive", "another one is asked in its place"
+    detector.install()
+    detector.set_mode("ws_out", "off")
+    assert "ws_out" not in detector.sweep().coverage.controls
+    detector.uninstall()
+    assert detector.sweep().verdict == "clean", "until then it was asked"
+    other.uninstall()
+
+
 def test_controls_that_fail_make_it_inconclusive(detector, monkeypatch):
     detector.mint(ANN)
+    detector.install()
+    detector.uninstall()
     assert detector.sweep().verdict == "clean"
 
     class Blind:
@@ -521,6 +601,44 @@ async def test_an_event_with_data_of_another_user_is_not_published(installed, ne
     assert boundaries["ws_out"]["own"] >= 2, "once when it was published, once when it was read"
 
 
+async def test_the_names_of_an_event_are_looked_at_as_its_payload_is(installed, new_context, read_plain):
+    detector = installed()
+    detector.register_secret(ANN, SECRET)
+    ctx = new_context()
+    emitter = ctx.get_websocket_emitter()
+    for names in (
+        {"event_type": SECRET},
+        {"event_type": "mine", "agent_name": SECRET},
+        {"event_type": "mine", "event_id": SECRET},
+        {"event_type": "mine", "priority": 3, "key": SECRET},
+        {"event_type": "mine", "message": SECRET},
+    ):
+        with pytest.raises(ResponseWithheldError):
+            await emitter.send_custom_event(payload={"a": 1}, **names)
+    with pytest.raises(ResponseWithheldError):
+        await emitter.notify_agent_started(agent_name=SECRET)
+    await emitter.send_custom_event("mine", {"a": 1}, event_id="6f9619ff-8b86-4d01-b42d-00cf4fc964fe")
+    messages = read_plain(ctx.user_id, ctx.run_id)
+    assert len(messages) == 1
+    assert SECRET not in json.dumps(messages)
+
+
+async def test_what_is_masked_before_it_is_published_is_no_leak(installed, new_context, read_plain):
+    detector = installed()
+    key = "sk-proj-9fJ2kQ7xLmZ4vB8nT5yR3wP1aB2cD3eF4gH5iJ6kL7mN8oP9"
+    detector.register_secret(ANN, key)
+    ctx = new_context()
+    emitter = ctx.get_websocket_emitter()
+    await emitter.send_custom_event("mine", {"note": f"with {key}"}, message=f"with {key}")
+    (message,) = read_plain(ctx.user_id, ctx.run_id)
+    assert message["payload"]["note"].startswith("with [OPENAI_KEY:")
+    assert detector.figures()["violations"] == 0
+    plain = isolane.WebSocketBridgeFactory(isolane.WebSocketConfig(sanitize="off"))
+    other = new_context()
+    with pytest.raises(ResponseWithheldError):
+        await (await plain.create_user_emitter(other.user_id, other)).send_custom_event("mine", {"note": f"with {key}"})
+
+
 async def test_a_canary_that_is_cut_over_parts_of_a_text_is_found(installed, new_context):
     detector = installed()
     ctx = new_context()
@@ -626,6 +744,46 @@ def test_a_detector_that_is_installed_is_collected_after_it_is_not():
     assert seen() is None
 
 
+# -- taking out --------------------------------------------------------------------------------------------------------
+
+
+def test_the_sanitizer_takes_out_what_the_detector_knows(detector, new_context):
+    sanitizer = isolane.DataSanitizer(references=detector)
+    own, foreign = detector.mint(ANN), detector.mint(BOB)
+    detector.register_secret(BOB, SECRET)
+    coded = base64.b64encode(f"..{foreign}".encode()).decode()
+    value = {
+        "text": f"größer: {own}, {foreign} und {SECRET}",
+        foreign: [coded, (f"\u200b{foreign}",)],
+        "objects": [new_context(ANN), new_context(BOB), isolane.TTLCache(BOB)],
+        (foreign, 1): {foreign.encode(): 2},
+    }
+    shown = sanitizer.remove_cross_user_references(value, ANN)
+    assert detector.check_sync(ANN, shown).verdict == "clean"
+    assert shown["text"].startswith(f"größer: {own}, [FOREIGN:")
+    assert shown["text"].count("[FOREIGN:") == 2
+    assert shown["objects"][0] is value["objects"][0]
+    assert [each.startswith("[FOREIGN:") for each in shown["objects"][1:]] == [True, True]
+    assert list(shown)[1].startswith("[FOREIGN:")
+    assert sanitizer.remove_cross_user_references(shown, ANN) is shown
+    assert detector.figures()["boundaries"]["http_out"]["deliveries"] == 1, "taking out is no delivery"
+    many = " ".join([foreign] * 100)
+    assert foreign not in sanitizer.remove_cross_user_references(many, ANN)
+    assert sanitizer.remove_cross_user_references(many, BOB) is many
+    assert not sanitizer.validate_data_boundaries(foreign, ANN)
+    assert sanitizer.validate_data_boundaries(own, ANN)
+
+
+def test_what_is_granted_or_was_brought_is_not_taken_out():
+    detector = ContaminationDetector(grants=Friends({(ANN, BOB)}))
+    canary = detector.mint(ANN)
+    assert detector.foreign_spans(f"é {canary}", BOB) == []
+    assert detector.foreign_spans(f"é {canary}", "eve-of-contamination") == [(2, 39)]
+    detector.note_inbound("eve-of-contamination", canary)
+    assert detector.foreign_spans(canary, "eve-of-contamination") == []
+    assert not any(each["foreign"] for each in detector.figures()["boundaries"].values()), "it is no delivery"
+
+
 # -- logs and audit ----------------------------------------------------------------------------------------------------
 
 
@@ -633,8 +791,14 @@ def test_a_log_line_with_data_of_a_user_is_replaced():
     detector = ContaminationDetector("enforce")
     canary = detector.mint(ANN)
     lines: list[str] = []
+    extras: list[Any] = []
     handler = logging.Handler()
-    handler.emit = lambda record: lines.append(handler.format(record))  # type: ignore[method-assign]
+
+    def emit(record: logging.LogRecord) -> None:
+        lines.append(handler.format(record))
+        extras.append(getattr(record, "rows", None))
+
+    handler.emit = emit  # type: ignore[method-assign]
     handler.addFilter(ContaminationLogFilter(detector))
     logger = logging.getLogger("tests.contamination")
     logger.propagate = False
@@ -643,6 +807,8 @@ def test_a_log_line_with_data_of_a_user_is_replaced():
         logger.error("plain %d", 7)
         logger.error("of %s", canary)
         logger.error("of %s", canary, extra={"isolane_user": ANN})
+        logger.error("fine", extra={"rows": [{"note": canary}]})
+        logger.error("fine", extra={"rows": ["fine"]})
         try:
             int(canary)
         except ValueError:
@@ -651,7 +817,8 @@ def test_a_log_line_with_data_of_a_user_is_replaced():
         logger.removeHandler(handler)
     assert lines[0] == "plain 7"
     assert lines[2] == f"of {canary}"
-    assert [canary in line for line in lines] == [False, False, True, False]
+    assert (lines[3] != "fine", lines[4], extras) == (True, "fine", [None, None, None, "", ["fine"], None])
+    assert [canary in line for line in lines] == [False, False, True, False, False, False]
     assert detector.figures()["boundaries"]["log"]["foreign"] >= 2
 
 

@@ -331,6 +331,89 @@ def test_a_context_says_whose_it_is(sanitizer, new_context):
     assert MAIL not in sanitizer.mask_pii_data(f"{MAIL} {AWS}", "ann-of-masks")
 
 
+@pytest.mark.parametrize("before", ["\n", "\t", "a\r\n", "\b", "é ", "\\n", '"', "/"])
+@pytest.mark.parametrize("secret", [MAIL, AWS, "4111 1111 1111 1111", "536-90-4399", "DE89370400440532013000"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_the_text_of_json_stays_json_and_an_escape_hides_nothing(sanitizer, before, secret, ascii_only):
+    text = json.dumps(
+        {"note": f"see{before}{secret}\n{before}", "deep": json.dumps([f"see{before}{secret}"])},
+        ensure_ascii=ascii_only,
+    )
+    shown = sanitizer.mask_pii_data(text, "ann")
+    assert secret not in shown
+    read = json.loads(shown)
+    assert read["note"].startswith(f"see{before}[")
+    assert len(json.loads(read["deep"])) == 1
+    stream = sanitizer.stream("ann")
+    assert secret not in "".join(map(stream.feed, text)) + stream.close()
+
+
+@pytest.mark.parametrize("secret", [MAIL, AWS])
+def test_the_digits_of_an_escape_belong_to_no_word(sanitizer, secret):
+    shown = sanitizer.mask_pii_data(json.dumps(f"\u0001{secret}"))
+    assert json.loads(shown).startswith("\u0001[")
+
+
+class Silent(list):
+    def __iter__(self):
+        return iter(())
+
+
+def test_nothing_hides_in_keys_or_odd_containers(sanitizer):
+    for value in (
+        {(AWS, 1): 1},
+        {AWS.encode(): 1},
+        {frozenset([(AWS,)]): 1},
+        {b"password": "hunter22"},
+        Silent([AWS]),
+        {"a": Silent([AWS])},
+    ):
+        shown = sanitizer.sanitize(value, boundary="log", context="ann")
+        assert shown.findings
+        assert AWS not in repr(shown.value)
+        assert "hunter22" not in repr(shown.value)
+        assert AWS not in repr(shown.findings)
+        assert sanitizer.sanitize(shown.value, boundary="log", context="ann").value is shown.value
+    kept = {(1, "a"): 1, b"name": 2, None: 3, 7: 4, 2.5: 5, True: 6}
+    assert sanitizer.sanitize(kept, boundary="log").value is kept
+
+
+def chained(how):
+    error = RuntimeError("plain")
+    inner = ValueError(f"with {AWS}")
+    if how == "cause":
+        error.__cause__ = inner
+    elif how == "context":
+        error.__context__ = inner
+    elif how == "note":
+        error.add_note(f"with {AWS}")
+    elif how == "group":
+        error = ExceptionGroup("plain", [ExceptionGroup("plain", [inner])])
+    elif how == "cycle":
+        error.__cause__, inner.__cause__ = inner, error
+    return error
+
+
+@pytest.mark.parametrize("how", ["cause", "context", "note", "group", "cycle"])
+def test_what_a_traceback_shows_beside_an_exception_is_looked_at(sanitizer, how):
+    shown = sanitizer.sanitize({"error": chained(how)}, boundary="error", context="ann")
+    assert isinstance(shown.value["error"], str)
+    assert "plain" in shown.value["error"]
+    assert shown.masked
+    plain = RuntimeError("plain")
+    plain.__cause__ = ValueError("as well")
+    assert sanitizer.sanitize(plain, boundary="error").value is plain
+
+
+def test_an_address_is_found_beside_dashes_and_where_it_is_emphasised(sanitizer):
+    for text in (f"_{MAIL}_", f"write to {MAIL}--now", f"{MAIL}-----BEGIN PRIVATE KEY-----\nAAAA", f"*{MAIL}*"):
+        assert MAIL not in sanitizer.mask_pii_data(text)
+        stream = sanitizer.stream("ann")
+        assert MAIL not in "".join(map(stream.feed, text)) + stream.close()
+    for text in (f"{MAIL}-x", f"{MAIL}_x", f"{MAIL}@host"):
+        assert sanitizer.mask_pii_data(text) == text
+
+
 class Tagged:
     """Knows another user's data by a tag, as the owner tags and canaries of a detector do."""
 

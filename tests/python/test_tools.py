@@ -16,6 +16,7 @@ from isolane import (
     AgentInstanceFactory,
     AgentRegistry,
     BaseAgent,
+    ContaminationDetector,
     ContextIsolationError,
     DispatchStrategy,
     ExecutionEngineFactory,
@@ -23,6 +24,7 @@ from isolane import (
     PermissionBoundarySystem,
     PermissionDeniedError,
     PermissionEngine,
+    ResponseWithheldError,
     RunClosed,
     Tool,
     ToolDispatcherClosedError,
@@ -1163,3 +1165,120 @@ def test_a_generator_is_no_tool() -> None:
     for tool in (some, more):
         with pytest.raises(ToolRegistrationError, match="yields"):
             Tool.of(tool)
+
+
+@pytest.fixture
+def detector():
+    """Return a maker of detectors that the process's boundaries ask, until the test ends."""
+    made = []
+
+    def make(modes: Any = "enforce") -> ContaminationDetector:
+        made.append(ContaminationDetector(modes))
+        made[-1].install()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.uninstall()
+
+
+class Rows:
+    """Tools that give and raise what they were told to, on the loop and off it."""
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+        self.called = 0
+
+    async def rows(self, what: Any = None) -> Any:
+        self.called += 1
+        return {"rows": [self.given]}
+
+    def rows_of_thread(self) -> Any:
+        self.called += 1
+        return {"rows": [self.given]}
+
+    def broken(self) -> Any:
+        raise LookupError(f"no such row: {self.given}")
+
+    async def slow(self) -> Any:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise LookupError(self.given)
+
+
+async def test_what_a_tool_gives_of_another_user_gets_nowhere(detector, factory, new_context, alice, bob, read_plain):
+    found = detector({"tool_in": "enforce", "tool_out": "enforce", "ws_out": "observe"})
+    foreign = found.mint(bob)
+    ctx = new_context(alice)
+    tools = Rows(foreign)
+    dispatcher = factory.create_dispatcher(ctx, tools=[tools.rows, tools.rows_of_thread, tools.broken])
+    for name in ("rows", "rows_of_thread", "broken"):
+        with pytest.raises(ResponseWithheldError) as caught:
+            await dispatcher.execute_tool(name)
+        assert caught.value.boundary == "tool_out"
+        assert caught.value.__cause__ is caught.value.__context__ is None, "what the tool raised is not behind it"
+        response = await dispatcher.dispatch_tool(name)
+        assert (response.success, response.result, response.metadata["code"]) == (False, None, "response_withheld")
+        assert foreign not in f"{response.error} {response.exception!r}"
+    messages = read_plain(ctx.user_id, ctx.run_id)
+    ends = [each["payload"] for each in messages if each["type"] == "tool_completed"]
+    assert [(each["status"], each["error"]) for each in ends] == [("error", "response_withheld")] * 6
+    assert sum(each["type"] == "tool_executing" for each in messages) == 6
+    assert foreign not in json.dumps(messages)
+    assert dispatcher.get_metrics()["failed_executions"] == 6
+    assert found.figures()["boundaries"]["tool_out"]["foreign"] == 6
+    # The nearest neighbours: one's own canary, and a boundary that only observes.
+    own = Rows(found.mint(alice))
+    assert await dispatcher.execute_tool(dispatcher.register_tool(own.rows, name="own").name) == {"rows": [own.given]}
+    found.set_mode("tool_out", "observe")
+    found.set_mode("ws_out", "off")
+    assert await dispatcher.execute_tool("rows") == {"rows": [foreign]}
+
+
+async def test_a_tool_is_not_called_with_what_is_another_users(detector, factory, new_context, alice, bob, events):
+    found = detector({"tool_in": "enforce", "ws_out": "off"})
+    foreign = found.mint(bob)
+    ctx = new_context(alice)
+    tools = Rows("x")
+    dispatcher = factory.create_dispatcher(ctx, tools=[tools.rows])
+    for what in (foreign, {"deep": [{foreign: 1}]}, new_context(bob)):
+        with pytest.raises(ResponseWithheldError) as caught:
+            await dispatcher.execute_tool("rows", {"what": what})
+        assert caught.value.boundary == "tool_in"
+    assert (tools.called, events(ctx)) == (0, [])
+    assert (await dispatcher.execute_tool("rows", {"what": found.mint(alice)}), tools.called) == ({"rows": ["x"]}, 1)
+    found.set_mode("tool_in", "observe")
+    await dispatcher.execute_tool("rows", {"what": foreign})
+    assert found.figures()["boundaries"]["tool_in"]["foreign"] == 4
+
+
+async def test_a_result_that_is_withheld_from_the_stream_alone_is_a_pair_as_well(
+    detector, factory, new_context, alice, bob, events
+):
+    found = detector({"ws_out": "enforce", "tool_out": "off", "tool_in": "off"})
+    ctx = new_context(alice)
+    tools = Rows(found.mint(bob))
+    dispatcher = factory.create_dispatcher(ctx, tools=[tools.rows])
+    with pytest.raises(ResponseWithheldError) as caught:
+        await dispatcher.execute_tool("rows")
+    assert caught.value.boundary == "ws_out"
+    assert events(ctx) == [("tool_executing", "rows", "executing"), ("tool_completed", "rows", "error")]
+    with pytest.raises(ResponseWithheldError):
+        await dispatcher.execute_tool("rows", {"what": tools.given})
+    assert tools.called == 1, "a call that cannot be shown is not made"
+    found.set_mode("ws_out", "off")
+    assert await dispatcher.execute_tool("rows") == {"rows": [tools.given]}
+
+
+async def test_a_tool_that_raises_when_it_is_ended_is_withheld_too(detector, factory, new_context, alice, bob):
+    found = detector({"tool_out": "enforce", "ws_out": "off"})
+    tools = Rows(found.mint(bob))
+    dispatcher = factory.create_dispatcher(new_context(alice), tools=[tools.slow])
+    with pytest.raises(ToolTimeoutError) as caught:
+        await dispatcher.execute_tool("slow", timeout=0.01)
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    found.set_mode("tool_out", "observe")
+    with pytest.raises(ToolTimeoutError) as caught:
+        await dispatcher.execute_tool("slow", timeout=0.01)
+    assert tools.given in repr(caught.value.__cause__)

@@ -31,6 +31,7 @@ from isolane.engines.factory import ExecutionEngineFactory
 from isolane.events.bridge import WebSocketBridgeFactory, WebSocketConfig
 from isolane.events.lag import LoopLagMonitor
 from isolane.fastapi import problems
+from isolane.fastapi.contamination import ContaminationMiddleware
 from isolane.fastapi.draining import SignalDrain
 from isolane.fastapi.event_socket import EventSocket
 from isolane.fastapi.gate import Gate
@@ -377,13 +378,13 @@ def setup(
             function. Anything but ``True`` is answered as if the run were not there. Default: all are done.
         audit: is told who signs in to sockets, and who is refused. One with a ``health()``, such as an
             ``AuditLogger``, is part of the readiness and of ``introspect()``. Default: nobody is.
-        contamination: looks at events, caches and errors while the application runs. Default: nobody does. For the
-            bodies of responses add ``ContaminationMiddleware``.
+        contamination: looks at events, caches, errors, calls of tools and the bodies of responses while the
+            application runs. Default: nobody does.
         probe_seconds: how often its ``CanaryProbe`` runs, such as 60. Default: never.
         tools: makes the dispatchers that agents get by ``context.get_tool_dispatcher()``. Default: there are none.
         problem_details: answer isolane's exceptions with problem documents.
 
-    Adds one middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
+    Adds its middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
     of isolane around the application's own lifespan. Calling it again returns what the first call made.
 
     Raises:
@@ -416,6 +417,8 @@ def setup(
         tools=tools,
     )
     app.state.isolane = isolane
+    if contamination is not None:
+        app.add_middleware(ContaminationMiddleware, detector=contamination)
     app.add_middleware(IsolaneMiddleware, isolane=isolane)
     if problem_details:
         problems.register(app)

@@ -38,7 +38,7 @@ logger = logging.getLogger("isolane.security")
 Whose = UserExecutionContext | str | None
 """A context, the id of a user, or ``None`` for nobody in particular, to whom all of it is somebody else's."""
 
-HOOKED = frozenset({"ws_out", "error", "cache_get", "cache_put"})
+HOOKED = frozenset({"ws_out", "error", "cache_get", "cache_put", "tool_in", "tool_out"})
 """Boundaries of isolane's own that ask the installed detector by themselves."""
 
 MAX_REMEMBERED = 10_000
@@ -98,6 +98,7 @@ class ContaminationDetector:
         self._granted = 0
         self._hook_errors = 0
         self._installed = False
+        self._asked: frozenset[str] = frozenset()
 
     # -- what is looked for ----------------------------------------------------------------------------------------
 
@@ -202,6 +203,20 @@ class ContaminationDetector:
         """Return a row of a database if it may pass: ``guard`` at the boundary ``db_row``."""
         return self.guard(row, boundary="db_row", context=context)
 
+    def foreign_spans(self, text: str, user_id: str) -> list[tuple[int, int]]:
+        """Return where a text has canaries and secrets of others, in characters.
+
+        ``DataSanitizer(references=detector)`` asks it. What was granted, and what the user brought, is not foreign.
+        Nothing is recorded, and nobody is put into quarantine: what is taken out goes to nobody.
+        """
+        spans = [self._span(text, sighting) for sighting in self._foreign_in(text, user_id)]
+        rest, end = "", 0
+        for start, stop in sorted(spans):
+            rest += text[end : max(end, start)] + "\n"
+            end = max(end, stop)
+        # What is written in another form may not be where it was seen: then all of the text goes.
+        return [(0, len(text))] if spans and self._foreign_in(rest + text[end:], user_id) else spans
+
     def stream(self, context: Whose, boundary: str) -> StreamGuard:
         """Look at what comes in pieces, without missing what is cut in two."""
         from isolane.security.streams import StreamGuard  # noqa: PLC0415 - which needs this module
@@ -223,24 +238,35 @@ class ContaminationDetector:
             guard.close()
 
     def sweep(self) -> ContaminationReport:
-        """Check that every scan point that is on would see something: the report has no violations of its own."""
+        """Check that every scan point that is on would see something: the report has no violations of its own.
+
+        A control is made for each. Of those where isolane asks by itself the detector must be installed as well, or
+        have been until ``uninstall``; whether the application asks at the others is not known here.
+        """
         collected = Collected(own=1, scanned_bytes=1)
         enabled = [boundary for boundary, mode in self._modes.items() if mode is not ScanMode.OFF]
-        return self._report("http_out", collected, (), (), granted=0, checked=enabled)
+        unasked = HOOKED.difference(self._asking())
+        return self._report("http_out", collected, (), (), granted=0, checked=enabled, unasked=unasked)
+
+    def _asking(self) -> frozenset[str]:
+        """Return which of isolane's own boundaries ask this detector, or did until it was uninstalled."""
+        return self._asked | {name for name in HOOKED if self.scanner.is_asked(name)}
 
     # -- installing ------------------------------------------------------------------------------------------------
 
     def install(self) -> None:
-        """Have isolane's own boundaries ask: publishing and writing events, errors in them, and caches.
+        """Have isolane's own boundaries ask: publishing and writing events, errors in them, caches, and calls of tools.
 
         One detector is asked at a time: this one takes the place of another.
         """
         enabled = [name for name in sorted(HOOKED) if self._modes[name] is not ScanMode.OFF]
         _install_scanner(self.scanner, self._on_sightings, enabled)
         self._installed = True
+        self._asked = frozenset()
 
     def uninstall(self) -> None:
         """Have them ask nobody, unless another detector took the place."""
+        self._asked = self._asking()
         _uninstall_scanner(self.scanner)
         self._installed = False
 
@@ -251,24 +277,10 @@ class ContaminationDetector:
             self._failed(RuntimeError("a value could not be looked into"), collected)
         return self._judge(user_id, boundary, collected).withheld
 
-    def foreign_spans(self, text: str, user_id: str) -> list[tuple[int, int]]:
-        """Return where a text has canaries and secrets of others, in characters.
-
-        ``DataSanitizer(references=detector)`` asks it. What was granted, and what the user brought, is not foreign.
-        Nothing is recorded, and nobody is put into quarantine: what is taken out goes to nobody.
-        """
-        spans = [self._span(text, sighting) for sighting in self._foreign_in(text, user_id)]
-        rest, end = "", 0
-        for start, stop in sorted(spans):
-            rest += text[end : max(end, start)] + "\n"
-            end = max(end, stop)
-        # What is written in another form may not be where it was seen: then all of the text goes.
-        return [(0, len(text))] if spans and self._foreign_in(rest + text[end:], user_id) else spans
-
     # -- judging ---------------------------------------------------------------------------------------------------
 
     def _foreign_in(self, text: str, user_id: str) -> list[Sighting]:
-        sightings = self.scanner.scan(user_id, text, "tool_out", first=False)[3]
+        sightings = self.scanner.look(user_id, text)
         return [each for each in sightings if not each.is_prior and not self._is_granted(each, user_id)]
 
     @staticmethod
@@ -286,7 +298,9 @@ class ContaminationDetector:
         logger.error("something could not be looked into: %s", type(error).__name__)
 
     def _is_granted(self, sighting: Sighting, reader: str | None) -> bool:
-        owner = sighting.owner_user_id
+        return self._grants_allow(sighting.owner_user_id, reader)
+
+    def _grants_allow(self, owner: str | None, reader: str | None) -> bool:
         if self.grants is None or owner is None or reader is None:
             return False
         try:
@@ -330,10 +344,14 @@ class ContaminationDetector:
         *,
         granted: int,
         checked: list[str] | None = None,
+        unasked: frozenset[str] = frozenset(),
     ) -> ContaminationReport:
         planted, deliveries, works = self.scanner.standing()
         enforces = self._modes[boundary] is ScanMode.ENFORCE
-        controls = {name: works and self._modes[name] is not ScanMode.OFF for name in checked or [boundary]}
+        controls = {
+            name: works and name not in unasked and self._modes[name] is not ScanMode.OFF
+            for name in checked or [boundary]
+        }
         coverage = ScanCoverage(
             planted=planted,
             observed_own=collected.own,

@@ -242,6 +242,10 @@ def _has_text(element: Any) -> bool:
 
     used = (getattr(element, "operator", None), getattr(element, "modifier", None))
     is_word = any(isinstance(one, operators.custom_op) and not OPERATOR.fullmatch(one.opstring) for one in used)
+    field = getattr(element, "field", None)
+    if isinstance(field, str) and not field.isidentifier():
+        # What is extracted of a time is written as it is.
+        return True
     return is_word or any(getattr(element, name, None) for name in TEXTS)
 
 

@@ -9,6 +9,12 @@ from isolane.security.events import AuditSink, SecurityEvent
 from isolane.security.findings import ScanMode
 
 WITHHELD = "a log line was withheld: it had data of a user"
+OF_RECORDS = frozenset(
+    {*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "taskName", "isolane_user"}
+)
+"""What each record has; the rest came in by ``extra=``."""
+PLAIN = (str, bytes, dict, list, tuple, set, frozenset)
+"""What is written as it is. Behind other objects, such as a connection that logs, may be all of the process."""
 
 
 class ContaminationLogFilter(logging.Filter):
@@ -16,7 +22,8 @@ class ContaminationLogFilter(logging.Filter):
 
     A log is read by people who may see no user's canary or secret, so anybody's is a violation. A record that names
     its user (``extra={"isolane_user": user_id}``) may have what is that user's. Add it to a handler, so that it sees
-    the records of all loggers. Where the boundary enforces, the line is replaced and its exception left out.
+    the records of all loggers. Texts and containers that a record has by ``extra=`` are looked at as well. Where the
+    boundary enforces, the line is replaced, and they and its exception are left out.
     """
 
     def __init__(self, detector: ContaminationDetector) -> None:
@@ -33,10 +40,15 @@ class ContaminationLogFilter(logging.Filter):
             line = str(record.msg)
         user = getattr(record, "isolane_user", None)
         error = record.exc_info[1] if record.exc_info else None
-        seen = (line, record.args, error, record.exc_text, record.stack_info)
+        given = vars(record).items()
+        extra = {name: value for name, value in given if name not in OF_RECORDS and isinstance(value, PLAIN)}
+        seen = (line, record.args, error, record.exc_text, record.stack_info, extra)
         if self.detector.check_sync(user, seen, boundary="log").withheld:
             record.msg, record.args = WITHHELD, ()
             record.exc_info = record.exc_text = record.stack_info = None
+            for name in extra:
+                # A format that names it still finds it.
+                setattr(record, name, "")
         return True
 
 

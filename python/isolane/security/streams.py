@@ -27,9 +27,8 @@ class StreamGuard:
         self._boundary = boundary
         self._window = StreamWindow(detector.scanner)
         self._withheld = False
-        self._reported = 0
         self.collected = Collected()
-        """What was seen so far."""
+        """What was seen so far; of sightings, those that were not responded to."""
 
     def look(self, piece: Any) -> None:
         """Look at a piece: text, bytes, or a value as ``check_sync`` takes it."""
@@ -52,22 +51,36 @@ class StreamGuard:
                 self.look(piece)
             except Exception as error:  # noqa: BLE001 - whatever a value raises when it is looked into
                 self._detector._failed(error, self.collected)  # noqa: SLF001 - the other half of it
-            if self.collected.sightings[self._reported :] or self.collected.error is not None:
+            if self.collected.sightings or self.collected.error is not None:
                 self._withheld = self._respond().withheld
         if self._withheld:
             raise ResponseWithheldError(self._boundary)
         return piece
 
+    def miss(self, error: Exception) -> None:
+        """Note that a piece could not be looked at.
+
+        Raises:
+            ResponseWithheldError: the boundary enforces. Nothing of the stream passes after that.
+        """
+        if self._detector.mode(self._boundary) is ScanMode.OFF:
+            return
+        self._detector._failed(error, self.collected)  # noqa: SLF001 - the other half of it
+        self._withheld = self._respond().withheld or self._withheld
+        if self._withheld:
+            raise ResponseWithheldError(self._boundary)
+
     def _respond(self) -> ContaminationReport:
-        """Respond to what is new."""
+        """Respond to what is new, and let go of it: a stream may go on for days."""
+        sightings, self.collected.sightings = self.collected.sightings, []
+        self.collected.complete = self.collected.complete and self.collected.error is None
         new = Collected(
-            self.collected.sightings[self._reported :],
+            sightings,
             self.collected.own,
             self.collected.scanned_bytes,
             self.collected.complete,
             self.collected.error,
         )
-        self._reported = len(self.collected.sightings)
         self.collected.error = None
         return self._detector._judge(self._user, self._boundary, new)  # noqa: SLF001 - the other half of it
 

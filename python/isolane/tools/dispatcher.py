@@ -23,8 +23,10 @@ from isolane._core import (
     UnifiedIDManager,
     UserExecutionContext,
     UserWebSocketEmitter,
+    _check_boundary,
 )
 from isolane.limits import LimitTimeout
+from isolane.security.errors import ResponseWithheldError
 from isolane.security.permissions.answers import PermissionAnswer
 from isolane.security.permissions.errors import PermissionDeniedError
 from isolane.security.permissions.result import PermissionValidationResult, ViolationType
@@ -269,7 +271,9 @@ class UnifiedToolDispatcher:
 
         Raises ``ToolNotFoundError``, ``ToolParameterError``, ``PermissionDeniedError``, ``ToolLimitError``,
         ``ToolTimeoutError``, ``ToolExecutionError`` when the tool raised (its ``__cause__``),
-        ``ToolDispatcherClosedError``, and what publishing an event raises: ``RunClosed`` and ``BudgetExceeded``.
+        ``ToolDispatcherClosedError``, what publishing an event raises: ``RunClosed`` and ``BudgetExceeded``, and
+        ``ResponseWithheldError`` when the installed detector enforces, and parameters, result, or what the tool raised,
+        have data of another user.
         """
         return await self._call(tool_name, parameters, timeout, {})
 
@@ -293,7 +297,7 @@ class UnifiedToolDispatcher:
         about: dict[str, Any] = {"tool_name": tool_name, "code": "ok", "execution_time_ms": 0.0}
         try:
             result = await self._call(tool_name, parameters, timeout, about)
-        except (ToolDispatchError, PermissionDeniedError, RunClosed, BudgetExceeded) as error:
+        except (ToolDispatchError, PermissionDeniedError, ResponseWithheldError, RunClosed, BudgetExceeded) as error:
             about["code"] = getattr(error, "code", "run_closed" if isinstance(error, RunClosed) else "budget_exceeded")
             if isinstance(error, ToolParameterError):
                 about["problems"] = [{"path": each.path, "message": each.message} for each in error.problems]
@@ -370,7 +374,9 @@ class UnifiedToolDispatcher:
         self._running.add(number)
         cancels = 0 if task is None else task.cancelling()
         how, problem, value, shown = "failed", "tool_failed", None, None
+        refused: Exception | None = None
         try:
+            _check_boundary("tool_in", self.user_context.user_id, arguments)
             shown = self._show_begin(tool, arguments)
             if tool.is_async:
                 value = await tool.start(self.user_context, arguments)
@@ -378,6 +384,7 @@ class UnifiedToolDispatcher:
                 value = await self._in_thread(tool, arguments, seconds)
             if self._looks:
                 value = self._outward(tool, value)
+            _check_boundary("tool_out", self.user_context.user_id, value)
             if factory.calls.is_expired(number):
                 # It kept its cancellation to itself; what it returned comes too late.
                 raise asyncio.CancelledError  # noqa: TRY301 - one place for both
@@ -387,18 +394,18 @@ class UnifiedToolDispatcher:
             if instead is None:
                 raise
             raise instead from None
-        except (ToolDispatchError, RunClosed, BudgetExceeded) as error:
-            problem = getattr(error, "code", problem)
+        except (ToolDispatchError, ResponseWithheldError, RunClosed, BudgetExceeded) as error:
+            problem, value = getattr(error, "code", problem), None
             raise
-        except Exception as error:
-            if self._is_own_cancellation(number, task, cancels):
-                how, problem = "timed_out", ToolTimeoutError.code
-                raise ToolTimeoutError(tool.name, seconds) from error
-            problem = type(error).__name__
-            raise ToolExecutionError(tool.name, problem) from error
+        except Exception as error:  # noqa: BLE001 - whatever a tool raises; it is raised below
+            is_own = self._is_own_cancellation(number, task, cancels)
+            how, problem, refused = self._refusal(tool, error, seconds if is_own else None)
         finally:
             self._end(number, tool, how, problem, value, shown, about)
-        return value
+        if refused is None:
+            return value
+        # Raised here, where what the tool raised is behind it only if it was put there.
+        raise refused
 
     def _of_cancellation(
         self, tool: Tool, seconds: float, number: int, task: asyncio.Task[Any] | None, cancels: int
@@ -425,6 +432,25 @@ class UnifiedToolDispatcher:
         result = await threads.run(permit, partial(tool.start, self.user_context, arguments))
         # A plain function may hand out a coroutine, as a lambda around an async one does.
         return await result if inspect.isawaitable(result) else result
+
+    def _refusal(self, tool: Tool, error: Exception, seconds: float | None) -> tuple[str, str, Exception]:
+        """Return how a call ended whose tool raised, the problem in one word, and what its caller gets.
+
+        That has what the tool raised as its cause, which the caller may show, unless it has data of another user.
+        """
+        name = type(error).__name__
+        refused: Exception = ToolExecutionError(tool.name, name)
+        how, problem = "failed", name
+        if seconds is not None:
+            how, problem, refused = "timed_out", ToolTimeoutError.code, ToolTimeoutError(tool.name, seconds)
+        try:
+            _check_boundary("tool_out", self.user_context.user_id, error)
+        except ResponseWithheldError as withheld:
+            return (
+                (how, withheld.code, ResponseWithheldError("tool_out")) if seconds is None else (how, problem, refused)
+            )
+        refused.__cause__ = error
+        return how, problem, refused
 
     def _inward(self, tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters as the tool gets them."""
@@ -539,6 +565,10 @@ class UnifiedToolDispatcher:
                 except (InvalidEvent, EventTooLarge) as refused:
                     metadata = {"result_omitted": type(refused).__name__}
                     emitter.notify_tool_completed(tool_name=tool.name, result=None, metadata=metadata)
+                except ResponseWithheldError as withheld:
+                    emitter.notify_tool_completed(tool_name=tool.name, error=withheld.code)
+                    self._events += 1
+                    raise
         except (InvalidEvent, RunClosed):
             # The run ended meanwhile, or its agent did: what was open was closed then, with its last event.
             return

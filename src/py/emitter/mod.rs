@@ -354,6 +354,20 @@ impl UserWebSocketEmitter {
         if let Some(message) = draft.message {
             gate::check_text(py, boundary, user, ("message", message), Delivery::Again)?;
         }
+        // Names are published as they are; that of a tool is in the payload.
+        let custom = match draft.kind {
+            EventKind::Custom(name) => Some(name),
+            _ => None,
+        };
+        let names = [
+            ("agent_name", draft.agent),
+            ("event_type", custom),
+            ("key", draft.extra.key),
+            ("event_id", draft.extra.event_id),
+        ];
+        for (path, name) in names {
+            gate::check_name(py, boundary, user, (path, name.unwrap_or_default()))?;
+        }
         if let Some(Delta {
             message,
             at: (from, to),

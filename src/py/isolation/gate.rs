@@ -9,7 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::walk::{Located, Walk};
+use super::walk::{Located, SHORTEST, Walk};
 use super::{PyScanner, PySighting};
 use crate::isolation::{Boundary, Delivery, Depth, Found, Scanner};
 use crate::mutants::mutant;
@@ -87,6 +87,21 @@ pub(crate) fn after_fork_in_child() {
     ON.store(0, Ordering::Relaxed);
     // Leaked rather than dropped: it may run code of the parent's.
     std::mem::forget(slot().take());
+}
+
+/// Looks at a value at a boundary that is written in Python. Raises `ResponseWithheldError` when it is withheld.
+#[pyfunction]
+pub(crate) fn _check_boundary(boundary: &str, user: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    match Boundary::named(boundary) {
+        Some(known) if is_on(known) => check_value(known, user, value),
+        Some(_) => Ok(()),
+        None => Err(PyValueError::new_err(format!("no boundary is named {boundary}"))),
+    }
+}
+
+/// Whether a boundary asks this scanner.
+pub(super) fn asks(boundary: Boundary, scanner: &Arc<Scanner>) -> bool {
+    gate(boundary).is_some_and(|gate| Arc::ptr_eq(&gate.scanner, scanner))
 }
 
 impl Gate {
@@ -169,6 +184,15 @@ pub(crate) fn check_part(
         return Err(withheld(py, boundary));
     }
     Ok(())
+}
+
+/// Looks at a name that is published beside a text: of an agent, a tool, a type, or an id that the publisher chose.
+pub(crate) fn check_name(py: Python<'_>, boundary: Boundary, user: &str, (path, name): (&str, &str)) -> PyResult<()> {
+    if name.len() < SHORTEST || mutant!(NamesNotScanned) {
+        return Ok(());
+    }
+    // The event that carries the name counts as the delivery.
+    check_text(py, boundary, user, (path, name), Delivery::Again)
 }
 
 /// Looks at a text that was scanned when it was published, on its way to one socket. Answers whether it may pass.

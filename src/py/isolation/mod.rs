@@ -9,6 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyBytesMethods, PyDict, PyString};
 
+pub(crate) use self::walk::owner_of;
 use self::walk::{Located, Walk};
 use super::errors::{BudgetExceeded, to_python};
 use super::policy::with_placeholders;
@@ -205,6 +206,15 @@ impl PyScanner {
         Ok((found.own, found.bytes, is_complete && found.more == 0, sightings))
     }
 
+    /// What a value has of others, without counting it as a delivery.
+    fn look(&self, py: Python<'_>, observer: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<PySighting>> {
+        self.stamp.check(py)?;
+        let mut walk = Walk::new(&self.inner, Some(observer));
+        walk.run(value)?;
+        let sighting = |one| PySighting::new(one, Some(&self.inner), Some(observer));
+        Ok(walk.located.into_iter().map(sighting).collect())
+    }
+
     /// Looks for canaries as they are in a text, and for nothing else: the search whose speed is measured.
     fn count_canaries(&self, text: &str) -> usize {
         let mut found = Found::default();
@@ -231,6 +241,11 @@ impl PyScanner {
             deliveries.into_iter().max().unwrap_or_default(),
             self.inner.controls(),
         )
+    }
+
+    /// Whether one of isolane's own boundaries asks it now.
+    fn is_asked(&self, boundary: &str) -> PyResult<bool> {
+        Ok(gate::asks(self::boundary(boundary)?, &self.inner))
     }
 
     /// Counts a scan that could not be done.

@@ -10,6 +10,8 @@ use pyo3::types::{
     PyType,
 };
 
+use super::super::cache::TtlCache;
+use super::super::context::PyContext;
 use crate::ids::UserId;
 use crate::isolation::{Depth, Form, Found, Scanner, Sighting, Tier};
 use crate::mutants::mutant;
@@ -19,7 +21,7 @@ const MAX_VALUES: usize = 100_000;
 /// Levels below the value; what is deeper was not seen either.
 const MAX_DEPTH: usize = 64;
 /// A text of fewer bytes holds neither a canary nor a secret.
-const SHORTEST: usize = 10;
+pub(super) const SHORTEST: usize = 10;
 /// A key of more characters is not shown in a path: it may be what was found.
 const MAX_KEY: usize = 32;
 
@@ -146,7 +148,7 @@ impl<'a, 'py> Walk<'a, 'py> {
         }
         let path = self.path(step);
         for sighting in std::mem::take(&mut self.found.sightings) {
-            if self.located.len() < 64 {
+            if sighting.is_kept(self.located.iter().map(|one| &one.sighting)) {
                 let path = path.clone();
                 self.located.push(Located { path, sighting });
             } else {
@@ -297,13 +299,15 @@ impl<'a, 'py> Walk<'a, 'py> {
         let py = value.py();
         let kind = value.get_type();
         if let Some(owner) = owner_of(&kind, value) {
-            self.owned(step, &owner);
-            return Ok(());
+            return self.owned(step, depth, value, &owner);
         }
         if is_written(&kind) {
             return self.string(step, &value.str()?);
         }
         if let Ok(function) = value.cast::<PyFunction>() {
+            for name in ["__defaults__", "__kwdefaults__", "__dict__"] {
+                self.field(step, depth, value, name)?;
+            }
             if let Ok(cells) = function.getattr(intern!(py, "__closure__"))
                 && let Ok(cells) = cells.cast_into::<PyTuple>()
             {
@@ -316,10 +320,19 @@ impl<'a, 'py> Walk<'a, 'py> {
         if value.is_instance_of::<PyType>() {
             return Ok(());
         }
-        if let Ok(fields) = kind.getattr(intern!(py, "__dataclass_fields__")) {
-            for name in fields.try_iter()? {
-                self.field(step, depth, value, &name?.extract::<String>()?)?;
+        // What a method, or a call with some of its arguments, was made of.
+        let parts: &[&str] = match kind.module() {
+            Ok(module) if value.is_callable() && module.to_str().is_ok_and(|name| name == "builtins") => {
+                &["__self__", "__func__"]
             }
+            Ok(module) if module.to_str().is_ok_and(|name| name == "functools") => &["func", "args", "keywords"],
+            _ => &[],
+        };
+        for name in parts {
+            self.field(step, depth, value, name)?;
+        }
+        if self.dataclass(step, depth, value)? {
+            // Its class may have a dictionary for more.
         } else if let Ok(mapping) = value.cast::<PyMapping>() {
             for (at, pair) in mapping.items()?.iter().enumerate() {
                 let (key, inner) = pair.extract()?;
@@ -328,8 +341,11 @@ impl<'a, 'py> Walk<'a, 'py> {
             return Ok(());
         } else if value.hasattr(intern!(py, "__len__"))? && value.hasattr(intern!(py, "__iter__"))? {
             self.items(step, depth, value)?;
-        } else if value.hasattr(intern!(py, "__next__"))? || value.hasattr(intern!(py, "__anext__"))? {
-            // Reading it would take it away from whoever it is for.
+        } else if ["__next__", "__anext__", "cr_frame"]
+            .iter()
+            .any(|name| value.hasattr(*name).unwrap_or(false))
+        {
+            // Reading it would take it away from whoever it is for; of what a coroutine is about nothing can be seen.
             self.is_complete = false;
             return Ok(());
         }
@@ -353,10 +369,32 @@ impl<'a, 'py> Walk<'a, 'py> {
         Ok(())
     }
 
-    /// An object of isolane's says itself whose it is.
-    fn owned(&mut self, step: usize, owner: &str) {
+    /// Looks at the fields of a dataclass. Answers whether it is one.
+    fn dataclass(&mut self, step: usize, depth: usize, value: &Bound<'py, PyAny>) -> PyResult<bool> {
+        let Ok(fields) = value.get_type().getattr(intern!(value.py(), "__dataclass_fields__")) else {
+            return Ok(false);
+        };
+        for name in fields.try_iter()? {
+            self.field(step, depth, value, &name?.extract::<String>()?)?;
+        }
+        Ok(true)
+    }
+
+    /// An object of isolane's says itself whose it is. Into what is the observer's own it is looked as far as it holds data:
+    /// its other parts are the process's, and lead to everybody.
+    fn owned(&mut self, step: usize, depth: usize, value: &Bound<'py, PyAny>, owner: &str) -> PyResult<()> {
         if self.observer.is_some_and(|observer| observer == owner) {
-            return;
+            if value.is_instance_of::<PyContext>() {
+                for name in ["agent_context", "audit_metadata"] {
+                    self.field(step, depth, value, name)?;
+                }
+            } else if value.is_instance_of::<TtlCache>() {
+                let held = value.call_method0(intern!(value.py(), "items"))?;
+                self.visit(step, depth, held)?;
+            } else {
+                self.dataclass(step, depth, value)?;
+            }
+            return Ok(());
         }
         let hash = self.scanner.owner(owner);
         self.found.push(Sighting {
@@ -370,6 +408,7 @@ impl<'a, 'py> Walk<'a, 'py> {
             is_prior: false,
         });
         self.locate(step);
+        Ok(())
     }
 }
 
@@ -383,15 +422,24 @@ fn is_scalar(value: &Bound<'_, PyAny>) -> bool {
         || value.is_instance_of::<PyModule>()
 }
 
-/// The user of an object of isolane's.
-fn owner_of(kind: &Bound<'_, PyType>, value: &Bound<'_, PyAny>) -> Option<String> {
-    let module = kind.module().ok()?;
-    let module = module.to_str().ok()?;
-    if module != "isolane" && !module.starts_with("isolane.") {
+/// The user of an object of isolane's, or of a class that an application derived from one.
+pub(crate) fn owner_of(kind: &Bound<'_, PyType>, value: &Bound<'_, PyAny>) -> Option<String> {
+    if let Ok(cache) = value.cast::<TtlCache>() {
+        return Some(cache.get().tag().user().as_str().to_owned());
+    }
+    if !kind.mro().iter().any(|class| is_ours(&class)) {
         return None;
     }
     let owner = value.getattr(intern!(value.py(), "user_id")).ok()?;
     Some(owner.cast::<PyString>().ok()?.to_string_lossy().into_owned())
+}
+
+fn is_ours(class: &Bound<'_, PyAny>) -> bool {
+    let module = class.getattr(intern!(class.py(), "__module__"));
+    module.is_ok_and(|module| {
+        let module = module.cast::<PyString>().ok().and_then(|module| module.to_str().ok());
+        module.is_some_and(|module| module == "isolane" || module.starts_with("isolane."))
+    })
 }
 
 /// Whether the value is a text under another type.

@@ -111,8 +111,10 @@ impl SanitizerCore {
     }
 
     /// Looks through a value. Returns it, or what is masked in its place, and `(path, kind, start, end, action)` of each finding.
+    /// With `owners` objects of isolane's are asked whose they are: those of others are findings, and the user's own pass.
     #[pyo3(
-        signature = (value, user_id, secret, personal, detectors) -> "tuple[typing.Any, list[tuple[str, str, int, int, str]]]"
+        signature = (value, user_id, secret, personal, detectors, *, owners = false)
+            -> "tuple[typing.Any, list[tuple[str, str, int, int, str]]]"
     )]
     fn walk<'py>(
         &self,
@@ -121,12 +123,14 @@ impl SanitizerCore {
         secret: &str,
         personal: &str,
         detectors: Vec<Bound<'py, PyAny>>,
+        owners: bool,
     ) -> PyResult<(Bound<'py, PyAny>, Vec<walk::Record>)> {
         let modes = Modes {
             secret: mode(secret)?,
             personal: mode(personal)?,
         };
         let mut walk = Walk::new(value.py(), self.key(), user_id, self.kinds, modes, &detectors);
+        walk.reader = owners.then_some(user_id);
         let shown = walk.run(value)?;
         Ok((shown, walk.into_records()))
     }

@@ -11,6 +11,7 @@ use pyo3::types::{
     PyTime, PyTuple, PyType,
 };
 
+use super::super::isolation::owner_of;
 use super::super::json::{CHANGED, EntryFault, each_entry, entries, exception_text, to_json};
 use super::limit_error;
 use crate::ids;
@@ -24,6 +25,8 @@ pub(crate) type Record = (String, String, usize, usize, &'static str);
 
 /// Most characters of a key in a path.
 const MAX_STEP: usize = 60;
+/// Exceptions and notes that are looked at of one exception; of one that has more the text is handed out alone.
+const MAX_PARTS: usize = 256;
 /// Numbers with fewer digits are no cards.
 const CARD_DIGITS: usize = 13;
 
@@ -44,6 +47,8 @@ pub(super) struct Walk<'a, 'py> {
     report: Kinds,
     looked_for: Kinds,
     detectors: &'a [Bound<'py, PyAny>],
+    /// Who may see what says whose it is; nobody asks it when absent.
+    pub(super) reader: Option<&'a str>,
     path: Vec<Step<'py>>,
     records: Vec<Record>,
     spent: usize,
@@ -77,6 +82,7 @@ impl<'a, 'py> Walk<'a, 'py> {
             report: of(&reported),
             looked_for: of(&|kind| kinds.has(*kind) && modes.of(*kind) != Mode::Off),
             detectors,
+            reader: None,
             path: Vec::new(),
             records: Vec::new(),
             spent: 0,
@@ -178,6 +184,14 @@ impl<'a, 'py> Walk<'a, 'py> {
             let shown = self.text(&name, KeyRule::Plain);
             self.path.pop();
             shown_key = shown?.map(|shown| PyString::new(self.py, &shown).into_any());
+        } else if !key.is_none() {
+            if let Ok(name) = key.cast::<PyBytes>() {
+                own = rule_of(&String::from_utf8_lossy(name.as_bytes()));
+            }
+            self.path.push(Step::KeyItself);
+            let shown = self.value(key, KeyRule::Plain, depth + 1);
+            self.path.pop();
+            shown_key = shown?.map(|shown| hashable(&shown)).transpose()?;
         }
         // Within what is secret as a whole, what looks random is.
         let within = if rule == KeyRule::Plain {
@@ -198,20 +212,19 @@ impl<'a, 'py> Walk<'a, 'py> {
     }
 
     fn items(&mut self, value: &Bound<'py, PyAny>, rule: KeyRule, depth: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let mut changes = Vec::new();
-        for (at, item) in value.try_iter()?.enumerate() {
+        let mut items = held(value)?;
+        let mut is_changed = false;
+        for (at, item) in items.iter_mut().enumerate() {
             self.path.push(Step::Index(at));
-            let shown = self.value(&item?, rule, depth + 1);
+            let shown = self.value(item, rule, depth + 1);
             self.path.pop();
-            changes.extend(shown?.map(|shown| (at, shown)));
+            if let Some(shown) = shown? {
+                *item = shown;
+                is_changed = true;
+            }
         }
-        if changes.is_empty() {
+        if !is_changed {
             return Ok(None);
-        }
-        let mut items: Vec<_> = value.try_iter()?.collect::<PyResult<_>>()?;
-        for (at, shown) in changes {
-            let item = items.get_mut(at).ok_or_else(|| PyValueError::new_err(CHANGED))?;
-            *item = shown;
         }
         let py = self.py;
         Ok(Some(if value.is_instance_of::<PyList>() {
@@ -284,9 +297,13 @@ impl<'a, 'py> Walk<'a, 'py> {
         {
             return Ok(None);
         }
+        if let Some(reader) = self.reader
+            && let Some(owner) = owner_of(&value.get_type(), value)
+        {
+            return Ok(self.owned(reader, &owner));
+        }
         if value.is_instance_of::<PyBaseException>() {
-            let shown = self.text(&exception_text(value), rule)?;
-            return Ok(shown.map(|shown| PyString::new(py, &shown).into_any()));
+            return self.exception(value, rule);
         }
         if value.hasattr(intern!(py, "__fspath__"))? {
             let shown = self.text(&lossy(&value.str()?)?, rule)?;
@@ -301,6 +318,50 @@ impl<'a, 'py> Walk<'a, 'py> {
         };
         let plain = py.import("json")?.call_method1("loads", (json,))?;
         self.value(&plain, rule, depth + 1)
+    }
+
+    /// What stands in the place of an object that says whose it is: itself, for its owner.
+    fn owned(&mut self, reader: &str, owner: &str) -> Option<Bound<'py, PyAny>> {
+        let mode = self.modes.of(Kind::Custom);
+        if owner == reader || mode == Mode::Off {
+            return None;
+        }
+        let name = Kind::Foreign.name();
+        self.records.push((self.place(), name.to_owned(), 0, 0, mode.name()));
+        if mode != Mode::Mask {
+            return None;
+        }
+        let mut mask = String::new();
+        self.masks.write(&mut mask, name, owner);
+        Some(PyString::new(self.py, &mask).into_any())
+    }
+
+    /// An exception, or its text alone when anything is masked in it, or in what a traceback shows beside it.
+    fn exception(&mut self, error: &Bound<'py, PyAny>, rule: KeyRule) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let text = exception_text(error);
+        let shown = self.text(&text, rule)?;
+        let mut is_changed = shown.is_some();
+        let mut beside = parts_of(error);
+        let mut seen = vec![error.as_ptr()];
+        while let Some(part) = beside.pop() {
+            if part.is_none() || seen.contains(&part.as_ptr()) {
+                continue;
+            }
+            if seen.len() >= MAX_PARTS {
+                is_changed = true;
+                break;
+            }
+            seen.push(part.as_ptr());
+            if part.is_instance_of::<PyBaseException>() {
+                is_changed |= self.text(&exception_text(&part), rule)?.is_some();
+                beside.extend(parts_of(&part));
+            } else if let Ok(note) = part.cast::<PyString>() {
+                is_changed |= self.text(&lossy(note)?, rule)?.is_some();
+            } else if let Ok(parts) = part.try_iter() {
+                beside.extend(parts.filter_map(Result::ok).take(MAX_PARTS));
+            }
+        }
+        Ok(is_changed.then(|| PyString::new(self.py, &shown.unwrap_or(text)).into_any()))
     }
 
     /// A text as it may be shown, if that differs.
@@ -417,6 +478,33 @@ impl<'a, 'py> Walk<'a, 'py> {
         named.sort_unstable_by_key(|named| named.span.start);
         Ok(named)
     }
+}
+
+/// What a container has, whatever its class makes of iterating: what is written as JSON is this.
+fn held<'py>(value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    if let Ok(list) = value.cast::<PyList>() {
+        Ok(list.iter().collect())
+    } else if let Ok(tuple) = value.cast::<PyTuple>() {
+        Ok(tuple.iter().collect())
+    } else {
+        value.try_iter()?.collect()
+    }
+}
+
+/// What a traceback shows beside an exception: its causes, its notes, and the members of a group.
+fn parts_of<'py>(error: &Bound<'py, PyAny>) -> Vec<Bound<'py, PyAny>> {
+    ["__cause__", "__context__", "__notes__", "exceptions"]
+        .iter()
+        .filter_map(|name| error.getattr(*name).ok())
+        .collect()
+}
+
+/// A key as it may be shown. What became a dictionary is no key: then its text is.
+fn hashable<'py>(key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    if key.hash().is_ok() {
+        return Ok(key.clone());
+    }
+    Ok(key.str()?.into_any())
 }
 
 /// Counts the characters before the places of a text, which are asked for in order: each is counted once.

@@ -34,8 +34,8 @@ class DataSanitizer:
         key: at least 16 bytes of which the keys of the masks are made. By default the process draws its own, and masks
             of two processes cannot be compared.
         field_key: gives a user's key of 32 bytes for ``encrypt_sensitive_fields``.
-        references: knows what belongs to other users, such as a ``ContaminationDetector``, for
-            ``remove_cross_user_references``.
+        references: knows what belongs to other users, for ``remove_cross_user_references``; a
+            ``ContaminationDetector`` does.
 
     Raises:
         ValueError: a boundary, a mode or a kind that does not exist, or a key that is too short.
@@ -147,7 +147,9 @@ class DataSanitizer:
     def remove_cross_user_references(self, data: Any, user_id: str) -> Any:
         """Mask what belongs to other users than this one, as ``[FOREIGN:7f3a]``.
 
-        It is known by owner tags and canaries, through the ``references`` of the sanitizer; nothing is guessed.
+        It is known by owner tags and canaries, through the ``references`` of the sanitizer, such as a
+        ``ContaminationDetector``; nothing is guessed. An object of isolane's that is another user's is replaced as a
+        whole, and the user's own stays as it is.
 
         Raises:
             RuntimeError: the sanitizer was made without ``references``.
@@ -176,7 +178,7 @@ class DataSanitizer:
         def foreign(text: str) -> list[tuple[str, int, int]]:
             return [("FOREIGN", start, end) for start, end in references.foreign_spans(text, user_id)]
 
-        shown, records = self._bare.walk(data, user_id, "off", mode, [foreign])
+        shown, records = self._bare.walk(data, user_id, "off", mode, [foreign], owners=True)
         return Sanitized(shown, tuple(Finding(*record) for record in records))
 
     def encrypt_sensitive_fields(self, data: Any, user_id: Any, *, fields: Collection[str] | None = None) -> Any:
