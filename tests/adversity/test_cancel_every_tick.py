@@ -41,6 +41,7 @@ NOT_OURS = {
     "Quarantinable.cleanup_user_context": "a protocol; the factory's is below",
     "EndsRuns.cleanup_user_context": "the same",
     "ProbeAgent.execute_with_context": "the engine awaits it for the probe",
+    "Calls.follow": "the task that calls a tool, which is found and not waited for",
     "Socket.receive": "a protocol",
     "Socket.send": "the same",
     "Socket.close": "the same",
