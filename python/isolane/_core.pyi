@@ -2253,6 +2253,10 @@ class UserWebSocketEmitter:
     """
     def __new__(cls, /, *_args: Any, **_kwargs: Any) -> UserWebSocketEmitter: ...
     def __repr__(self, /) -> str: ...
+    def _has_execution(self, /) -> bool:
+        """
+        Whether an agent execution of the context is going on: without one an event of a tool has no place.
+        """
     def _show_tool_begin(self, /, tool_name: str, params: Any) -> None:
         """
         `notify_tool_executing(tool_name=…, params=…)` for a dispatcher, without an answer that can be awaited.

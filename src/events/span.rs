@@ -87,6 +87,11 @@ impl SpanBook {
         (self.completed, self.failed)
     }
 
+    /// Whether an event of a tool has its place.
+    pub(super) fn has_execution(&self, scope: &SpanScope) -> bool {
+        self.find(scope, None).is_some()
+    }
+
     fn find(&self, scope: &SpanScope, agent: Option<&str>) -> Option<usize> {
         self.open
             .iter()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import logging
+import mmap
 import os
 import threading
 import time
@@ -653,14 +654,17 @@ def test_descriptors_and_resident_memory_are_the_processs(new_context):
     context = new_context()
     before = context.get_resource_usage()
     pipes = [os.pipe() for _ in range(10)]
-    blob = bytearray(os.urandom(1)) * (30 * MB)
+    # Pages of its own: what Python allocates may be memory that was used and freed before.
+    blob = mmap.mmap(-1, 30 * MB)
+    for page in range(0, 30 * MB, mmap.PAGESIZE):
+        blob[page] = 1
     after = context.get_resource_usage()
     assert after.open_file_descriptors - before.open_file_descriptors == 20
     assert after.rss_mb > before.rss_mb + 20
     assert before.max_file_descriptors is None or before.max_file_descriptors > 20
     for pipe in itertools.chain.from_iterable(pipes):
         os.close(pipe)
-    del blob
+    blob.close()
 
 
 async def test_processor_time_is_what_the_agents_of_the_user_used(new_context, alice):

@@ -255,6 +255,7 @@ async def test_calls_without_an_agent_are_shown_in_an_execution_of_their_own(fac
         *("agent_started", "tool_executing", "tool_executing", "tool_completed", "tool_completed", "agent_completed"),
     ]
     assert {message["agent_name"] for message in messages} == {OWN_SPAN}
+    assert context.get_websocket_emitter().failed_events == [], "nothing was tried that has no place"
 
 
 async def test_a_call_of_an_agent_is_shown_in_the_agents_execution(new_context, alice, read_plain) -> None:

@@ -484,9 +484,10 @@ class UnifiedToolDispatcher:
     def _show_begin(self, tool: Tool, arguments: Mapping[str, Any]) -> tuple[UserWebSocketEmitter, bool]:
         """Publish ``tool_executing``. Returns the emitter, and whether the call is shown in an execution of its own."""
         emitter = self._emitter if self._emitter is not None else self.user_context.get_websocket_emitter()
-        if not self._shown_alone and self._announced(emitter, tool, arguments):
-            return emitter, False
         if not self._shown_alone:
+            has_place = type(emitter) is not UserWebSocketEmitter or emitter._has_execution()  # noqa: SLF001 - its own
+            if has_place and self._announced(emitter, tool, arguments):
+                return emitter, False
             # No agent runs here, and an event of a tool has its place in an execution.
             emitter.notify_agent_started(agent_name=OWN_SPAN)
         self._shown_alone += 1

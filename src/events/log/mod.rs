@@ -242,6 +242,11 @@ impl RunLog {
         !self.inner().spans.open().is_empty()
     }
 
+    /// Whether an agent execution of this scope is going on, which an event of a tool needs.
+    pub fn has_execution(&self, scope: &SpanScope) -> bool {
+        self.inner().spans.has_execution(scope)
+    }
+
     /// When the stream ended, by the monotonic clock.
     pub fn ended_at(&self) -> Option<Micros> {
         Some(self.over.load(Ordering::SeqCst)).filter(|at| *at != 0)

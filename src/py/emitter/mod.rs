@@ -546,6 +546,16 @@ impl UserWebSocketEmitter {
         })
     }
 
+    /// Whether an agent execution of the context is going on: without one an event of a tool has no place.
+    fn _has_execution(&self) -> bool {
+        match &self.target {
+            Target::Run { scope, writer, .. } => lock(writer)
+                .as_ref()
+                .is_some_and(|writer| writer.log().has_execution(scope)),
+            Target::User { .. } => false,
+        }
+    }
+
     /// `notify_tool_executing(tool_name=…, params=…)` for a dispatcher, without an answer that can be awaited.
     fn _show_tool_begin(&self, tool_name: &Bound<'_, PyString>, params: &Bound<'_, PyAny>) -> PyResult<()> {
         self.show_tool(tool_name, &TOOL_EXECUTING, |payload, tool| {
