@@ -118,6 +118,9 @@ impl Kinds {
         set
     };
 
+    /// What is personal.
+    pub const PERSONAL: Self = Self(Self::all().0 & !Self::SECRETS.0);
+
     /// Every kind.
     pub const fn all() -> Self {
         Self((1 << Kind::ALL.len()) - 1)
@@ -133,6 +136,18 @@ impl Kinds {
     #[must_use]
     pub const fn without(self, kind: Kind) -> Self {
         Self(self.0 & !(1 << kind as u8))
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// What is in either.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// Whether it is in the set.

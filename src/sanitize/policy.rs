@@ -115,6 +115,13 @@ impl Modes {
             Group::Personal => self.personal,
         }
     }
+
+    /// The kinds with which one of these things is done.
+    #[must_use]
+    pub fn kinds(self, wanted: &[Mode]) -> Kinds {
+        let of = |mode, group| if wanted.contains(&mode) { group } else { Kinds::NONE };
+        of(self.secret, Kinds::SECRETS).or(of(self.personal, Kinds::PERSONAL))
+    }
 }
 
 /// What is masked in events when they are published.

@@ -69,18 +69,13 @@ impl<'a, 'py> Walk<'a, 'py> {
         modes: Modes,
         detectors: &'a [Bound<'py, PyAny>],
     ) -> Self {
-        let reported = |kind: &Kind| kinds.has(*kind) && matches!(modes.of(*kind), Mode::Detect | Mode::Block);
-        let of = |wanted: &dyn Fn(&Kind) -> bool| {
-            let with = |set: Kinds, kind: &Kind| if wanted(kind) { set.with(*kind) } else { set };
-            Kind::ALL.iter().fold(Kinds::NONE, with)
-        };
         Self {
             py,
             masks: key.of(user),
             modes,
-            mask: of(&|kind| kinds.has(*kind) && modes.of(*kind) == Mode::Mask),
-            report: of(&reported),
-            looked_for: of(&|kind| kinds.has(*kind) && modes.of(*kind) != Mode::Off),
+            mask: kinds.and(modes.kinds(&[Mode::Mask])),
+            report: kinds.and(modes.kinds(&[Mode::Detect, Mode::Block])),
+            looked_for: kinds.and(modes.kinds(&[Mode::Detect, Mode::Mask, Mode::Block])),
             detectors,
             reader: None,
             path: Vec::new(),
