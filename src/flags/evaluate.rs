@@ -1,6 +1,6 @@
 //! One decision: the steps in their order, of which the first that applies decides.
 
-use super::bucket::FULL;
+use super::bucket::{FULL, is_in};
 use super::decision::{Decision, ErrorCode, Reason, Step};
 use super::document::{Flag, Rule};
 use super::store::State;
@@ -192,8 +192,7 @@ fn split(flag: &Flag, rollout: u32, unit: Unit<'_>, step: Step) -> Found {
         _ if same_for_all => (rollout == FULL, unsplit, None, None),
         Unit::Id(id) => {
             let bucket = flag.bucketing.bucket(id);
-            let is_on = flag.bucketing.algorithm().is_on(bucket, rollout);
-            (is_on, Reason::Split, None, Some(bucket))
+            (is_in(bucket, rollout), Reason::Split, None, Some(bucket))
         }
         Unit::Missing => (false, Reason::Error, Some(ErrorCode::TargetingKeyMissing), None),
         Unit::Invalid => (false, Reason::Error, Some(ErrorCode::InvalidContext), None),

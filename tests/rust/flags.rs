@@ -1,6 +1,6 @@
 //! Cohorts: what holds for every rollout, whoever the users are.
 
-use isolane::flags::{Algorithm, Attributes, Bucketing, Decision, Document, FULL, Step, Store, Unit};
+use isolane::flags::{Algorithm, Attributes, Bucketing, Decision, Document, FULL, Step, Store, Unit, is_in};
 use proptest::prelude::*;
 
 fn algorithm() -> impl Strategy<Value = Algorithm> {
@@ -30,9 +30,9 @@ proptest! {
         let (less, more) = (steps(one.min(other)), steps(one.max(other)));
         let bucket = Bucketing::new(algorithm, &salt).bucket(&user);
         prop_assert!(bucket < FULL);
-        prop_assert!(!algorithm.is_on(bucket, less) || algorithm.is_on(bucket, more));
-        prop_assert!(!algorithm.is_on(bucket, 0));
-        prop_assert!(algorithm.is_on(bucket, FULL));
+        prop_assert!(!is_in(bucket, less) || is_in(bucket, more));
+        prop_assert!(!is_in(bucket, 0));
+        prop_assert!(is_in(bucket, FULL));
     }
 
     /// A document's flag puts a user where the algorithm with its salt does, and the salt is the flag's name unless another is
@@ -49,7 +49,7 @@ proptest! {
             let decision = decide(&store, flag, &user);
             let bucket = Bucketing::new(algorithm, salt).bucket(&user);
             prop_assert_eq!(decision.bucket, Some(bucket));
-            prop_assert_eq!(decision.value, algorithm.is_on(bucket, rollout));
+            prop_assert_eq!(decision.value, is_in(bucket, rollout));
             prop_assert_eq!((decision.step, decision.threshold), (Step::Rollout, Some(rollout)));
         }
     }
@@ -111,7 +111,7 @@ fn flags_are_independent() {
                 let mut cells = [[0_u32; 2]; 2];
                 for number in 0..20_000 {
                     let user = format!("user-{number}");
-                    let is_on = |bucketing: &Bucketing| usize::from(algorithm.is_on(bucketing.bucket(&user), 25_000));
+                    let is_on = |bucketing: &Bucketing| usize::from(is_in(bucketing.bucket(&user), 25_000));
                     cells[is_on(&first)][is_on(&second)] += 1;
                 }
                 let total = 20_000.0;
