@@ -9,6 +9,7 @@ pub mod context;
 pub mod engines;
 pub mod error;
 pub mod events;
+pub mod flags;
 pub mod ids;
 pub mod isolation;
 pub mod lanes;
@@ -50,10 +51,11 @@ mod _core {
         },
         engines::{PyEngineBook, PyFence},
         errors::{
-            BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
-            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError,
-            PolicyLoadError, RunClosed, RunFenced, SanitizeLimitError,
+            BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, FlagConfigError,
+            ForkedProcessError, InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded,
+            MemoryLimitExceededError, PolicyLoadError, RunClosed, RunFenced, SanitizeLimitError,
         },
+        flags::{FlagDecision, FlagEngine, FlagSnapshot, bucket, install_flags, installed_flags},
         ids::UnifiedIDManager,
         isolation::{
             _note_contamination, PyScanner, PySighting, PyWindow,
