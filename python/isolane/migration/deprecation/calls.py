@@ -14,8 +14,8 @@ def deprecated_call(symbol: str, code: str, instead: str = "", *, stacklevel_ski
     """Counts a legacy call in the ledger and warns about it once for each line that makes it.
 
     The line is the innermost one that is not isolane's. Lines of the standard library are passed over, and so is
-    ``super().__init__()``: who makes the object is the caller. Where an event loop or a thread called it with no line of
-    the application between, that line of theirs is named.
+    ``super().__init__()``: who makes the object is the caller. Where an event loop or a thread called it with no line
+    of the application between, that line of theirs is named.
 
     Args:
         symbol: What was called, such as ``get_websocket_manager``. A name of the source, never a value.
@@ -28,8 +28,8 @@ def deprecated_call(symbol: str, code: str, instead: str = "", *, stacklevel_ski
         RemovedInV2Warning: ``ISOLANE_WARN=error``, or the filters of `warnings` make it an error.
     """
     entry = CODES[code]
-    # A tuple of texts is taken as it is; None costs less than an empty list.
-    site = LEDGER.note(symbol, code, TELLER.turn(), list(stacklevel_skip_prefixes) or None)
+    also_own = list(stacklevel_skip_prefixes) if stacklevel_skip_prefixes else None
+    site = LEDGER.note(symbol, code, TELLER.turn(), also_own)
     if site is not None:
         KEEPER.begin_if_configured()
         TELLER.tell(site, symbol, code, instead or entry.instead)

@@ -9,8 +9,8 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
 
 from isolane._core import LegacySite
 from isolane.migration.deprecation.categories import RemovedInV2Warning
@@ -20,7 +20,8 @@ from isolane.migration.deprecation.ledger import LEDGER
 logger = logging.getLogger("isolane.migration")
 
 SUMMARY_AFTER = 60.0
-"""Seconds from the first legacy call on after which the summary is due. It is logged with the next call, or at exit."""
+"""Seconds from the first legacy call on after which the summary is due. It is logged with the next new
+line, or at exit."""
 
 _TOP = 5
 
@@ -56,67 +57,65 @@ class _Teller:
     """Whether and how a call is told."""
 
     def __init__(self) -> None:
-        self.mode = WarnMode.SUMMARY
         self._forced: WarnMode | None = None
         self._turns = itertools.count(1)
-        self._turn = next(self._turns)
-        self._filters: list[Any] | None = None
-        self._first_filter: object = None
-        self._many_filters = -1
+        self._turn = 0
+        self._filters: Sequence[object] = ()
+        self._first: object = None
+        self._many = 0
         self.restart()
 
     def restart(self) -> None:
         """Begin as in a new process."""
-        self._mode_is_known = False
+        self._mode: WarnMode | None = None
+        self._is_settled = False
         self._summary_due: float | None = None
         self._summary_is_told = False
 
     def force(self, mode: WarnMode | None) -> None:
         self._forced = mode
-        self._mode_is_known = False
+        self._mode = None
+        self._is_settled = False
 
     def turn(self) -> int:
         """A number under which a line is told once."""
-        if not self._mode_is_known:
-            self.mode = self._forced or _mode_of_environment()
-            self._mode_is_known = True
-        mode = self.mode
-        if mode is WarnMode.OFF:
-            return 0
-        if mode is not WarnMode.SUMMARY:
-            return next(self._turns)
         # Other filters may show or raise what earlier ones hid: each test of pytest has its own.
         filters = warnings.filters
-        if (
-            filters is not self._filters
-            or len(filters) != self._many_filters
-            or (filters and filters[0] is not self._first_filter)
-        ):
+        if self._is_settled and filters is self._filters and len(filters) == self._many and filters[0] is self._first:
+            return self._turn
+        return self._other_turn()
+
+    def _other_turn(self) -> int:
+        if self._mode is None:
+            self._mode = self._forced or _mode_of_environment()
+        if self._mode is not WarnMode.OFF:
             self._turn = next(self._turns)
-            self._filters = filters  # type: ignore[assignment]
-            self._many_filters = len(filters)
-            self._first_filter = filters[0] if filters else None
-        if self._summary_due is None:
-            self._summary_due = time.monotonic() + SUMMARY_AFTER
-        elif not self._summary_is_told and time.monotonic() >= self._summary_due:
-            self.summarise()
+        filters = self._filters = warnings.filters
+        self._many = len(filters)
+        self._first = filters[0] if filters else None
+        self._is_settled = self._mode is WarnMode.SUMMARY and bool(filters)
         return self._turn
 
     def tell(self, site: LegacySite, symbol: str, code: str, instead: str) -> None:
-        mode = self.mode
+        mode = self._mode
         if mode is WarnMode.OFF:
             return
+        if self._summary_due is None:
+            self._summary_due = time.monotonic() + SUMMARY_AFTER
+        elif time.monotonic() >= self._summary_due:
+            self.summarise()
         text = f"{symbol} is removed in isolane 2; instead: {instead} [{code}] {DOCUMENT}#{code.lower()}"
         warning = RemovedInV2Warning(text, symbol=symbol, code=code, instead=instead)
         if mode is WarnMode.ERROR:
             raise warning
         if mode is WarnMode.ALWAYS:
             logger.warning("%s:%d: %s", site.file, site.line, text)
-        warnings.warn_explicit(warning, None, site.file, site.line, module=site.module or None)
+        # Without a module the C implementation says nothing.
+        warnings.warn_explicit(warning, None, site.file, site.line, module=site.module or "<unknown>")
 
     def summarise(self) -> None:
         """Log the one line, unless that was done or there is nothing to say."""
-        if self._summary_is_told or self.mode is not WarnMode.SUMMARY or not LEDGER.calls():
+        if self._summary_is_told or self._mode is not WarnMode.SUMMARY or not LEDGER.calls():
             return
         self._summary_is_told = True
         book = json.loads(LEDGER.book())
