@@ -108,7 +108,8 @@ def rollout_of(
         TypeError: there is a guard and nothing for it to guard.
     """
     if flags is None and (settings.flags_file or EnvironmentSource.is_configured()):
-        flags = MigrationFeatureFlags(EnvironmentSource(flags_file=settings.flags_file or None))
+        # A file that is broken when a process is started again must not keep it from starting: nobody has a flag then.
+        flags = MigrationFeatureFlags(EnvironmentSource(flags_file=settings.flags_file or None), required=False)
     if flags is not None:
         return Rollout(flags, guard, audit)
     if guard is not None:

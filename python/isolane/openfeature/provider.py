@@ -40,9 +40,9 @@ class IsolaneProvider(AbstractProvider):
 
     A flag is on or off, so that other types are answered with ``TYPE_MISMATCH`` and their default. ``variant`` is
     ``on`` or ``off``, the reason OpenFeature's own, and ``flag_metadata`` has what a person needs to reckon the
-    decision again: ``bucket``, ``threshold``, ``algorithm``, ``rule_index`` where there are any, and ``revision``.
-    Attributes that are texts, numbers, truth values or times are compared as texts with those of rules; others are left
-    out.
+    decision again: ``bucket``, ``threshold``, ``algorithm``, ``rule_index`` where there are any, ``step`` and
+    ``revision``. Attributes that are texts, numbers, truth values or times are compared as texts with those of rules;
+    others are left out.
 
     It tells the client of a new document (``PROVIDER_CONFIGURATION_CHANGED`` with the flags that changed), of a source
     that cannot be read (``PROVIDER_STALE``, ``PROVIDER_ERROR`` when there was no document before), and when it can be
@@ -153,7 +153,7 @@ class IsolaneProvider(AbstractProvider):
         return FlagResolutionDetails(
             default,
             error_code=ErrorCode.TYPE_MISMATCH if known else ErrorCode.FLAG_NOT_FOUND,
-            error_message=f"{flag} is a boolean, not a {kind}" if known else _EXPLAINED["FLAG_NOT_FOUND"],
+            error_message=f"{flag} is a boolean, not a flag of type {kind}" if known else _EXPLAINED["FLAG_NOT_FOUND"],
             reason=Reason.ERROR,
         )
 
@@ -186,6 +186,7 @@ def _metadata(decision: FlagDecision) -> dict[str, bool | int | float | str]:
         "threshold": decision.threshold,
         "rule_index": decision.rule_index,
         "algorithm": decision.algorithm,
+        "step": decision.step,
         "revision": decision.revision,
     }
     return {name: value for name, value in named.items() if value is not None}

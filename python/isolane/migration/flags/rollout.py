@@ -38,12 +38,13 @@ class MigrationFeatureFlags:
         attributes_of: Asked with a user's id for what rules look at, on the event loop: a plain function that answers
             at once. By default the source's own, which `OpenFeatureSource` has. When it raises, no rule matches, and
             the decision says `GENERAL`.
+        required: Whether a document that cannot be read when the object is made is an error. Otherwise every flag is
+            off until one can be read.
 
-    A document that cannot be read when the object is made is an error: there is no earlier one to go on with. Later
-    ones are tried by `refresh`, and the last good one stays in force.
+    Later documents are tried by `refresh`, and the last good one stays in force.
 
     Raises:
-        FlagConfigError: The first document is not valid.
+        FlagConfigError: The first document is not valid, and required.
         TypeError: `attributes_of` is a coroutine function, or the source is of another kind.
     """
 
@@ -52,6 +53,7 @@ class MigrationFeatureFlags:
         source: FlagSource | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         *,
         attributes_of: AttributesOf | None = None,
+        required: bool = True,
     ) -> None:
         attributes_of = attributes_of or getattr(source, "attributes_of", None)
         if inspect.iscoroutinefunction(attributes_of):
@@ -64,8 +66,10 @@ class MigrationFeatureFlags:
         self._source = _source_of(source)
         self._loaded: FlagText | None = None
         self._problem = ""
-        if self._source is not None:
+        if self._source is not None and required:
             self._read(self._source)
+        else:
+            self.refresh()
 
     @classmethod
     def from_percentages(
