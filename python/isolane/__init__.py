@@ -219,7 +219,20 @@ from isolane.tools import (
 )
 
 if TYPE_CHECKING:
-    from isolane.migration import FlagSource, FlagText, MigrationFeatureFlags, RunModes
+    from isolane.migration import (
+        EnvironmentSource,
+        FileSource,
+        FlagChangeRefusedError,
+        FlagFileError,
+        FlagSource,
+        FlagSourceError,
+        FlagText,
+        FlagWatcher,
+        FlagWriter,
+        MigrationFeatureFlags,
+        OpenFeatureSource,
+        RunModes,
+    )
 
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
@@ -269,6 +282,7 @@ __all__ = [
     "EngineDrainingError",
     "EngineLimitError",
     "EnvKey",
+    "EnvironmentSource",
     "EventStats",
     "EventTooLarge",
     "ExecutionEngineFactory",
@@ -283,13 +297,19 @@ __all__ = [
     "FairLimiter",
     "FieldDecryptionError",
     "FileKey",
+    "FileSource",
     "Finding",
+    "FlagChangeRefusedError",
     "FlagConfigError",
     "FlagDecision",
     "FlagEngine",
+    "FlagFileError",
     "FlagSnapshot",
     "FlagSource",
+    "FlagSourceError",
     "FlagText",
+    "FlagWatcher",
+    "FlagWriter",
     "ForeignQueryError",
     "ForkedProcessError",
     "Grants",
@@ -322,6 +342,7 @@ __all__ = [
     "MfaRequiredError",
     "MigrationFeatureFlags",
     "Modes",
+    "OpenFeatureSource",
     "OptimizedSemaphoreManager",
     "OriginNotAllowedError",
     "OriginPolicy",
@@ -440,9 +461,17 @@ __all__ = [
 
 _MIGRATION = frozenset(
     {
+        "EnvironmentSource",
+        "FileSource",
+        "FlagChangeRefusedError",
+        "FlagFileError",
         "FlagSource",
+        "FlagSourceError",
         "FlagText",
+        "FlagWatcher",
+        "FlagWriter",
         "MigrationFeatureFlags",
+        "OpenFeatureSource",
         "RunModes",
     }
 )

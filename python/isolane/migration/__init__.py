@@ -9,20 +9,49 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isolane.migration.flags import FlagSource, FlagText, MigrationFeatureFlags, RunModes
+    from isolane.migration.flags import (
+        EnvironmentSource,
+        FileSource,
+        FlagChangeRefusedError,
+        FlagFileError,
+        FlagSource,
+        FlagSourceError,
+        FlagText,
+        FlagWatcher,
+        FlagWriter,
+        MigrationFeatureFlags,
+        OpenFeatureSource,
+        RunModes,
+    )
 
 _MODULES = {
+    "EnvironmentSource": "isolane.migration.flags",
+    "FileSource": "isolane.migration.flags",
+    "FlagChangeRefusedError": "isolane.migration.flags",
+    "FlagFileError": "isolane.migration.flags",
     "FlagSource": "isolane.migration.flags",
+    "FlagSourceError": "isolane.migration.flags",
     "FlagText": "isolane.migration.flags",
+    "FlagWatcher": "isolane.migration.flags",
+    "FlagWriter": "isolane.migration.flags",
     "MigrationFeatureFlags": "isolane.migration.flags",
+    "OpenFeatureSource": "isolane.migration.flags",
     "RunModes": "isolane.migration.flags",
 }
 """Where each public name is."""
 
 __all__ = [
+    "EnvironmentSource",
+    "FileSource",
+    "FlagChangeRefusedError",
+    "FlagFileError",
     "FlagSource",
+    "FlagSourceError",
     "FlagText",
+    "FlagWatcher",
+    "FlagWriter",
     "MigrationFeatureFlags",
+    "OpenFeatureSource",
     "RunModes",
 ]
 
