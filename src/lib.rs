@@ -9,6 +9,7 @@ pub mod context;
 pub mod engines;
 pub mod error;
 pub mod events;
+pub mod guard;
 pub mod ids;
 pub mod isolation;
 pub mod lanes;
