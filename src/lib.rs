@@ -51,10 +51,11 @@ mod _core {
         },
         engines::{PyEngineBook, PyFence},
         errors::{
-            BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
-            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError,
-            PolicyLoadError, RunClosed, RunFenced, SanitizeLimitError,
+            BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, FlagConfigError,
+            ForkedProcessError, InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded,
+            MemoryLimitExceededError, PolicyLoadError, RunClosed, RunFenced, SanitizeLimitError,
         },
+        guard::{GuardCore, log_accounts, run_deliveries, set_end_code, set_late_after},
         ids::UnifiedIDManager,
         isolation::{
             _note_contamination, PyScanner, PySighting, PyWindow,
