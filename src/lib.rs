@@ -9,6 +9,7 @@ pub mod context;
 pub mod engines;
 pub mod error;
 pub mod events;
+pub mod flags;
 pub mod guard;
 pub mod ids;
 pub mod isolation;
@@ -55,6 +56,7 @@ mod _core {
             ForkedProcessError, InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded,
             MemoryLimitExceededError, PolicyLoadError, RunClosed, RunFenced, SanitizeLimitError,
         },
+        flags::{FlagDecision, FlagEngine, FlagSnapshot, bucket, install_flags, installed_flags},
         guard::{GuardCore, log_accounts, run_deliveries, set_end_code, set_late_after},
         ids::UnifiedIDManager,
         isolation::{

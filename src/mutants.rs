@@ -57,6 +57,14 @@ mutants! {
     ControllerCountsStale: "a call that was admitted under another limit counts",
     ControllerIgnoresDrops: "dropped calls do not lower the adaptive limit",
     ControllerUnbounded: "the adaptive limit leaves its bounds",
+    // Flags.
+    RolloutOffByOne: "the user whose bucket equals the rollout is in it",
+    SaltIgnored: "the same users are first in every flag",
+    KillSwitchIgnored: "flags stay on although the kill switch is thrown",
+    RollbackNotLatched: "a flag that was rolled back is on again",
+    OlderRevisionTaken: "a document that is older than the one in force replaces it",
+    UnknownFieldPasses: "a misspelt field of a document is passed over",
+    SnapshotNotInherited: "a child context decides by the flags of its own moment",
     // Engines.
     SlotKeptWhenConstructionFails: "a returned permit is kept, as when an engine could not be built",
     SlotKeptOnClose: "a closed engine keeps its slot",

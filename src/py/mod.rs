@@ -11,6 +11,7 @@ pub(crate) mod delivery;
 pub(crate) mod emitter;
 pub(crate) mod engines;
 pub(crate) mod errors;
+pub(crate) mod flags;
 pub(crate) mod guard;
 pub(crate) mod ids;
 pub(crate) mod isolation;
