@@ -71,6 +71,7 @@ from isolane.engines import (
     ExecutionEngineFactoryError,
     RunCancelledError,
     RunExpiredError,
+    RunRolledBackError,
     UserExecutionEngine,
 )
 from isolane.events import (
@@ -219,7 +220,17 @@ from isolane.tools import (
 )
 
 if TYPE_CHECKING:
-    from isolane.migration import FlagSource, FlagText, MigrationFeatureFlags, RunModes
+    from isolane.migration import (
+        FlagSource,
+        FlagText,
+        GuardPolicy,
+        GuardStatus,
+        MetricPolicy,
+        MigrationFeatureFlags,
+        RollbackRecord,
+        RolloutGuard,
+        RunModes,
+    )
 
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
@@ -293,6 +304,8 @@ __all__ = [
     "ForeignQueryError",
     "ForkedProcessError",
     "Grants",
+    "GuardPolicy",
+    "GuardStatus",
     "HealthMonitor",
     "HealthStatus",
     "InclusionProof",
@@ -318,6 +331,7 @@ __all__ = [
     "MemoryLimits",
     "MemoryOptimizationManager",
     "MemoryTicketStore",
+    "MetricPolicy",
     "MfaPolicy",
     "MfaRequiredError",
     "MigrationFeatureFlags",
@@ -351,11 +365,14 @@ __all__ = [
     "ResponseWithheldError",
     "RolePermissions",
     "RoleRequiredError",
+    "RollbackRecord",
+    "RolloutGuard",
     "RunCancelledError",
     "RunClosed",
     "RunExpiredError",
     "RunFenced",
     "RunModes",
+    "RunRolledBackError",
     "SanitizeBlockedError",
     "SanitizeLimitError",
     "Sanitized",
@@ -442,7 +459,12 @@ _MIGRATION = frozenset(
     {
         "FlagSource",
         "FlagText",
+        "GuardPolicy",
+        "GuardStatus",
+        "MetricPolicy",
         "MigrationFeatureFlags",
+        "RollbackRecord",
+        "RolloutGuard",
         "RunModes",
     }
 )

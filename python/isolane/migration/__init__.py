@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isolane.migration.flags import FlagSource, FlagText, MigrationFeatureFlags, RunModes
+    from isolane.migration.guard import GuardPolicy, GuardStatus, MetricPolicy, RollbackRecord, RolloutGuard
 
 _MODULES = {
     "FlagSource": "isolane.migration.flags",
     "FlagText": "isolane.migration.flags",
+    "GuardPolicy": "isolane.migration.guard",
+    "GuardStatus": "isolane.migration.guard",
+    "MetricPolicy": "isolane.migration.guard",
     "MigrationFeatureFlags": "isolane.migration.flags",
+    "RollbackRecord": "isolane.migration.guard",
+    "RolloutGuard": "isolane.migration.guard",
     "RunModes": "isolane.migration.flags",
 }
 """Where each public name is."""
@@ -22,7 +28,12 @@ _MODULES = {
 __all__ = [
     "FlagSource",
     "FlagText",
+    "GuardPolicy",
+    "GuardStatus",
+    "MetricPolicy",
     "MigrationFeatureFlags",
+    "RollbackRecord",
+    "RolloutGuard",
     "RunModes",
 ]
 
