@@ -6,6 +6,7 @@ pub mod audit;
 pub mod cache;
 pub mod clock;
 pub mod context;
+pub mod deprecation;
 pub mod engines;
 pub mod error;
 pub mod events;
@@ -46,6 +47,7 @@ mod _core {
         context::PyContext,
         deepcopy::_deep_copy,
         delivery::{LatencyHistogram, close_connection, delivery_figures, event_figures, user_connections},
+        deprecation::{DeprecationLedger, LegacySite, merge_ledgers},
         emitter::{
             FailedEvent, UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream,
             stream_has_ended, user_streams,

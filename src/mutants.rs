@@ -181,6 +181,12 @@ mutants! {
     IdleLanesUnbounded: "idle lanes are never evicted",
     ForkNotNoticed: "an object from before a fork works in the child",
     RandomnessSharedAfterFork: "parent and child draw the same random bytes after a fork",
+    // Legacy calls.
+    LedgerUnbounded: "the ledger of legacy calls keeps every site for ever",
+    LedgerEvictsLatest: "the sites that were called latest make room in the ledger",
+    LedgerMergeKeepsFirstTime: "a site that several processes called has the time of the first one's latest call",
+    LegacySiteIsSuperCall: "a legacy object is counted at the line of a subclass that calls super, whoever made it",
+    LegacySymbolsUnbounded: "every symbol of a legacy call is counted by name for ever",
     // The audit log.
     HeaderNotAuthenticated: "the body of a record opens under another header",
     LeafWithoutPrefix: "the hash of a leaf may be that of an inner node",

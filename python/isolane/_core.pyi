@@ -29,6 +29,7 @@ __all__ = [
     "ContextIsolationError",
     "ContextPolicy",
     "ContextStateError",
+    "DeprecationLedger",
     "DispatchBook",
     "EngineBook",
     "EventCursor",
@@ -50,6 +51,7 @@ __all__ = [
     "InvalidEvent",
     "IsolationFinding",
     "LatencyHistogram",
+    "LegacySite",
     "LimitRejected",
     "LoopAccount",
     "LoopBudgetExceeded",
@@ -120,6 +122,7 @@ __all__ = [
     "loop_blockers",
     "memory_of",
     "memory_users",
+    "merge_ledgers",
     "monotonic",
     "resource_name",
     "resources_of",
@@ -377,6 +380,52 @@ class ContextStateError(RuntimeError):
     """
     def __new__(cls, /, message: str) -> ContextStateError: ...
     def __str__(self, /) -> str: ...
+
+@final
+class DeprecationLedger:
+    """
+    Which line made which legacy call how often: at most 4 096 lines, without anything of a user. Those that were called longest
+    ago make room.
+
+    `own`, `loops`, `library` and `installed` are beginnings of file names: of isolane, of event loops, of the standard library,
+    and of packages that are installed inside of its folder.
+    """
+    def __bool__(self, /) -> bool: ...
+    def __len__(self, /) -> int: ...
+    def __new__(
+        cls,
+        /,
+        own: SupportsGetItem[int, str] = ...,
+        *,
+        loops: SupportsGetItem[int, str] = ...,
+        library: SupportsGetItem[int, str] = ...,
+        installed: SupportsGetItem[int, str] = ...,
+        own_module: str = ...,
+    ) -> DeprecationLedger: ...
+    def __repr__(self, /) -> str: ...
+    def book(self, /) -> str:
+        """
+        What was counted, as one line of JSON.
+        """
+    def calls(self, /) -> int:
+        """
+        All calls.
+        """
+    def clear(self, /) -> None:
+        """
+        Forgets everything.
+        """
+    def note(
+        self, /, symbol: str, code: str, told: SupportsIndex = 0, also_own: SupportsGetItem[int, str] | None = None
+    ) -> LegacySite | None:
+        """
+        Counts a call that the calling code reports, by the line of the application that led to it. Answers the line when it is
+        the first call from there for this `told`, a number of the caller's choice.
+        """
+    def symbols(self, /) -> dict[str, int]:
+        """
+        Calls by symbol: the first 256 symbols by name, and `_other`.
+        """
 
 @final
 class DispatchBook:
@@ -1460,6 +1509,27 @@ class LatencyHistogram:
     def record(self, /, duration: SupportsFloat | SupportsIndex) -> None:
         """
         Counts a duration in seconds. A negative one counts as nothing.
+        """
+
+@final
+class LegacySite:
+    """
+    The line that made a legacy call.
+    """
+    @property
+    def file(self, /) -> str:
+        """
+        The file, as the interpreter names it.
+        """
+    @property
+    def line(self, /) -> int:
+        """
+        The line, from 1 on; 0 when nobody knows it.
+        """
+    @property
+    def module(self, /) -> str:
+        """
+        The module, as its frame names itself; empty when it does not.
         """
 
 @disjoint_base
@@ -3119,6 +3189,12 @@ def memory_of(context: UserExecutionContext) -> tuple[int, int]:
 def memory_users() -> list[tuple[str, int]]:
     """
     Users with the bytes charged to them, the heaviest first. Looks at every lane.
+    """
+
+def merge_ledgers(texts: SupportsGetItem[int, str]) -> tuple[str | None, list[tuple[int, str]]]:
+    """
+    Puts together what several processes counted, each as `DeprecationLedger.book` gives it. Answers the whole as JSON, or None
+    when there was none, and for each text that could not be read its place and what is wrong with it.
     """
 
 def monotonic() -> float:

@@ -8,6 +8,7 @@ pub(crate) mod connection;
 pub(crate) mod context;
 pub(crate) mod deepcopy;
 pub(crate) mod delivery;
+pub(crate) mod deprecation;
 pub(crate) mod emitter;
 pub(crate) mod engines;
 pub(crate) mod errors;
