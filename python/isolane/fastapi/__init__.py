@@ -29,6 +29,7 @@ try:
     from isolane.fastapi.gate import bearer_of
     from isolane.fastapi.middleware import IsolaneMiddleware
     from isolane.fastapi.principal import NotAuthenticatedError, Principal
+    from isolane.fastapi.rollout import Flags, RunModes
     from isolane.fastapi.settings import IsolaneSettings, SettingsConflictError
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"fastapi", "starlette", "pydantic", "pydantic_settings"}:
@@ -44,6 +45,7 @@ __all__ = [
     "Ctx",
     "Emitter",
     "Engine",
+    "Flags",
     "Isolane",
     "IsolaneMiddleware",
     "IsolaneSettings",
@@ -52,6 +54,7 @@ __all__ = [
     "OptionalCtx",
     "Principal",
     "Run",
+    "RunModes",
     "SessionAuthenticator",
     "SettingsConflictError",
     "UserConnection",
