@@ -65,6 +65,14 @@ SessionFactory = Callable[[UserExecutionContext], Any]
 AuthorizeCommand = Callable[[Principal, str, str], bool]
 
 
+_running: list[Isolane] = []
+
+
+def running_applications() -> tuple[Isolane, ...]:
+    """Return what runs in this process, the latest last."""
+    return tuple(_running)
+
+
 class Isolane:
     """isolane in one application; ``app.state.isolane``.
 
@@ -175,6 +183,7 @@ class Isolane:
             self.contamination.install()
         if self.probe is not None:
             self.probe.start()
+        _running.append(self)
         try:
             yield
         finally:
@@ -190,6 +199,7 @@ class Isolane:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
             await self.bridge.shutdown()
+            _running.remove(self)
             # Last: what still runs while the service drains is looked at as well.
             self._stop_looking()
 

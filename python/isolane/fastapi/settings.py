@@ -200,5 +200,6 @@ class IsolaneSettings(BaseSettings):
 
 OTHER_VARIABLES = frozenset(
     {"ISOLANE_AUDIT_KEY", "ISOLANE_MUTANT", "ISOLANE_VECTORS", "ISOLANE_SCREENSHOTS", "ISOLANE_REQUIRE_ALL"}
+    | {"ISOLANE_LEGACY_BROADCAST"}
 )
-"""The key of the audit log, which is no setting that may be printed, and variables of the project's own tests."""
+"""Of the way from an older service, the key of the audit log, which is no setting that may be printed, and of tests."""
