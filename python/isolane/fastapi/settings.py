@@ -202,4 +202,4 @@ OTHER_VARIABLES = frozenset(
     {"ISOLANE_AUDIT_KEY", "ISOLANE_MUTANT", "ISOLANE_VECTORS", "ISOLANE_SCREENSHOTS", "ISOLANE_REQUIRE_ALL"}
     | {"ISOLANE_LEGACY_BROADCAST"}
 )
-"""Of the way from an older service, the key of the audit log, which is no setting that may be printed, and of tests."""
+"""The key of the audit log, which is no setting that may be printed, what other parts read, and the project's tests."""

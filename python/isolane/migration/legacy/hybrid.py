@@ -100,8 +100,9 @@ class HybridBridge(ModernWebSocketBridge):
 
         async def let_go() -> None:
             try:
-                await forwarding.drain(run_id, stream_head(user_id, run_id), self._send_seconds)
+                await forwarding.drain(run_id, stream_head(user_id, run_id)[1], self._send_seconds)
             finally:
+                self._failed += max(0, stream_head(user_id, run_id)[1] - forwarding.handed(run_id))
                 if forwarding.discard(run_id) and self._forwarding.get(user_id) is forwarding:
                     del self._forwarding[user_id]
 
@@ -183,6 +184,7 @@ class _Forwarding:
         self.user_id = user_id
         self._runs: set[str] = set()
         self._positions: dict[str, int] = {}
+        self._handed: dict[str, int] = {}
         self._progress = asyncio.Event()
         self._cursor = self._new_cursor()
         self._task: asyncio.Task[None] | None = asyncio.create_task(self._run(), name="isolane hybrid bridge")
@@ -203,6 +205,7 @@ class _Forwarding:
             for gone in self._runs - living:
                 self._runs.discard(gone)
                 self._positions.pop(gone, None)
+                self._handed.pop(gone, None)
         self._runs.add(run_id)
         self._positions[run_id] = 0
         self._cursor.subscribe(run_id)
@@ -212,6 +215,7 @@ class _Forwarding:
         """Read a run no more. Returns whether it was the last one, whose task is stopped."""
         self._runs.discard(run_id)
         self._positions.pop(run_id, None)
+        self._handed.pop(run_id, None)
         if self._runs:
             return False
         self.stop()
@@ -226,11 +230,15 @@ class _Forwarding:
         self._progress.set()
         return task
 
-    async def drain(self, run_id: str, head: tuple[str, int], seconds: float) -> None:
-        """Wait until a run was handed over up to its head, or for so many seconds."""
+    def handed(self, run_id: str) -> int:
+        """Return up to which number a run was handed over."""
+        return self._handed.get(run_id, 0)
+
+    async def drain(self, run_id: str, head: int, seconds: float) -> None:
+        """Wait until a run was handed over up to a number, or for so many seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._task is not None and not self._task.done() and self._positions.get(run_id, 0) < head[1]:
+                while self._task is not None and not self._task.done() and self.handed(run_id) < head:
                     self._progress.clear()
                     await self._progress.wait()
 
@@ -265,10 +273,10 @@ class _Forwarding:
             return
         # Before it is handed over: a bridge that is interrupted may have sent it.
         self._positions[run_id] = number
-        try:
-            await self._bridge._hand_over(self.user_id, message)  # noqa: SLF001 - the bridge's other half
-        finally:
-            self._progress.set()
+        await self._bridge._hand_over(self.user_id, message)  # noqa: SLF001 - the bridge's other half
+        if run_id in self._runs:
+            self._handed[run_id] = number
+        self._progress.set()
 
 
 def _as_dictionary(message: LegacyMessage) -> dict[str, Any]:
