@@ -49,6 +49,13 @@ _step_context: ContextVar[weakref.ref[UserExecutionContext] | None] = ContextVar
 Weakly: every timer and task that an agent starts copies the variable, and would keep the user's data until it is due.
 """
 
+
+def current_step() -> UserExecutionContext | None:
+    """Return the context of the agent execution that this code is part of, if an engine runs it."""
+    reference = _step_context.get()
+    return None if reference is None else reference()
+
+
 ADMISSION_SECONDS = 2.0
 """Within this time the first permit of an engine must be had, unless the factory says otherwise."""
 
