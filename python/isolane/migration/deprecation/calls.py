@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
-from isolane.migration.deprecation.categories import RemovedInV2Warning
 from isolane.migration.deprecation.codes import CODES
-from isolane.migration.deprecation.sites import call_site
+from isolane.migration.deprecation.keeping import KEEPER
+from isolane.migration.deprecation.ledger import LEDGER
+from isolane.migration.deprecation.telling import TELLER
 
 
 def deprecated_call(symbol: str, code: str, instead: str = "", *, stacklevel_skip_prefixes: Sequence[str] = ()) -> None:
     """Counts a legacy call in the ledger and warns about it once for each line that makes it.
 
+    The line is the innermost one that is not isolane's. Lines of the standard library are passed over, and so is
+    ``super().__init__()``: who makes the object is the caller. Where an event loop or a thread called it with no line
+    of the application between, that line of theirs is named.
+
     Args:
         symbol: What was called, such as ``get_websocket_manager``. A name of the source, never a value.
         code: A code of the table, such as ``ISO-D003``.
         instead: What takes its place; by default what the table says.
-        stacklevel_skip_prefixes: Folders or files whose frames are not the caller, besides isolane's own.
+        stacklevel_skip_prefixes: Beginnings of file names whose lines are not the caller either.
 
     Raises:
         KeyError: The code is not in the table.
         RemovedInV2Warning: ``ISOLANE_WARN=error``, or the filters of `warnings` make it an error.
     """
     entry = CODES[code]
-    site = call_site(tuple(stacklevel_skip_prefixes))
-    instead = instead or entry.instead
-    text = f"{symbol} is removed in isolane 2; instead: {instead} [{code}]"
-    warning = RemovedInV2Warning(text, symbol=symbol, code=code, instead=instead)
-    warnings.warn_explicit(warning, None, site.file, site.line, module=site.module or None)
+    also_own = list(stacklevel_skip_prefixes) if stacklevel_skip_prefixes else None
+    site = LEDGER.note(symbol, code, TELLER.turn(), also_own)
+    if site is not None:
+        KEEPER.begin_if_configured()
+        TELLER.tell(site, symbol, code, instead or entry.instead)
