@@ -51,14 +51,6 @@ class BaseAgent(ABC):
 
     _user_execution_context: UserExecutionContext | None = None
     _legacy_state: LegacyExecutionAdapter | None = None
-    _state_was_told = False
-
-    def __new__(cls, *_args: Any, **keywords: Any) -> BaseAgent:  # noqa: PYI034 - the class below it is made
-        """Count a legacy state here, where the caller is the line that makes the agent, and no constructor between."""
-        agent: BaseAgent = super().__new__(cls)
-        if keywords.get("deep_agent_state") is not None:
-            agent._tell_of_state()
-        return agent
 
     def __init__(
         self,
@@ -82,16 +74,10 @@ class BaseAgent(ABC):
         self._user_execution_context = user_execution_context
         if deep_agent_state is not None:
             from isolane.migration.agents.adapter import LegacyExecutionAdapter  # noqa: PLC0415 - older agents only
+            from isolane.migration.deprecation import deprecated_call  # noqa: PLC0415 - the same
 
-            if not self._state_was_told:
-                self._tell_of_state()
+            deprecated_call(f"{type(self).__qualname__}(deep_agent_state=...)", "ISO-D001")
             self._legacy_state = LegacyExecutionAdapter(deep_agent_state, writes=self.legacy_state_writes)
-
-    def _tell_of_state(self) -> None:
-        from isolane.migration.deprecation import deprecated_call  # noqa: PLC0415 - older agents only
-
-        self._state_was_told = True
-        deprecated_call(f"{type(self).__qualname__}(deep_agent_state=...)", "ISO-D001")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give the class its own name unless it has chosen one, and an older agent the method that engines call."""
