@@ -200,5 +200,5 @@ class IsolaneSettings(BaseSettings):
 
 OTHER_VARIABLES = frozenset(
     {"ISOLANE_AUDIT_KEY", "ISOLANE_MUTANT", "ISOLANE_VECTORS", "ISOLANE_SCREENSHOTS", "ISOLANE_REQUIRE_ALL"}
-)
+) | {"ISOLANE_WARN", "ISOLANE_LEDGER_DIR"}
 """The key of the audit log, which is no setting that may be printed, and variables of the project's own tests."""
