@@ -1,0 +1,1 @@
+"""Moving a service of singletons onto isolane, user by user."""
