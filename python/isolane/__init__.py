@@ -1,5 +1,8 @@
 """isolane: per-user isolation, limits and event delivery for AI agents behind FastAPI."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from isolane._core import (
     SUBPROTOCOL,
     AdaptiveController,
@@ -13,6 +16,10 @@ from isolane._core import (
     ExecutionStatus,
     FailedEvent,
     FairLimiter,
+    FlagConfigError,
+    FlagDecision,
+    FlagEngine,
+    FlagSnapshot,
     ForkedProcessError,
     InvalidContextError,
     InvalidEvent,
@@ -35,6 +42,8 @@ from isolane._core import (
     account,
     audit_isolation,
     default_limiter,
+    install_flags,
+    installed_flags,
     isolation_violations,
     lane_stats,
     lane_usage,
@@ -209,6 +218,9 @@ from isolane.tools import (
     UserToolDispatcher,
 )
 
+if TYPE_CHECKING:
+    from isolane.migration import FlagSource, FlagText, MigrationFeatureFlags, RunModes
+
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
 
@@ -272,6 +284,12 @@ __all__ = [
     "FieldDecryptionError",
     "FileKey",
     "Finding",
+    "FlagConfigError",
+    "FlagDecision",
+    "FlagEngine",
+    "FlagSnapshot",
+    "FlagSource",
+    "FlagText",
     "ForeignQueryError",
     "ForkedProcessError",
     "Grants",
@@ -302,6 +320,7 @@ __all__ = [
     "MemoryTicketStore",
     "MfaPolicy",
     "MfaRequiredError",
+    "MigrationFeatureFlags",
     "Modes",
     "OptimizedSemaphoreManager",
     "OriginNotAllowedError",
@@ -336,6 +355,7 @@ __all__ = [
     "RunClosed",
     "RunExpiredError",
     "RunFenced",
+    "RunModes",
     "SanitizeBlockedError",
     "SanitizeLimitError",
     "Sanitized",
@@ -402,6 +422,8 @@ __all__ = [
     "account",
     "audit_isolation",
     "default_limiter",
+    "install_flags",
+    "installed_flags",
     "isolation_violations",
     "lane_stats",
     "lane_usage",
@@ -414,3 +436,27 @@ __all__ = [
     "sweep_lanes",
     "validate_user_context",
 ]
+
+
+_MIGRATION = frozenset(
+    {
+        "FlagSource",
+        "FlagText",
+        "MigrationFeatureFlags",
+        "RunModes",
+    }
+)
+"""Names of `isolane.migration`, which is imported when one of them is first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MIGRATION:
+        value = getattr(importlib.import_module("isolane.migration"), name)
+        globals()[name] = value
+        return value
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
