@@ -51,11 +51,11 @@ def read_baseline(path: Path) -> Counter[str]:
     except BaselineError:
         raise
     except OSError as error:
-        raise BaselineError(
-            f"{path} cannot be read: {error.strerror}; make it with --write-baseline {path}"
-        ) from error
+        raise BaselineError(f"{path} cannot be read: {error.strerror}; make it with --write-baseline {path}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BaselineError(f"{path} is no baseline of isolane migrate; make it with --write-baseline {path}") from error
+        raise BaselineError(
+            f"{path} is no baseline of isolane migrate; make it with --write-baseline {path}"
+        ) from error
 
 
 def without_known(findings: Iterable[Finding], known: Counter[str]) -> tuple[list[Finding], int, int]:

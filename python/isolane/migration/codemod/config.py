@@ -158,9 +158,7 @@ class MigrateConfig:
     @cached_property
     def getter_list(self) -> NameList:
         """All singleton getters."""
-        return NameList(
-            (*self.emitter_getters, *self.dispatcher_getters, *self.singleton_getters, *self.async_getters)
-        )
+        return NameList((*self.emitter_getters, *self.dispatcher_getters, *self.singleton_getters, *self.async_getters))
 
     @cached_property
     def async_list(self) -> NameList:
@@ -197,7 +195,9 @@ QUALIFIED = (
     *("states", "contexts", "emitter_getters", "dispatcher_getters", "singleton_getters", "async_getters"),
     "per_user_classes",
 )
-_LISTS = tuple(one.name for one in fields(MigrateConfig) if one.name not in {"send_method", "flag", "per_file_ignores", "root"})
+_LISTS = tuple(
+    one.name for one in fields(MigrateConfig) if one.name not in {"send_method", "flag", "per_file_ignores", "root"}
+)
 _CODE = re.compile(r"MIG0(?:0[1-9]|1[0-2])")
 
 
@@ -258,11 +258,14 @@ def config_from(table: Mapping[str, Any], *, root: Path) -> MigrateConfig:
         else:
             allowed = ", ".join(sorted([*_LISTS, "send_method", "flag", "per_file_ignores", "extend"]))
             raise MigrateConfigError(f"tool.isolane.migrate has no {key!r}; it has {allowed}")
-    for code in (*values.get("ignore", ()), *(one for codes in values.get("per_file_ignores", {}).values() for one in codes)):
+    for code in (
+        *values.get("ignore", ()),
+        *(one for codes in values.get("per_file_ignores", {}).values() for one in codes),
+    ):
         if not _CODE.fullmatch(code):
             raise MigrateConfigError(f"there is no rule {code!r}; the rules are MIG001 to MIG012")
     if not extend:
-        values = {**{name: () for name in QUALIFIED}, **values}
+        values = {**dict.fromkeys(QUALIFIED, ()), **values}
     return MigrateConfig(**values, root=root)
 
 

@@ -11,7 +11,20 @@ from isolane.migration.codemod.findings import FileProblem
 
 SKIPPED = frozenset(
     {
-        *(".git", ".hg", ".svn", ".venv", "venv", "node_modules", "build", "dist", "__pycache__", ".tox", ".nox", ".eggs"),
+        *(
+            ".git",
+            ".hg",
+            ".svn",
+            ".venv",
+            "venv",
+            "node_modules",
+            "build",
+            "dist",
+            "__pycache__",
+            ".tox",
+            ".nox",
+            ".eggs",
+        ),
         *(".mypy_cache", ".pytest_cache", ".ruff_cache", "site-packages"),
     }
 )
@@ -59,9 +72,7 @@ def _below(folder: Path, problems: list[FileProblem]) -> Iterable[Path]:
 
     for place, folders, files in os.walk(folder, onerror=failed):
         here = Path(place)
-        folders[:] = sorted(
-            one for one in folders if one not in SKIPPED and not (here / one / "pyvenv.cfg").exists()
-        )
+        folders[:] = sorted(one for one in folders if one not in SKIPPED and not (here / one / "pyvenv.cfg").exists())
         for name in sorted(files):
             path = here / name
             if name.endswith(".py") and path.is_file():

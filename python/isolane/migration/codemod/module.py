@@ -14,10 +14,21 @@ from isolane.migration.codemod.source import SourceText
 
 _N = TypeVar("_N", bound=ast.AST)
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-# Contexts and operators: shared objects of the parser that say nothing of their own.
-_LEAVES = (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
+_NODES = frozenset(
+    one
+    for one in vars(ast).values()
+    if isinstance(one, type)
+    and issubclass(one, ast.AST)
+    # Contexts and operators are shared objects of the parser that say nothing of their own.
+    and not issubclass(one, ast.expr_context | ast.operator | ast.unaryop | ast.boolop | ast.cmpop)
+)
+_DEFINED = frozenset({"body", "args"})
+_EVERYTHING = frozenset({"body", "args", "elt", "key", "value", "generators"})
+_INSIDE = {
+    **dict.fromkeys((ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef), _DEFINED),
+    **dict.fromkeys((ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp), _EVERYTHING),
+}
+"""Which parts of a definition are evaluated in the scope that it makes, and not where it stands."""
 
 
 class Module:
@@ -32,16 +43,23 @@ class Module:
         self.config = config
         self.facts: set[str] = set()
         """What other files may want to know: ``kind:qualified.name``."""
-        self.scope = Scope(tree, None, name)
+        self._top = Scope(tree, None, name)
         self._nodes: dict[type[ast.AST], list[ast.AST]] = defaultdict(list)
         self._links: dict[ast.AST, tuple[ast.AST, Scope]] = {}
-        self._scopes: dict[ast.AST, Scope] = {tree: self.scope}
-        self._walk()
+        self._scopes: dict[ast.AST, Scope] = {tree: self._top}
+        self._walked = False
+
+    @property
+    def scope(self) -> Scope:
+        """The scope of the module itself."""
+        self._look()
+        return self._top
 
     # How the tree hangs together.
 
     def nodes(self, kind: type[_N]) -> list[_N]:
-        """Return all nodes of a type, in the order in which they were met."""
+        """Return all nodes of a type, in the order in which they were met. The first call walks through the tree."""
+        self._look()
         return self._nodes[kind]  # type: ignore[return-value] # they were put there by their types
 
     def functions(self) -> Iterator[FunctionNode]:
@@ -126,41 +144,40 @@ class Module:
 
     # The walk.
 
+    def _look(self) -> None:
+        if not self._walked:
+            self._walked = True
+            self._walk()
+
     def _walk(self) -> None:
         """Visit every node without recursion: trees are deeper than stacks."""
-        waiting: list[tuple[ast.AST, Scope]] = [(self.tree, self.scope)]
+        waiting: list[tuple[ast.AST, Scope]] = [(self.tree, self._top)]
         links, nodes = self._links, self._nodes
         while waiting:
             node, scope = waiting.pop()
-            nodes[type(node)].append(node)
-            inner = self._enter(node, scope)
-            for name in node._fields:
-                value = getattr(node, name, None)
-                if isinstance(value, ast.AST):
-                    if not isinstance(value, _LEAVES):
-                        child = inner if inner is scope or not _outside(node, name) else scope
-                        links[value] = (node, child)
-                        waiting.append((value, child))
-                elif isinstance(value, list):
-                    child = inner if inner is scope or not _outside(node, name) else scope
+            kind = node.__class__
+            nodes[kind].append(node)
+            bind = _BINDERS.get(kind)
+            inner = scope if bind is None else (bind(self, node, scope) or scope)
+            values = node.__dict__
+            for name in kind._fields:
+                value = values.get(name)
+                if value.__class__ is list:
+                    child = scope if inner is not scope and name not in _INSIDE[kind] else inner
+                    link = (node, child)
                     for item in reversed(value):
-                        if isinstance(item, ast.AST) and not isinstance(item, _LEAVES):
-                            links[item] = (node, child)
+                        if item.__class__ in _NODES:
+                            links[item] = link
                             waiting.append((item, child))
+                elif value.__class__ in _NODES:
+                    child = scope if inner is not scope and name not in _INSIDE[kind] else inner
+                    links[value] = (node, child)
+                    waiting.append((value, child))
 
-    def _enter(self, node: ast.AST, scope: Scope) -> Scope:
-        """Note what a node binds, and return the scope of what is in it."""
-        bind = _BINDERS.get(type(node))
-        if bind is not None:
-            bind(self, node, scope)
-        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
-            scope.bind(node.name, f"{scope.qualified}.{node.name}")
-            self._scopes[node] = Scope(node, scope, f"{scope.qualified}.{node.name}")
-        elif isinstance(node, (*_COMPREHENSIONS, ast.Lambda)):
-            self._scopes[node] = Scope(node, scope, scope.qualified)
-        else:
-            return scope
-        return self._scopes[node]
+    def make_scope(self, node: ast.AST, parent: Scope, qualified: str) -> Scope:
+        """Make the scope of a definition or a comprehension."""
+        scope = self._scopes[node] = Scope(node, parent, qualified)
+        return scope
 
     def imported_module(self, node: ast.ImportFrom) -> str:
         """Return the full name of the module that names are imported from."""
@@ -239,7 +256,25 @@ def _value(node: ast.expr) -> ast.expr:
     return node.value if isinstance(node, ast.Await) else node
 
 
-_BINDERS: dict[type[ast.AST], Callable[[Module, Any, Scope], None]] = {
+def _bind_definition(module: Module, node: FunctionNode | ast.ClassDef, scope: Scope) -> Scope:
+    qualified = f"{scope.qualified}.{node.name}"
+    scope.bind(node.name, qualified)
+    return module.make_scope(node, scope, qualified)
+
+
+def _open_scope(module: Module, node: ast.AST, scope: Scope) -> Scope:
+    return module.make_scope(node, scope, scope.qualified)
+
+
+_BINDERS: dict[type[ast.AST], Callable[[Module, Any, Scope], Scope | None]] = {
+    ast.FunctionDef: _bind_definition,
+    ast.AsyncFunctionDef: _bind_definition,
+    ast.ClassDef: _bind_definition,
+    ast.Lambda: _open_scope,
+    ast.ListComp: _open_scope,
+    ast.SetComp: _open_scope,
+    ast.DictComp: _open_scope,
+    ast.GeneratorExp: _open_scope,
     ast.Import: _bind_import,
     ast.ImportFrom: _bind_import_from,
     ast.Name: _bind_name,
@@ -253,14 +288,3 @@ _BINDERS: dict[type[ast.AST], Callable[[Module, Any, Scope], None]] = {
     ast.Global: _bind_global,
     ast.Nonlocal: _bind_nonlocal,
 }
-
-
-def _outside(node: ast.AST, field: str) -> bool:
-    """Say whether a part of a definition is evaluated where the definition stands."""
-    if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
-        return field not in {"body", "args"}
-    return False
-
-
-def _value(node: ast.expr) -> ast.expr:
-    return node.value if isinstance(node, ast.Await) else node

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 from isolane.migration.codemod.config import MigrateConfig, load_config
@@ -43,15 +42,23 @@ class FileResult:
     problem: FileProblem | None = None
 
 
-@lru_cache(maxsize=4)
-def _triggers_of(key: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[tuple[str, tuple[re.Pattern[str], ...]], ...]:
-    return tuple((code, tuple(re.compile(pattern) for pattern in patterns)) for code, patterns in key)
+class _Triggers:
+    """What a text must have for each rule to look at it."""
 
+    def __init__(self, config: MigrateConfig) -> None:
+        self._rules = [
+            (code, rule.trigger(config), re.compile(rule.pattern) if rule.pattern else None)
+            for code, rule in RULES.items()
+        ]
 
-def _wanted(text: str, config: MigrateConfig) -> list[str]:
-    """Return the rules that have something to look for in a text."""
-    key = tuple((code, rule.trigger(config)) for code, rule in RULES.items())
-    return [code for code, patterns in _triggers_of(key) if all(pattern.search(text) for pattern in patterns)]
+    def of(self, text: str) -> list[str]:
+        """Return the rules that have something to look for in a text."""
+        return [
+            code
+            for code, groups, pattern in self._rules
+            if all(any(word in text for word in group) for group in groups)
+            and (pattern is None or pattern.search(text))
+        ]
 
 
 def module_name(path: str) -> str:
@@ -62,12 +69,12 @@ def module_name(path: str) -> str:
     return ".".join(parts[:-1] if parts and parts[-1] == "__init__" else parts)
 
 
-def scan_text(source: SourceText, path: str, config: MigrateConfig) -> FileResult:
+def scan_text(source: SourceText, path: str, config: MigrateConfig, triggers: _Triggers | None = None) -> FileResult:
     """Scan one text. Raises ``UnreadableError``."""
     tree = parse(source.text)
     facts = set(changed_in_subclasses(source.text))
     off = config.ignored(path)
-    wanted = _wanted(source.text, config)
+    wanted = (triggers or _Triggers(config)).of(source.text)
     findings: list[Finding] = []
     if wanted:
         try:
@@ -84,10 +91,10 @@ def scan_text(source: SourceText, path: str, config: MigrateConfig) -> FileResul
     return FileResult(path, tuple(findings), frozenset(facts), suppressions, source, off)
 
 
-def _scan_file(path: Path, root: Path, config: MigrateConfig) -> FileResult:
+def _scan_file(path: Path, root: Path, config: MigrateConfig, triggers: _Triggers) -> FileResult:
     shown = relative(path, root)
     try:
-        return scan_text(read(path), shown, config)
+        return scan_text(read(path), shown, config, triggers)
     except UnreadableError as error:
         return FileResult(shown, problem=FileProblem(shown, str(error), error.line))
 
@@ -106,9 +113,10 @@ def _no_collection() -> Iterator[None]:
 
 def _scan_files(paths: Sequence[Path], root: Path, config: MigrateConfig) -> list[FileResult]:
     results = []
+    triggers = _Triggers(config)
     with _no_collection():
         for path in paths:
-            result = _scan_file(path, root, config)
+            result = _scan_file(path, root, config, triggers)
             if not (result.findings or result.suppressions):
                 result = replace(result, suppressions=None, source=None)
             results.append(result)
@@ -218,6 +226,4 @@ def scan_paths(
         config = load_config(start=first if first.is_dir() else first.parent)
     files, problems = find_files(given, config)
     report = settle(_all(files, config.root.resolve(), config, processes), config)
-    return replace(
-        report, problems=(*problems, *report.problems), seconds=time.perf_counter() - started
-    )
+    return replace(report, problems=(*problems, *report.problems), seconds=time.perf_counter() - started)

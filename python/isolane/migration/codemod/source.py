@@ -60,7 +60,9 @@ class SourceText:
     def column(self, line: int, offset: int) -> int:
         """Characters for the bytes of UTF-8 that the parser counts."""
         text = self.line(line)
-        return offset if text.isascii() else len(text.encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "ignore"))
+        return (
+            offset if text.isascii() else len(text.encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "ignore"))
+        )
 
     def span(self, node: ast.AST) -> Span:
         """Where a node stands."""
@@ -119,12 +121,10 @@ def parse(text: str) -> ast.Module:
             warnings.simplefilter("ignore")
             return ast.parse(text)
     except SyntaxError as error:
-        raise UnreadableError(f"it is not Python {sys.version_info.major}.{sys.version_info.minor}: {error.msg}", error.lineno) from error
+        raise UnreadableError(
+            f"it is not Python {sys.version_info.major}.{sys.version_info.minor}: {error.msg}", error.lineno
+        ) from error
     except (RecursionError, MemoryError) as error:
         raise UnreadableError("it is nested too deeply to be parsed; exclude it if it is data") from error
     except ValueError as error:
         raise UnreadableError(f"it is not Python: {error}") from error
-
-
-
-

@@ -37,6 +37,10 @@ class Suppressions:
         if "mig:" in source.text:
             self._read(source)
 
+    def __bool__(self) -> bool:
+        """Whether there is such a comment."""
+        return bool(self._comments)
+
     def _read(self, source: SourceText) -> None:
         lines = len(source.starts)
         try:
@@ -50,7 +54,9 @@ class Suppressions:
             line, column = token.start
             applies = line
             if not source.line(line)[:column].strip():
-                while applies < lines and (not source.line(applies).strip() or source.line(applies).lstrip().startswith("#")):
+                while applies < lines and (
+                    not source.line(applies).strip() or source.line(applies).lstrip().startswith("#")
+                ):
                     applies += 1
             codes = tuple(one.strip() for one in (match["codes"] or "").split(",") if one.strip())
             self._comments.append(_Comment(line, column, column + len(token.string), match.group(), codes, applies))
@@ -72,7 +78,9 @@ class Suppressions:
                 messages = ["name the rules: # mig: ignore[MIG003]"]
             else:
                 unknown = [one for one in comment.codes if not _CODE.fullmatch(one)]
-                idle = [one for one in comment.codes if one not in unknown and one not in comment.used and one not in off]
+                idle = [
+                    one for one in comment.codes if one not in unknown and one not in comment.used and one not in off
+                ]
                 messages = [f"there is no rule {one!r} to ignore" for one in unknown]
                 messages += [f"nothing of {one} is found here; take the comment out" for one in idle]
             span = Span(comment.line, comment.column, comment.line, comment.end)

@@ -86,9 +86,7 @@ def fix_report(
         except UnreadableError as error:
             problems.append(FileProblem(path, str(error), error.line))
             continue
-        fixes.append(
-            FileFix(path, file, source, result.text, tuple(result.fixed), tuple(result.refused))
-        )
+        fixes.append(FileFix(path, file, source, result.text, tuple(result.fixed), tuple(result.refused)))
     return fixes, problems
 
 

@@ -39,9 +39,7 @@ def fix_text(source: SourceText, scan: Scan, *, unsafe: bool = False) -> FixedTe
     refused: dict[tuple[str, str], tuple[Finding, str]] = {}
     current = source
     for _ in range(ROUNDS):
-        findings = [
-            one for one in scan(current) if one.fix is not None and (unsafe or one.fix.safety == "safe")
-        ]
+        findings = [one for one in scan(current) if one.fix is not None and (unsafe or one.fix.safety == "safe")]
         made, text, problems = _round(current, findings)
         refused.update({(one.rule, one.snippet): (one, why) for one, why in problems})
         if not made:
@@ -53,9 +51,7 @@ def fix_text(source: SourceText, scan: Scan, *, unsafe: bool = False) -> FixedTe
     return result
 
 
-def _round(
-    source: SourceText, findings: Sequence[Finding]
-) -> tuple[list[Finding], str, list[tuple[Finding, str]]]:
+def _round(source: SourceText, findings: Sequence[Finding]) -> tuple[list[Finding], str, list[tuple[Finding, str]]]:
     """Make all fixes of a text that do not touch each other. The others have their turn in the next round."""
     tree = parse(source.text)
     taken: list[tuple[int, int]] = []
@@ -70,7 +66,7 @@ def _round(
         except NotFixableError as error:
             problems.append((finding, str(error)))
             continue
-        if any(_touch(edit, piece) for edit in own for piece in taken):
+        if any(_touch(edit, piece) for edit in own for piece in taken) or _again(finding, made):
             continue
         alone = _apply(source.text, own)
         try:
@@ -87,6 +83,15 @@ def _round(
         return [], source.text, problems
     edits += [edit for one in imports if (edit := import_edit(source, tree, *one)) is not None]
     return made, _apply(source.text, edits), problems
+
+
+def _again(finding: Finding, made: Sequence[Finding]) -> bool:
+    """Say whether a fix brings in an import that another one of this round has brought in."""
+    return bool(
+        finding.fix
+        and finding.fix.arguments.get("add")
+        and any(one.fix is not None and one.fix.arguments.get("add") for one in made)
+    )
 
 
 def _order(finding: Finding) -> tuple[int, int, int]:
@@ -120,5 +125,3 @@ def _apply(text: str, edits: Sequence[Edit]) -> str:
     for edit in sorted(edits, key=lambda one: (one.start, one.end), reverse=True):
         text = text[: edit.start] + edit.text + text[edit.end :]
     return text
-
-

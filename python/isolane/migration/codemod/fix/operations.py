@@ -133,19 +133,22 @@ def replace_call(target: Target) -> list[Edit]:
 
 def mark(target: Target) -> list[Edit]:
     """A comment is put above the statement."""
+    source = target.source
+    starts = {(one.lineno, one.col_offset) for one in ast.walk(target.tree) if isinstance(one, ast.stmt)}
     for node in reversed(target.around()):
         if not isinstance(node, ast.stmt):
             continue
-        line = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
-        column = target.source.column(node.lineno, node.col_offset) if line == node.lineno else None
-        text = target.source.line(line)
+        decorators = getattr(node, "decorator_list", [])
+        line = min([node.lineno, *(one.lineno for one in decorators)])
+        text = source.line(line)
         indent = text[: len(text) - len(text.lstrip())]
-        if column is not None and text[:column].strip():
+        # Above a statement, the one before it in the same line, an `elif`, or a decorator: never within a text or after
+        # a backslash.
+        begins = (line, len(indent)) in starts or text.startswith("@", len(indent))
+        if not begins or (line > 1 and source.line(line - 1).rstrip().endswith("\\")):
             continue
-        if line > 1 and target.source.line(line - 1).rstrip().endswith("\\"):
-            continue
-        place = target.source.place(line, 0)
-        return [Edit(place, place, f"{indent}{target.arguments['text']}{target.source.newline}")]
+        place = source.place(line, 0)
+        return [Edit(place, place, f"{indent}{target.arguments['text']}{source.newline}")]
     raise NotFixableError("its line has no place for a comment")
 
 
@@ -198,21 +201,18 @@ def swap_import(target: Target) -> list[Edit]:
     node = line.body[0] if isinstance(line, cst.SimpleStatementLine) else None
     if not isinstance(node, cst.ImportFrom) or isinstance(node.names, cst.ImportStar):
         raise NotFixableError("it is not imported any more")
-    names = [one for one in node.names if not (one.evaluated_name == given["drop"] and (one.evaluated_alias or "") == given["as"])]
+    names = [
+        one
+        for one in node.names
+        if not (one.evaluated_name == given["drop"] and (one.evaluated_alias or "") == given["as"])
+    ]
     if len(names) == len(node.names):
         raise NotFixableError("it is not imported any more")
     added = f"from {given['module']} import {given['add']}" if given["add"] else ""
     if not names:
         # The only name: the statement is the other import, or nothing where that is there already.
         return [Edit(start, end, added)] if added else [_without(target, statement)]
-    last = names[-1]
-    if node.lpar is None:
-        last = last.with_changes(comma=cst.MaybeSentinel.DEFAULT)
-    elif isinstance(node.names[-1].comma, cst.Comma):
-        last = last.with_changes(comma=node.names[-1].comma)
-    elif isinstance(last.comma, cst.Comma):
-        last = last.with_changes(comma=cst.MaybeSentinel.DEFAULT)
-    rest = _code(node.with_changes(names=[*names[:-1], last]))
+    rest = _code(node.with_changes(names=[*names[:-1], _ending(node, names[-1])]))
     if not added:
         return [Edit(start, end, rest)]
     first = source.line(statement.lineno)
@@ -220,6 +220,20 @@ def swap_import(target: Target) -> list[Edit]:
     if indent.strip():
         return [Edit(start, end, f"{rest}; {added}")]
     return [Edit(start, end, f"{added}{source.newline}{indent}{rest}")]
+
+
+def _ending(node: cst.ImportFrom, last: cst.ImportAlias) -> cst.ImportAlias:
+    """Return the name that is now the last one, ended as the last one was."""
+    former = node.names[-1]  # type: ignore[index] # a star has been refused
+    if last is former:
+        return last
+    if not isinstance(former.comma, cst.Comma) or not isinstance(last.comma, cst.Comma):
+        return last.with_changes(comma=cst.MaybeSentinel.DEFAULT)
+    space, ending = last.comma.whitespace_after, former.comma.whitespace_after
+    if isinstance(space, cst.ParenthesizedWhitespace) and isinstance(ending, cst.ParenthesizedWhitespace):
+        # Its own comment stays; where the next line begins is the former one's.
+        ending = ending.with_changes(first_line=space.first_line)
+    return last.with_changes(comma=former.comma.with_changes(whitespace_after=ending))
 
 
 def _without(target: Target, statement: ast.stmt) -> Edit:
@@ -341,5 +355,3 @@ OPERATIONS: dict[str, Callable[[Target], list[Edit]]] = {
     "send_to_one": send_to_one,
     "swap_import": swap_import,
 }
-
-

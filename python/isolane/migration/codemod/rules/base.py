@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,8 @@ class Rule:
         title: what it finds, in a few words.
         why: what goes wrong, in a few sentences.
         before, after: an example, and what should be there instead.
-        trigger: makes the regular expressions, each of which must match somewhere in a text for the rule to look at it.
+        trigger: makes groups of words. The rule looks at a text that has one word of each group; the others are not
+            even walked through.
         check: yields the findings of a module.
     """
 
@@ -37,13 +38,10 @@ class Rule:
     why: str
     before: str
     after: str
-    trigger: Callable[[MigrateConfig], tuple[str, ...]]
+    trigger: Callable[[MigrateConfig], tuple[tuple[str, ...], ...]]
     check: Callable[[Module], Iterator[Finding]]
-
-
-def any_of(words: Iterable[str]) -> str:
-    """Make a pattern of one of several words; of none, a pattern that nothing matches."""
-    return "|".join(re.escape(word) for word in sorted(words)) or r"(?!)"
+    pattern: str = ""
+    """A regular expression that a text must match as well."""
 
 
 def terminal(node: ast.AST) -> str:
@@ -100,8 +98,6 @@ def context_in_scope(module: Module, node: ast.AST) -> str | None:
                     return name
         scope = scope.parent.function() if scope.parent else None
     return None
-
-
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from isolane.migration.codemod.findings import Finding, Fix
 from isolane.migration.codemod.module import Module
-from isolane.migration.codemod.rules.base import Rule, any_of
+from isolane.migration.codemod.rules.base import Rule
 
 MODERN = ("isolane", "UserExecutionContext")
 
@@ -46,15 +46,20 @@ def _check(module: Module) -> Iterator[Finding]:
         for alias in statement.names:
             if alias.name == "*":
                 used = states.find(
-                    name for node in module.nodes(ast.Name) for name in module.resolve(node) if name.startswith(f"{origin}.")
+                    name
+                    for node in module.nodes(ast.Name)
+                    for name in module.resolve(node)
+                    if name.startswith(f"{origin}.")
                 )
                 if used:
                     message = f"{used} comes in with everything of its module; import nothing of the legacy state"
-                    yield module.finding("MIG001", "warning", statement, message, no_fix="the import has no name to swap")
+                    yield module.finding(
+                        "MIG001", "warning", statement, message, no_fix="the import has no name to swap"
+                    )
             elif states.matches(f"{origin}.{alias.name}"):
                 fix, no_fix = _fix(module, statement, alias)
                 message = f"{origin}.{alias.name} is one state for all users; take isolane.UserExecutionContext"
-                yield module.finding("MIG001", "warning", statement, message, fix=fix, no_fix=no_fix)
+                yield module.finding("MIG001", "warning", alias, message, fix=fix, no_fix=no_fix)
     for node in module.nodes(ast.Attribute):
         name = states.find(module.resolve(node))
         if name and not name.startswith(f"{module.name}."):
@@ -74,6 +79,6 @@ RULE = Rule(
     ),
     before="from app.agents.state import DeepAgentState\n",
     after="from isolane import UserExecutionContext\n",
-    trigger=lambda config: (any_of(config.state_list.last_parts),),
+    trigger=lambda config: (tuple(config.state_list.last_parts),),
     check=_check,
 )

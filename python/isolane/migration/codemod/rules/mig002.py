@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from isolane.migration.codemod.findings import Finding, Fix, Replacement
 from isolane.migration.codemod.module import FunctionNode, Module
 from isolane.migration.codemod.names import annotated
-from isolane.migration.codemod.rules.base import Rule, any_of
+from isolane.migration.codemod.rules.base import Rule
 
 READS = {
     "user_id": "context.user_id",
@@ -114,12 +114,18 @@ def _state_use(module: Module, plan: _Plan, node: ast.Name) -> None:
         if not isinstance(parent.ctx, ast.Load):
             plan.problem = plan.problem or f"it writes {node.id}.{parent.attr}; return the result instead"
         elif text is None:
-            plan.problem = plan.problem or f"it reads {node.id}.{parent.attr}; that comes with results, or as a parameter"
+            plan.problem = (
+                plan.problem or f"it reads {node.id}.{parent.attr}; that comes with results, or as a parameter"
+            )
         else:
             plan.reads_request |= text == "request"
             plan.replacements.append(Replacement(module.source.span(parent), text))
         return
-    if isinstance(parent, ast.Call) and node in parent.args and not any(isinstance(a, ast.Starred) for a in parent.args):
+    if (
+        isinstance(parent, ast.Call)
+        and node in parent.args
+        and not any(isinstance(a, ast.Starred) for a in parent.args)
+    ):
         called = parent.func
         own = isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "self"
         if own and plan.owner is not None:
@@ -193,6 +199,9 @@ RULE = Rule(
         "    async def execute_with_context(self, context: UserExecutionContext, request: str) -> str:\n"
         "        return await ask(request, user=context.user_id)\n"
     ),
-    trigger=lambda config: (any_of((*config.state_list.last_parts, *(f"def {one}(" for one in config.legacy_methods))),),
+    trigger=lambda config: (
+        (*config.state_list.last_parts, *(f"def {one}(" for one in config.legacy_methods)),
+        ("run_id", *config.state_list.last_parts),
+    ),
     check=_check,
 )

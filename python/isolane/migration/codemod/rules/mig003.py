@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from isolane.migration.codemod.findings import Finding, Fix
 from isolane.migration.codemod.module import Module
-from isolane.migration.codemod.rules.base import Rule, any_of, context_in_scope
+from isolane.migration.codemod.rules.base import Rule, context_in_scope
 
 MARKER = "TODO(MIG003):"
 
@@ -63,14 +63,8 @@ RULE = Rule(
         "one. Where a context is in scope, the fix takes the user's own emitter or dispatcher from it. Where none is, "
         "it leaves a marker, since somebody has to bring the context there."
     ),
-    before=(
-        "async def think(context: UserExecutionContext) -> None:\n"
-        "    emitter = get_websocket_manager()\n"
-    ),
-    after=(
-        "async def think(context: UserExecutionContext) -> None:\n"
-        "    emitter = context.get_websocket_emitter()\n"
-    ),
-    trigger=lambda config: (any_of(config.getter_list.last_parts),),
+    before=("async def think(context: UserExecutionContext) -> None:\n    emitter = get_websocket_manager()\n"),
+    after=("async def think(context: UserExecutionContext) -> None:\n    emitter = context.get_websocket_emitter()\n"),
+    trigger=lambda config: (tuple(config.getter_list.last_parts),),
     check=_check,
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from isolane.migration.codemod.findings import Finding, Fix
 from isolane.migration.codemod.module import Module
-from isolane.migration.codemod.rules.base import Rule, any_of
+from isolane.migration.codemod.rules.base import Rule
 
 
 def _used_as_result(module: Module, node: ast.Call) -> bool:
@@ -75,6 +75,6 @@ RULE = Rule(
     ),
     before="manager = await get_websocket_manager()\n",
     after="manager = get_websocket_manager()\n",
-    trigger=lambda config: (any_of(config.getter_list.last_parts),),
+    trigger=lambda config: (tuple(config.getter_list.last_parts),),
     check=_check,
 )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from isolane.migration.codemod.findings import Finding
 from isolane.migration.codemod.module import Module
-from isolane.migration.codemod.rules.base import Rule, any_of, terminal
+from isolane.migration.codemod.rules.base import Rule, terminal
 
 _MUTABLE_CALLS = frozenset({"dict", "list", "set", "defaultdict", "deque", "OrderedDict", "Counter"})
 _CHANGES = (
@@ -17,18 +17,28 @@ _CHANGES = (
 )
 # Their machinery gives every instance its own copy, or allows none.
 _COPIED = frozenset(
-    {"BaseModel", "BaseSettings", "RootModel", "SQLModel", "Struct", "TypedDict", "NamedTuple", "Enum", "IntEnum", "StrEnum"}
+    {
+        "BaseModel",
+        "BaseSettings",
+        "RootModel",
+        "SQLModel",
+        "Struct",
+        "TypedDict",
+        "NamedTuple",
+        "Enum",
+        "IntEnum",
+        "StrEnum",
+    }
 )
-_CLASS_DEFAULT = (
-    r"^[ \t]+\w+[ \t]*(?::[^=\n]*)?=[ \t]*(?:\[|\{|(?:\w+\.)?(?:" + "|".join(sorted(_MUTABLE_CALLS)) + r")\()"
+_CHANGED = re.compile(
+    rf"\bself\.(\w+)(?:\.(?:{'|'.join(_CHANGES)})\(|\[[^\]\n]*\][ \t]*(?:[-+|&*/]?=)(?!=)|[ \t]*[+|&]=)"
 )
-_CHANGED = re.compile(rf"\bself\.(\w+)(?:\.(?:{'|'.join(_CHANGES)})\(|\[[^\]\n]*\][ \t]*(?:[-+|&*/]?=)(?!=)|[ \t]*[+|&]=)")
 _BASES = re.compile(r"^[ \t]*class[ \t]+\w+[ \t]*\(([^)]*)\)", re.MULTILINE)
 
 
 def facts(text: str) -> Iterator[str]:
     """Yield what subclasses in a text change of their bases: ``mutates:Base.attribute``. A look at the text is enough."""
-    changed = set(_CHANGED.findall(text))
+    changed = set(_CHANGED.findall(text)) if "self." in text else None
     if changed:
         bases = {base.strip().rpartition(".")[2] for listed in _BASES.findall(text) for base in listed.split(",")}
         yield from (f"mutates:{base}.{name}" for base in bases if base.isidentifier() for name in changed)
@@ -90,19 +100,18 @@ def _own(node: ast.ClassDef) -> tuple[set[str], set[str]]:
     """Return the attributes of ``self`` that the methods of a class change, and those that they give an instance."""
     changed: set[str] = set()
     given: set[str] = set()
+    in_place: set[ast.expr] = set()
     for one in ast.walk(node):
-        if isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name) and one.value.id == "self":
-            if isinstance(one.ctx, ast.Store):
-                given.add(one.attr)
+        if isinstance(one, ast.AugAssign):
+            # For a container: the class's own is changed, and then also put into the instance.
+            in_place.add(one.target)
+            changed |= _self_attribute(one.target)
         elif isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute) and one.func.attr in _CHANGES:
             changed |= _self_attribute(one.func.value)
         elif isinstance(one, ast.Subscript) and not isinstance(one.ctx, ast.Load):
             changed |= _self_attribute(one.value)
-        if isinstance(one, ast.AugAssign):
-            # In place, for a container: the class's own is changed and then also put into the instance.
-            added = _self_attribute(one.target)
-            changed |= added
-            given -= added
+        elif isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store) and one not in in_place:
+            given |= _self_attribute(one)
     return changed, given
 
 
@@ -112,24 +121,42 @@ def _self_attribute(node: ast.expr) -> set[str]:
     return set()
 
 
+def _classes(tree: ast.Module) -> Iterator[ast.ClassDef]:
+    """Yield all classes but those within functions, without a look at expressions."""
+    waiting: list[ast.stmt] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.ClassDef):
+            yield node
+            waiting += node.body
+        elif isinstance(node, ast.If | ast.Try):
+            waiting += [*node.body, *node.orelse]
+
+
 def _class_defaults(module: Module) -> Iterator[Finding]:
-    for node in module.nodes(ast.ClassDef):
+    text = module.source.text
+    for node in _classes(module.tree):
         if any(terminal(base) in _COPIED for base in node.bases) or "dataclass" in map(terminal, node.decorator_list):
             continue
         defaults = list(_defaults(node))
         if not defaults:
             continue
-        changed, given = _own(node)
+        # Most are tables that nothing here touches: the text says so faster than the tree.
+        touched = any(f"self.{name}" in text for name, _ in defaults)
+        changed, given = _own(node) if touched else (set(), set())
         for name, statement in defaults:
             if name in given:
                 continue
-            message = f"{node.name}.{name} is one container for all instances, and methods change it; make it in __init__"
+            message = (
+                f"{node.name}.{name} is one container for all instances, and methods change it; make it in __init__"
+            )
             needs = () if name in changed else (f"mutates:{node.name}.{name}",)
             yield module.finding("MIG005", "error", statement, message, needs=needs)
 
 
 def _check(module: Module) -> Iterator[Finding]:
-    yield from _per_user_instances(module)
+    if any(name in module.source.text for name in module.config.per_user_list.last_parts):
+        yield from _per_user_instances(module)
     yield from _class_defaults(module)
 
 
@@ -144,13 +171,7 @@ RULE = Rule(
         "it is reported where a method of the class, or of a subclass in the scanned files, changes it through self. "
         "Tables that nobody changes are left alone."
     ),
-    before=(
-        "class Agent:\n"
-        "    transcript = []\n"
-        "\n"
-        "    def note(self, line):\n"
-        "        self.transcript.append(line)\n"
-    ),
+    before=("class Agent:\n    transcript = []\n\n    def note(self, line):\n        self.transcript.append(line)\n"),
     after=(
         "class Agent:\n"
         "    def __init__(self):\n"
@@ -159,6 +180,6 @@ RULE = Rule(
         "    def note(self, line):\n"
         "        self.transcript.append(line)\n"
     ),
-    trigger=lambda config: (rf"{any_of(config.per_user_list.last_parts)}|(?m:{_CLASS_DEFAULT})",),
+    trigger=lambda config: (("class ", *config.per_user_list.last_parts),),
     check=_check,
 )

@@ -7,10 +7,22 @@ from collections.abc import Iterator
 
 from isolane.migration.codemod.findings import Finding, Fix
 from isolane.migration.codemod.module import Module
-from isolane.migration.codemod.rules.base import Rule, any_of, terminal, user_in_scope, words
+from isolane.migration.codemod.rules.base import Rule, terminal, user_in_scope, words
 
 _SENDERS = frozenset(
-    {"manager", "websocket", "websockets", "ws", "bridge", "socket", "sockets", "connections", "hub", "broadcaster", "notifier"}
+    {
+        "manager",
+        "websocket",
+        "websockets",
+        "ws",
+        "bridge",
+        "socket",
+        "sockets",
+        "connections",
+        "hub",
+        "broadcaster",
+        "notifier",
+    }
 )
 
 
@@ -63,6 +75,6 @@ RULE = Rule(
     ),
     before="async def tell(user_id, message):\n    await manager.broadcast_message(message)\n",
     after="async def tell(user_id, message):\n    await manager.send_to_user(user_id, message)\n",
-    trigger=lambda config: (any_of(config.broadcast_methods),),
+    trigger=lambda config: (tuple(f"{one}(" for one in config.broadcast_methods),),
     check=_check,
 )

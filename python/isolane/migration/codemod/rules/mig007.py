@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from isolane.migration.codemod.findings import Finding
 from isolane.migration.codemod.module import FunctionNode, Module
-from isolane.migration.codemod.rules.base import Rule, any_of, terminal
+from isolane.migration.codemod.rules.base import Rule, terminal
 
 _LOGGERS = frozenset({"logger", "log", "logging", "_logger", "_log", "LOGGER", "LOG", "print", "warnings"})
 
@@ -36,7 +36,9 @@ def _for_display(module: Module, node: ast.AST) -> bool:
     for one in module.parents(node):
         if isinstance(one, ast.Call):
             called = one.func
-            if terminal(called) in _LOGGERS or (isinstance(called, ast.Attribute) and terminal(called.value) in _LOGGERS):
+            if terminal(called) in _LOGGERS or (
+                isinstance(called, ast.Attribute) and terminal(called.value) in _LOGGERS
+            ):
                 return True
         if isinstance(one, ast.stmt):
             return False
@@ -118,6 +120,6 @@ RULE = Rule(
     ),
     before='owner = state.user_id or "default_user"\n',
     after='if not state.user_id:\n    raise PermissionError("sign in first")\nowner = state.user_id\n',
-    trigger=lambda config: (any_of(config.identity_names), r"""['"]"""),
+    trigger=lambda config: (config.identity_names, ("'", '"')),
     check=_check,
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from isolane.migration.codemod.findings import Finding, Fix
 from isolane.migration.codemod.module import Module
-from isolane.migration.codemod.rules.base import Rule, any_of, terminal
+from isolane.migration.codemod.rules.base import Rule, terminal
 
 _OF_A_CONTEXT = frozenset({"metadata", "messages"})
 """Fields whose names are common: they count where it is known to be a context or a state that has them."""
@@ -40,9 +40,11 @@ def _copies(module: Module) -> Iterator[tuple[ast.expr, ast.expr]]:
         if isinstance(called, ast.Attribute) and called.attr == "copy" and not node.args and not node.keywords:
             yield node, called.value
         elif len(node.args) == 1 and not node.keywords:
-            if isinstance(called, ast.Name) and called.id in {"dict", "list"} and module.resolve(called) == {f"builtins.{called.id}"}:
-                yield node, node.args[0]
-            elif "copy.copy" in module.resolve(called):
+            if (
+                isinstance(called, ast.Name)
+                and called.id in {"dict", "list"}
+                and module.resolve(called) == {f"builtins.{called.id}"}
+            ) or "copy.copy" in module.resolve(called):
                 yield node, node.args[0]
     for shown in module.nodes(ast.Dict):
         for key, value in zip(shown.keys, shown.values, strict=True):
@@ -77,8 +79,8 @@ RULE = Rule(
     before="import copy\n\nmine = parent.agent_context.copy()\n",
     after="import copy\n\nmine = copy.deepcopy(parent.agent_context)\n",
     trigger=lambda config: (
-        any_of((*config.context_fields, *config.state_list.last_parts, *config.context_list.last_parts)),
-        r"copy|\*\*|\bdict\(|\blist\(",
+        (*config.context_fields, *config.state_list.last_parts, *config.context_list.last_parts),
+        ("copy", "**", "dict(", "list("),
     ),
     check=_check,
 )

@@ -7,12 +7,27 @@ from collections.abc import Iterator
 
 from isolane.migration.codemod.findings import Finding, Fix
 from isolane.migration.codemod.module import Module
-from isolane.migration.codemod.rules.base import Rule, any_of, names_in, user_in_scope, words
+from isolane.migration.codemod.rules.base import Rule, names_in, user_in_scope, words
 
 _COHORT = frozenset(
-    {"rollout", "percent", "percentage", "pct", "cohort", "canary", "experiment", "bucket", "variant", "feature", "flag", "ramp"}
+    {
+        "rollout",
+        "percent",
+        "percentage",
+        "pct",
+        "cohort",
+        "canary",
+        "experiment",
+        "bucket",
+        "variant",
+        "feature",
+        "flag",
+        "ramp",
+    }
 )
-_WHO = frozenset({"user", "uid", "account", "tenant", "customer", "member", "visitor", "organization", "org", "subscriber"})
+_WHO = frozenset(
+    {"user", "uid", "account", "tenant", "customer", "member", "visitor", "organization", "org", "subscriber"}
+)
 _DRAWS = frozenset({"random.random", "random.uniform", "random.randint", "random.randrange"})
 _ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
@@ -78,7 +93,11 @@ def _check(module: Module) -> Iterator[Finding]:
         message = "hash() of a text is another number in every process: the cohort changes at each start and worker"
         yield module.finding("MIG009", "error", where, message, fix=fix, no_fix=no_fix)
     for draw in module.nodes(ast.Call):
-        if _DRAWS.isdisjoint(module.resolve(draw.func)) or _comparison(module, draw) is None or not _is_cohort(module, draw):
+        if (
+            _DRAWS.isdisjoint(module.resolve(draw.func))
+            or _comparison(module, draw) is None
+            or not _is_cohort(module, draw)
+        ):
             continue
         known = user_in_scope(module, draw)
         where, fix, no_fix = _fix(module, draw, known.expression if known else None)
@@ -104,6 +123,6 @@ RULE = Rule(
     ),
     before="def long_answers(user_id, flags):\n    return hash(user_id) % 100 < 25\n",
     after='def long_answers(user_id, flags):\n    return flags.decide("modern_execution", user_id).value\n',
-    trigger=lambda _: (r"\bhash\(|\brandom\b", any_of(_COHORT | _WHO)),
+    trigger=lambda _: (("hash(", "random()", "uniform(", "randint(", "randrange("), tuple(_COHORT | _WHO)),
     check=_check,
 )

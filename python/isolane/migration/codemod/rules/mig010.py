@@ -62,9 +62,7 @@ def _check(module: Module) -> Iterator[Finding]:
                 continue
             seen.add((name, fact))
             message = f"{what} that uses the context variable {name}; the endpoint may run in another context"
-            yield module.finding(
-                "MIG010", "warning", module.header(node), message, needs=(fact,) if fact else ()
-            )
+            yield module.finding("MIG010", "warning", module.header(node), message, needs=(fact,) if fact else ())
 
 
 RULE = Rule(
@@ -85,6 +83,6 @@ RULE = Rule(
         "        return await call_next(request)\n"
     ),
     after="async def route(context: Ctx) -> None:\n    print(context.user_id)\n",
-    trigger=lambda _: (r"BaseHTTPMiddleware|\.middleware\(|ContextVar",),
+    trigger=lambda _: (("BaseHTTPMiddleware", '.middleware("http"', ".middleware('http'", "ContextVar"),),
     check=_check,
 )

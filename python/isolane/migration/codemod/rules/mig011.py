@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from isolane.migration.codemod.findings import Finding
 from isolane.migration.codemod.module import Module
-from isolane.migration.codemod.rules.base import Rule, any_of, names_in, terminal, words
+from isolane.migration.codemod.rules.base import Rule, names_in, terminal, words
 
-_METHODS = frozenset({"get", "set", "add", "setex", "aget", "aset", "get_or_set", "aget_or_set", "getset", "hget", "hset", "setnx"})
+_METHODS = frozenset(
+    {"get", "set", "add", "setex", "aget", "aset", "get_or_set", "aget_or_set", "getset", "hget", "hset", "setnx"}
+)
+
+
+_CALL = re.compile(rf"[a-z0-9_)]\s*\.(?:{'|'.join(sorted(_METHODS))})\(\s*(?:[rb]?f[rb]?['\"]|[a-z_])")
 
 
 def _formatted(module: Module, node: ast.expr) -> ast.JoinedStr | None:
@@ -27,6 +33,9 @@ def _formatted(module: Module, node: ast.expr) -> ast.JoinedStr | None:
 
 def _check(module: Module) -> Iterator[Finding]:
     caches = set(module.config.cache_names)
+    lowered = module.source.text.lower()
+    if not any(name in lowered for name in caches) or not _CALL.search(lowered):
+        return
     whose = set(module.config.user_words)
     for node in module.nodes(ast.Call):
         called = node.func
@@ -53,6 +62,6 @@ RULE = Rule(
     ),
     before='answer = cache.get(f"answer:{question}")\n',
     after='answer = cache.get(f"answer:{user_id}:{question}")\n',
-    trigger=lambda config: (rf"(?i:{any_of(config.cache_names)})", r"""\b[fF][rR]?['"]"""),
+    trigger=lambda _: (('f"', "f'", 'F"', "F'", 'r"', "r'"), tuple(f".{one}(" for one in _METHODS)),
     check=_check,
 )

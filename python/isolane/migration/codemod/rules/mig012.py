@@ -9,7 +9,9 @@ from isolane.migration.codemod.findings import Finding
 from isolane.migration.codemod.module import Module
 from isolane.migration.codemod.rules.base import Rule, terminal, words
 
-_LOCKS = frozenset({"threading.Lock", "threading.RLock", "threading.Condition", "threading.Semaphore", "threading.BoundedSemaphore"})
+_LOCKS = frozenset(
+    {"threading.Lock", "threading.RLock", "threading.Condition", "threading.Semaphore", "threading.BoundedSemaphore"}
+)
 _NAMED = frozenset({"lock", "rlock", "mutex"})
 
 
@@ -88,6 +90,7 @@ RULE = Rule(
         "    for socket in current:\n"
         "        await socket.send_json(message)\n"
     ),
-    trigger=lambda _: (r"\basync def\b", r"(?m:^[ \t]+with\b)"),
+    trigger=lambda _: (("async def",), ("await", "async for", "async with"), ("ock", "utex", "threading")),
     check=_check,
+    pattern=r"(?m)^[ \t]+with\b",
 )
