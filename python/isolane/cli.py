@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from isolane._core import __version__
+from isolane.acceptance import cli as accept
 from isolane.security.audit import cli as audit
 
 
@@ -40,9 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("config", help="print each setting, its value and where it came from")
     audit.add_commands(commands)
+    accept.add_commands(commands)
     options = parser.parse_args(arguments)
     if options.command == "audit":
         return audit.run(options)
+    if options.command == "accept":
+        return accept.run(options)
     return show_config() if options.command == "config" else 2
 
 
