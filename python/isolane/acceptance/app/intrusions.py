@@ -14,7 +14,9 @@ from isolane.acceptance.app.sockets import EventSocket, SocketRefusedError
 from isolane.acceptance.app.tables import placeholders
 from isolane.acceptance.target import Attempt
 
-CLOSED_SECONDS = 1.5
+OPEN_SECONDS = 0.2
+"""So long a socket must stay open that is allowed."""
+CLOSED_SECONDS = 1.0
 """So long a socket may stay open that the server accepts in order to close it with a code."""
 _GARBLED = "x-wrong-"
 _UNPROCESSABLE = 422
@@ -119,7 +121,7 @@ async def _conversation(config: AcceptanceConfig, thief: AppSession, victim: App
 async def _sockets(
     config: AcceptanceConfig, socket: SocketConfig, thief: AppSession, victim: AppSession
 ) -> AsyncIterator[Attempt]:
-    opened, outcome = await _opens(socket, thief, thief.socket_headers(), thief.values, config.query)
+    opened, outcome = await _opens(socket, thief, thief.socket_headers(), thief.values, config.query, OPEN_SECONDS)
     yield Attempt(f"the socket {socket.path} with a credential", not opened, outcome, control=True)
     bare = {name: value for name, value in thief.values.items() if name not in _secret_names_of(config, socket)}
     opened, outcome = await _opens(_without(socket), thief, {}, bare, {})
@@ -157,6 +159,7 @@ async def _opens(
     headers: Mapping[str, str],
     values: Mapping[str, str],
     query: Mapping[str, str],
+    seconds: float = CLOSED_SECONDS,
 ) -> tuple[bool, str]:
     """Return whether the server keeps a socket open, and what happened."""
     async with _stranger(thief) as http:
@@ -166,7 +169,7 @@ async def _opens(
             await connection.open(dict(values), headers, http, {} if socket.query else query)
         except SocketRefusedError as error:
             return False, str(error)
-        limit = asyncio.get_running_loop().time() + CLOSED_SECONDS
+        limit = asyncio.get_running_loop().time() + seconds
         while connection.is_open and asyncio.get_running_loop().time() < limit:
             if socket.protocol == "isolane.v1" and connection.welcomed.is_set():
                 break

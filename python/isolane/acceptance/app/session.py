@@ -172,8 +172,9 @@ class AppSession:
         if end.kind == "response":
             run.outcome = "completed"
         elif end.kind == "stream" and not self._legacy:
-            if not await self.recorder.until(lambda: run.run_id in self.recorder.ended, seconds):
-                run.outcome, run.detail = "unanswered", late
+            await self.recorder.until(lambda: run.run_id in self.recorder.ended or bool(self._closed()), seconds)
+            if run.run_id not in self.recorder.ended:
+                run.outcome, run.detail = "unanswered", self._closed() or late
                 return
             said = self.recorder.ended[run.run_id]
             run.outcome, run.detail = ("completed", "") if said == "completed" else ("failed", f"its outcome is {said}")
@@ -196,12 +197,18 @@ class AppSession:
             found = seen()
             return len(found) >= count or any(one.type in end.failed_events for one in found)
 
-        if not await self.recorder.until(over, self.config.run_seconds):
-            run.outcome, run.detail = "unanswered", late
+        await self.recorder.until(lambda: over() or bool(self._closed()), self.config.run_seconds)
+        if not over():
+            run.outcome, run.detail = "unanswered", self._closed() or late
         elif any(one.type in end.failed_events for one in seen()):
             run.outcome, run.detail = "failed", "its events say so"
         else:
             run.outcome = "completed"
+
+    def _closed(self) -> str:
+        """Return that the socket was closed by the server, and how; nothing while it is open or was cut here."""
+        closed = self.socket.closed if self.socket is not None else ""
+        return f"the server closed the socket with {closed}" if closed else ""
 
     def _events(self, shape: EventShape) -> list[ReceivedEvent]:
         return shape.events(self.transcript)

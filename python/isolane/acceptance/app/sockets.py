@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 OPEN_SECONDS = 20.0
 MAX_BYTES = 32 * 1024 * 1024
+_WORD = re.compile(r"[a-z][a-z_ -]{1,60}")
 
 
 class SocketRefusedError(Exception):
@@ -53,6 +55,8 @@ class EventSocket:
         self._socket: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self.channel: Channel | None = None
+        self.closed = ""
+        """The code with which the server closed it, and its reason where that is a plain word."""
 
     @property
     def is_open(self) -> bool:
@@ -134,6 +138,10 @@ class EventSocket:
                     self._first(value, values)
                     if self.config.protocol == "isolane.v1":
                         await self._follow(socket, value)
+        # A reason is sent to the user as well.
+        self._recorder.add("header", self.config.path, f"close: {socket.close_reason or ''}", self._number)
+        word = socket.close_reason or ""
+        self.closed = f"{socket.close_code}{f' {word}' if _WORD.fullmatch(word) else ''}"
         self._recorder.wake()
 
     def _first(self, value: Mapping[str, Any], values: dict[str, str]) -> None:

@@ -65,6 +65,18 @@ async def _harm(session: UserSession, number: int, bench: Bench, result: TestRes
         await session.abandon()
         result.add_check("requests given up")
     elif number == 2 and not capabilities.failing_runs:  # noqa: PLR2004 - the third
+        await _fail(session, result)
+    elif not capabilities.sockets:
+        run = await session.begin()
+        await session.cut()
+        result.add_check("sockets cut in the middle of a run")
+        await session.connect()
+        await session.finish(run)
+
+
+async def _fail(session: UserSession, result: TestResult) -> None:
+    """Have runs fail: the first before others have done much, the second in their midst."""
+    for _ in range(2):
         run = await session.run("failing")
         result.add_check("runs made to fail")
         if run.ok:
@@ -73,12 +85,6 @@ async def _harm(session: UserSession, number: int, bench: Bench, result: TestRes
             )
         if run.outcome == "unanswered":
             result.add_failure("a failing run never ended")
-    elif not capabilities.sockets:
-        run = await session.begin()
-        await session.cut()
-        result.add_check("sockets cut in the middle of a run")
-        await session.connect()
-        await session.finish(run)
 
 
 def spoilt(runs: Sequence[Run]) -> list[str]:
