@@ -6,9 +6,12 @@ pub mod audit;
 pub mod cache;
 pub mod clock;
 pub mod context;
+pub mod deprecation;
 pub mod engines;
 pub mod error;
 pub mod events;
+pub mod flags;
+pub mod guard;
 pub mod ids;
 pub mod isolation;
 pub mod lanes;
@@ -44,16 +47,19 @@ mod _core {
         context::PyContext,
         deepcopy::_deep_copy,
         delivery::{LatencyHistogram, close_connection, delivery_figures, event_figures, user_connections},
+        deprecation::{DeprecationLedger, LegacySite, merge_ledgers},
         emitter::{
             FailedEvent, UserWebSocketEmitter, bind_event_bounds, emitter_for_context, emitter_for_user, end_stream,
             stream_has_ended, user_streams,
         },
         engines::{PyEngineBook, PyFence},
         errors::{
-            BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
-            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError,
-            PolicyLoadError, RunClosed, RunFenced, SanitizeLimitError,
+            BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, FlagConfigError,
+            ForkedProcessError, InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded,
+            MemoryLimitExceededError, PolicyLoadError, RunClosed, RunFenced, SanitizeLimitError,
         },
+        flags::{FlagDecision, FlagEngine, FlagSnapshot, bucket, install_flags, installed_flags},
+        guard::{GuardCore, log_accounts, run_deliveries, set_end_code, set_late_after},
         ids::UnifiedIDManager,
         isolation::{
             _note_contamination, PyScanner, PySighting, PyWindow,

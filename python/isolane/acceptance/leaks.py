@@ -16,6 +16,7 @@ SHORTEST_RUN_ID = 8
 """A run id that is shorter could be part of anything."""
 
 _BRACKETED = re.compile(r"\[([A-Za-z_][\w-]*)\]")
+_ENTRY = re.compile(r"\$(?:\[b\]|\.b)\[(\d+)\]")
 _INDEX = re.compile(r"\[\d+\]")
 
 
@@ -112,7 +113,6 @@ def examine(scanner: Scanner, transcripts: Sequence[Transcript], shape: EventSha
 
 
 def _look(scanner: Scanner, user: str, receipt: Receipt, shape: EventShape) -> tuple[int, int, bool, list[Leak]]:
-    place = _place(receipt, shape)
     value = receipt.value
     own, scanned, complete, sightings = scanner.scan(user, value, "http_out", first=False)
     by_evidence = {one.evidence_id for one in sightings}
@@ -122,7 +122,14 @@ def _look(scanner: Scanner, user: str, receipt: Receipt, shape: EventShape) -> t
         own, complete = max(own, raw_own), complete and raw_complete
         sightings = [*sightings, *(one for one in raw if one.evidence_id not in by_evidence)]
     leaks = [
-        Leak(_owner(one.owner_user_id, one.owner_hash), user, one.tier, place, plain_path(one.path), one.form)
+        Leak(
+            _owner(one.owner_user_id, one.owner_hash),
+            user,
+            one.tier,
+            _place(receipt, shape, one.path),
+            plain_path(one.path),
+            one.form,
+        )
         for one in sightings
     ]
     return own, scanned, complete, leaks
@@ -138,7 +145,7 @@ def _run_ids(owners: Mapping[str, str], transcript: Transcript, receipt: Receipt
         if owner == transcript.user or run not in text:
             continue
         for path in _paths_of(receipt.value, run) or ["$"]:
-            yield Leak(owner, transcript.user, "run id", _place(receipt, shape), path, "plain")
+            yield Leak(owner, transcript.user, "run id", _place(receipt, shape, path), plain_path(path), "plain")
 
 
 def _paths_of(value: Any, text: str) -> list[str]:
@@ -152,7 +159,7 @@ def _paths_of(value: Any, text: str) -> list[str]:
                     found.append(f"{path}.<key>")
                 stack.append((f"{path}.{key}" if str(key) != text else f"{path}.<key>", child))
         elif isinstance(item, list):
-            stack.extend((f"{path}[*]", child) for child in item)
+            stack.extend((f"{path}[{number}]", child) for number, child in enumerate(item))
         elif isinstance(item, str) and text in item:
             found.append(path)
     return found
@@ -188,11 +195,16 @@ def _texts(value: Any, path: str = "$") -> Iterator[tuple[str, str]]:
             yield at, item
 
 
-def _place(receipt: Receipt, shape: EventShape) -> str:
+def _place(receipt: Receipt, shape: EventShape, path: str = "") -> str:
+    """Return where something was received, with the kind of event. Of a frame with several, that at the path."""
     if receipt.channel == "header":
         return f"the headers of {receipt.place}"
     if receipt.channel in {"frame", "stream"}:
-        kinds = sorted({event.type for event in shape.events_of(receipt)})
+        events = list(shape.events_of(receipt))
+        entry = _ENTRY.match(path)
+        if entry is not None and int(entry[1]) < len(events):
+            events = [events[int(entry[1])]]
+        kinds = sorted({event.type for event in events})
         return f"{receipt.place}, event {' and '.join(kinds)}" if kinds else receipt.place
     return receipt.place
 

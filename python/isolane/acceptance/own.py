@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import time
@@ -36,6 +37,7 @@ RUN_SECONDS = 20.0
 LONG_SECONDS = 0.2
 _LEGACY_KEYS = ("/type", "/run_id", "/timestamp", "/payload", "/agent_name")
 _PING_MS = 20_000
+_targets = itertools.count(1)
 
 
 class EchoAgent(BaseAgent):
@@ -221,6 +223,8 @@ class OwnTarget:
         )
         self._isolation = isolation
         self._seed = seed
+        number = next(_targets)
+        self._once = f"-{number}" if number > 1 else ""
         self._factory: ExecutionEngineFactory | None = None
 
     async def open(self) -> None:
@@ -234,7 +238,7 @@ class OwnTarget:
 
     def accounts(self, count: int, part: str) -> list[Account]:
         """Return made-up users."""
-        return [Account(name) for name in made_up(count, part, self._seed)]
+        return [Account(name) for name in made_up(count, part, self._seed, self._once)]
 
     async def sign_in(self, account: Account) -> UserSession:
         """Nobody has to show anything in one process."""

@@ -1,6 +1,7 @@
 """A plugin of pytest's: ``--isolane-accept accept.toml`` adds the eight tests to a run.
 
-They share one start of the service. It is stopped when the last of them has run.
+They share one start of the service. It is stopped when the last of them has run. The options are declared, and this
+module registered, by the plugin that pytest finds by itself, which imports nothing of isolane until it is asked.
 """
 
 from __future__ import annotations
@@ -19,19 +20,13 @@ if TYPE_CHECKING:
     from isolane.acceptance.suite import ExecutionPatternAcceptanceTests
 
 OPTION = "--isolane-accept"
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options."""
-    group = parser.getgroup("isolane")
-    group.addoption(OPTION, metavar="CONFIG", help="run isolane's acceptance tests with this accept.toml")
-    group.addoption("--isolane-accept-seed", type=int, default=0, help="makes the same users and order again")
+SEED = "--isolane-accept-seed"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Add the eight tests, before ``-k`` chooses among all."""
-    path = config.getoption(OPTION)
+    path = config.getoption(OPTION, None)
     # With xdist each worker would start the service: the first one alone does.
     worker = getattr(config, "workerinput", {}).get("workerid", "gw0")
     if not path or worker != "gw0":
@@ -39,7 +34,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     from isolane.acceptance.app.tables import AcceptanceConfigError  # noqa: PLC0415 - only where it is asked for
 
     try:
-        service = Service(Path(path), config.getoption("--isolane-accept-seed"))
+        service = Service(Path(path), config.getoption(SEED, 0) or 0)
     except AcceptanceConfigError as error:
         raise pytest.UsageError(f"{path}: {error}") from error
     config.pluginmanager.register(service)

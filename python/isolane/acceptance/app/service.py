@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import cast
@@ -39,6 +40,7 @@ class ServiceTarget:
         self._config = _with_legacy(config)
         self._isolation = isolation
         self._seed = seed
+        self._once = f"-{secrets.token_hex(2)}" if config.url else ""
         self._process = None if config.url else ServiceProcess(config)
         self._url = config.url
         self._run_ids: dict[str, set[str]] = {}
@@ -74,7 +76,7 @@ class ServiceTarget:
         """Return users: those of the configuration, or made-up ones."""
         if self._config.accounts:
             return [replace(one, values={**one.values, "part": part}) for one in self._config.accounts[:count]]
-        return [Account(name, {"part": part}) for name in made_up(count, part, self._seed)]
+        return [Account(name, {"part": part}) for name in made_up(count, part, self._seed, self._once)]
 
     async def sign_in(self, account: Account) -> UserSession:
         """Sign a user in."""
