@@ -445,12 +445,14 @@ def test_a_flag_that_is_not_there_is_added_only_when_asked(tmp_path) -> None:
 
 def test_a_rolled_back_flag_goes_on_only_after_it_is_resumed(path) -> None:
     writer, engine = FlagWriter(path), FlagEngine()
-    record = {"metric": "run_error", "measured": 0.05, "threshold": 0.005, "n": 113, "stage": "25 %"}
+    record = {"metric": "run_error", "measured": 0.05, "threshold": 0.005, "n": 113, "stage": 25_000}
     writer.roll_back("modern_execution", record, actor="guard")
     engine.load(path.read_text())
     assert not engine.is_on("modern_execution", "ann")
-    assert json.loads(engine.latched()["modern_execution"]) == record
-    with pytest.raises(FlagChangeRefusedError, match=r"run_error measured .* after 113"):
+    latched = json.loads(engine.latched()["modern_execution"])
+    assert latched.items() > record.items()
+    assert (latched["actor"], latched["mode"], latched["revision"]) == ("guard", "drain", 1)
+    with pytest.raises(FlagChangeRefusedError, match=r"0\.05 of 113, at most 0\.005, at 25 %, by guard"):
         writer.set_rollout("modern_execution", 5, actor="ann")
     writer.set_rollout("modern_execution", 0, actor="ann")
     with pytest.raises(FlagChangeRefusedError, match="ack is empty"):
@@ -463,6 +465,14 @@ def test_a_rolled_back_flag_goes_on_only_after_it_is_resumed(path) -> None:
     engine.load(path.read_text())
     assert engine.is_on("modern_execution", "ann")
     assert [change.action for change in writer.history()] == ["set", "resume", "set", "rollback"]
+
+
+def test_of_several_processes_that_roll_back_the_first_says_why(path) -> None:
+    writer = FlagWriter(path)
+    for name in ("run_error", "slow_run"):
+        writer.roll_back("modern_execution", {"metric": name}, actor="guard")
+    assert writer.read().document["flags"]["modern_execution"]["rollback"]["metric"] == "run_error"
+    assert [change.summary for change in writer.history()] == ["rolled back, as before", "100 % -> rolled back"]
 
 
 def test_resuming_in_the_file_releases_what_a_process_has_latched(path) -> None:
