@@ -68,6 +68,14 @@ SessionFactory = Callable[[UserExecutionContext], Any]
 AuthorizeCommand = Callable[[Principal, str, str], bool]
 
 
+_running: list[Isolane] = []
+
+
+def running_applications() -> tuple[Isolane, ...]:
+    """Return what runs in this process, the latest last."""
+    return tuple(_running)
+
+
 class Isolane:
     """isolane in one application; ``app.state.isolane``.
 
@@ -183,6 +191,7 @@ class Isolane:
             self.rollout.start(self)
         if self.probe is not None:
             self.probe.start()
+        _running.append(self)
         try:
             yield
         finally:
@@ -198,6 +207,7 @@ class Isolane:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
             await self.bridge.shutdown()
+            _running.remove(self)
             if self.rollout is not None:
                 await self.rollout.stop()
             # Last: what still runs while the service drains is looked at as well.

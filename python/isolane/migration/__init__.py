@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         OpenFeatureSource,
         RunModes,
     )
+    from isolane.migration.guard import GuardPolicy, GuardStatus, MetricPolicy, RollbackRecord, RolloutGuard
 
 _MODULES = {
     "EnvironmentSource": "isolane.migration.flags",
@@ -32,9 +33,14 @@ _MODULES = {
     "FlagSource": "isolane.migration.flags",
     "FlagSourceError": "isolane.migration.flags",
     "FlagText": "isolane.migration.flags",
+    "GuardPolicy": "isolane.migration.guard",
+    "GuardStatus": "isolane.migration.guard",
+    "MetricPolicy": "isolane.migration.guard",
+    "MigrationFeatureFlags": "isolane.migration.flags",
+    "RollbackRecord": "isolane.migration.guard",
+    "RolloutGuard": "isolane.migration.guard",
     "FlagWatcher": "isolane.migration.flags",
     "FlagWriter": "isolane.migration.flags",
-    "MigrationFeatureFlags": "isolane.migration.flags",
     "OpenFeatureSource": "isolane.migration.flags",
     "RunModes": "isolane.migration.flags",
 }
@@ -50,8 +56,13 @@ __all__ = [
     "FlagText",
     "FlagWatcher",
     "FlagWriter",
+    "GuardPolicy",
+    "GuardStatus",
+    "MetricPolicy",
     "MigrationFeatureFlags",
     "OpenFeatureSource",
+    "RollbackRecord",
+    "RolloutGuard",
     "RunModes",
 ]
 
