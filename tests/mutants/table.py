@@ -392,8 +392,10 @@ KILLERS: dict[str, tuple[str, ...]] = {
     ),
     # Flags.
     "RunChangesItsMode": (
-        ("tests/integrations/test_rollout.py::"
-        "test_a_client_that_comes_back_finds_its_live_run_in_the_mode_in_which_it_began"),
+        (
+            "tests/integrations/test_rollout.py::"
+            "test_a_client_that_comes_back_finds_its_live_run_in_the_mode_in_which_it_began"
+        ),
     ),
     "FlagsWrittenInPlace": (f"{P}flag_sources.py::test_a_writer_that_is_killed_at_any_moment_leaves_a_whole_file",),
     "FlagWritersMeet": (f"{P}flag_sources.py::test_many_processes_that_write_at_once_lose_no_write",),
