@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -180,6 +181,11 @@ class Isolane:
         self.factory.reopen()
         self.bridge.reopen()
         set_default_limiter(self.limiter)
+        if "ISOLANE_LEDGER_DIR" in os.environ:
+            # An empty ledger too is written: it says that this worker counted and there was nothing.
+            from isolane.migration.deprecation import keep_ledger  # noqa: PLC0415
+
+            keep_ledger()
         self._warn()
         sweeper = asyncio.create_task(self._sweep(), name="isolane sweep")
         signals = self.install_signal_drain() if self.settings.signal_drain else None

@@ -207,9 +207,11 @@ OTHER_VARIABLES = frozenset(
     {
         "ISOLANE_AUDIT_DIR",
         "ISOLANE_AUDIT_KEY",
+        "ISOLANE_LEDGER_DIR",
         "ISOLANE_LEGACY_BROADCAST",
         "ISOLANE_MUTANT",
         "ISOLANE_VECTORS",
+        "ISOLANE_WARN",
         "ISOLANE_SCREENSHOTS",
         "ISOLANE_REQUIRE_ALL",
     }
