@@ -78,7 +78,7 @@ async def test_what_fails_is_rolled_back_everywhere_and_goes_on_when_it_is_resum
     guard = RolloutGuard(flags, MODERN, writer=writer, on_rollback=records.append)
 
     async def run(http: httpx.AsyncClient, number: int, *, fail: bool) -> str:
-        answer = await http.post("/run", json={"fail": fail}, headers={"Authorization": f"Bearer user-{number}"})
+        answer = await http.post("/run", json={"fail": fail}, headers={"Authorization": f"Bearer guarded-{number}"})
         return str(answer.json()) if answer.status_code == 200 else f"{answer.status_code}"
 
     with serving(make_app(flags, guard, sink)) as port:
@@ -91,7 +91,7 @@ async def test_what_fails_is_rolled_back_everywhere_and_goes_on_when_it_is_resum
                 assert tried < 200
             assert [record.metric for record in records] == ["run_error"]
             await until(lambda: elsewhere.engine.latched() != {})
-            assert not elsewhere.is_on(MODERN, "user-1")
+            assert not elsewhere.is_on(MODERN, "guarded-1")
             held = writer.read().document["flags"][MODERN]
             assert (held["rollout"], held["rollback"]["metric"]) == (0, "run_error")
             assert {"rollout_rolled_back", "rollout_changed"} <= set(sink.names())
@@ -104,7 +104,7 @@ async def test_what_fails_is_rolled_back_everywhere_and_goes_on_when_it_is_resum
             await until(lambda: elsewhere.engine.latched() == {} and flags.engine.latched() == {})
             assert await run(http, 1, fail=False) == "legacy", "resumed, and at 0 % still"
             assert await asyncio.to_thread(cli.main, ["rollout", "set", MODERN, "100", "--file", str(path)]) == 0
-            await until(lambda: flags.is_on(MODERN, "user-1"))
+            await until(lambda: flags.is_on(MODERN, "guarded-1"))
             assert await run(http, 1, fail=False) == "modern"
             # And it is watched as before.
             await until(lambda: guard.status().state != "rolled_back")
