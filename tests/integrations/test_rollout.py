@@ -72,6 +72,7 @@ def processes(path: Path, tmp_path: Path, workers: int) -> Iterator[str]:
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "ISOLANE_FLAGS_FILE": str(path)},
             pass_fds=[listener.fileno()],
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
