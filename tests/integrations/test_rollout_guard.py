@@ -94,7 +94,7 @@ async def test_what_fails_is_rolled_back_everywhere_and_goes_on_when_it_is_resum
             assert not elsewhere.is_on(MODERN, "guarded-1")
             held = writer.read().document["flags"][MODERN]
             assert (held["rollout"], held["rollback"]["metric"]) == (0, "run_error")
-            assert {"rollout_rolled_back", "rollout_changed"} <= set(sink.names())
+            await until(lambda: {"rollout_rolled_back", "rollout_changed"} <= set(sink.names()))
 
             assert cli.main(["rollout", "status", "--file", str(path)]) == 0
             assert "ROLLED BACK" in capsys.readouterr().out
