@@ -23,6 +23,7 @@ from tests.adversity import (  # noqa: F401 - they add their scenarios to the ot
     limit_scenarios,
     memory_scenarios,
     pool_scenarios,
+    rollout_scenarios,
     security_scenarios,
     tool_scenarios,
 )

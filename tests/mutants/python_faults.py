@@ -232,6 +232,42 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "security/boundary.py",
         (("self._attempt(failed, close_sockets, user_id, RESYNC) or 0", "0"),),
     ),
+    "RunChangesItsMode": PythonFault(
+        "the modes of a run are those of now",
+        "migration/flags/rollout.py",
+        (("snapshot = engine.pin(user) if", "snapshot = engine.snapshot(user.user_id) if"),),
+    ),
+    "FlagsWrittenInPlace": PythonFault(
+        "who reads a file of flags while it is written, or after its writer was killed, has half of it",
+        "migration/flags/sources/atomic.py",
+        (
+            (
+                "_write(scratch, data, target)",
+                "target.write_bytes(data[:9]), target.write_bytes(data), scratch.touch()",
+            ),
+            ("scratch.rename(target)", "scratch.unlink()"),
+        ),
+    ),
+    "FlagWritersMeet": PythonFault(
+        "of two writers of flags at once one is lost",
+        "migration/flags/sources/locking.py",
+        (("fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),),
+    ),
+    "HalfDocumentTaken": PythonFault(
+        "a file of flags is read while somebody writes it",
+        "migration/flags/sources/file.py",
+        (("await self._settle()", "pass"),),
+    ),
+    "EnvironmentBeforeFile": PythonFault(
+        "a roll-back in the file does not reach a process whose environment has the flag",
+        "migration/flags/sources/environment.py",
+        (('document["flags"] = own | flags', 'document["flags"] = flags | own'),),
+    ),
+    "ResumedRuleGoesOn": PythonFault(
+        "a flag that is resumed is at once what a rule made of it before",
+        "migration/flags/sources/edits.py",
+        (('for share in (held, *held.get("rules", [])):', "for share in (held,):"),),
+    ),
 }
 """By the names under which the table has them."""
 

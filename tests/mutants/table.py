@@ -390,5 +390,19 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "EmergencyKeepsSockets": (
         f"{B}boundary.py::TestEmergency::test_the_users_of_a_violation_are_isolated_and_nobody_else",
     ),
+    # Flags.
+    "RunChangesItsMode": (
+        (
+            "tests/integrations/test_rollout.py::"
+            "test_a_client_that_comes_back_finds_its_live_run_in_the_mode_in_which_it_began"
+        ),
+    ),
+    "FlagsWrittenInPlace": (f"{P}flag_sources.py::test_a_writer_that_is_killed_at_any_moment_leaves_a_whole_file",),
+    "FlagWritersMeet": (f"{P}flag_sources.py::test_many_processes_that_write_at_once_lose_no_write",),
+    "HalfDocumentTaken": (f"{P}flag_sources.py::test_a_file_that_is_written_in_pieces_is_taken_when_it_is_whole",),
+    "EnvironmentBeforeFile": (
+        f"{P}flag_sources.py::test_the_file_counts_before_the_environment_so_that_a_rollback_reaches_the_process",
+    ),
+    "ResumedRuleGoesOn": (f"{P}rollout_cli.py::test_kill_and_resume_a_flag",),
 }
 """The fault, and the tests that must notice it."""
