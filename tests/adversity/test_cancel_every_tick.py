@@ -17,6 +17,7 @@ import pytest
 from isolane.testing import manual_clock
 
 from tests.adversity import (  # noqa: F401 - they add their scenarios to the others
+    agent_scenarios,
     auth_scenarios,
     client_scenarios,
     contamination_scenarios,
@@ -60,6 +61,9 @@ NOT_OURS = {
 
 THE_HOSTS = ("AgentWebSocketBridge.", "ConnectionPool.", "PooledSocket.")
 """What the host brings: `isolane.compat.protocols` only describes it."""
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::isolane.migration.deprecation.RemovedInV2Warning")
 
 
 @pytest.fixture(autouse=True)

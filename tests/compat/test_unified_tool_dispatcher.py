@@ -214,7 +214,7 @@ class TestCalling:
             UnifiedToolDispatcherFactory.create_for_admin(admin, None, None),
         ):
             assert made.strategy is DispatchStrategy.ADMIN
-            assert (await made.execute_tool("user_admin", account)).result == "closed 7"
+            assert (await made.execute_tool("user_admin", {"account": "7"})).result == "closed 7"
         with pytest.raises(PermissionDeniedError):
             UnifiedToolDispatcherFactory.create_for_admin(admin, None, told)
 

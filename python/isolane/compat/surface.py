@@ -633,7 +633,8 @@ TOOLS: tuple[Module, ...] = (
                 "UnifiedToolDispatcher",
                 "changed",
                 "over isolane's dispatcher: every call is checked by the wall and by roles, and without roles "
-                "nothing may be called; see UnifiedToolDispatcherFactory.configure(). A parameter never stands in for the context",
+                "nothing may be called; see UnifiedToolDispatcherFactory.configure(). No parameter stands in for the "
+                "context",
             ),
             Name(
                 "UnifiedToolDispatcher.create_for_user",
