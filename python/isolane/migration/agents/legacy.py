@@ -54,6 +54,12 @@ async def run_legacy(
         await _cleaned_up(agent, given)
 
 
+def has_legacy_signature(execute: Callable[..., Any]) -> bool:
+    """Return whether something takes a state and a run, as opposed to a context and a request."""
+    names = [name for name in inspect.signature(execute).parameters if name != "self"]
+    return bool(names) and (names[0] in _STATES or "run_id" in names)
+
+
 class _Given:
     """What there is for the parameters of an older agent, by their names."""
 
