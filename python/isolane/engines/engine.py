@@ -32,7 +32,8 @@ from isolane.agents.execution import current_step, publish_end, step_context, ta
 from isolane.agents.instances import AgentInstanceFactory
 from isolane.agents.pipeline import check_pipeline
 from isolane.agents.result import ExecutionResult
-from isolane.engines.errors import EngineClosedError, RunCancelledError, RunExpiredError
+from isolane.engines.errors import EngineClosedError, RunCancelledError, RunExpiredError, RunRolledBackError
+from isolane.engines.waits import RunWaits, add_wait, current_waits, waiting
 from isolane.limits import LimitTimeout
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class UserExecutionEngine:
         agent_factory: makes the instances.
         websocket_emitter: the emitter of the context.
         created_at: aware UTC datetime.
-        end_reason: why it ended: ``closed``, ``cancelled``, ``lifetime``, ``idle`` or ``evicted``; ``None`` while it
-            has not.
+        end_reason: why it ended: ``closed``, ``cancelled``, ``rolled_back``, ``lifetime``, ``idle`` or ``evicted``;
+            ``None`` while it has not.
     """
 
     _tells_expiry = True
@@ -198,6 +199,8 @@ class UserExecutionEngine:
         if self.end_reason == "lifetime":
             reason = self._cancelled or "the run took longer than its engine may live"
             return RunExpiredError(f"{reason}; raise engine_timeout_seconds, or ask for less in one run")
+        if self.end_reason == "rolled_back":
+            return RunRolledBackError(f"{self._cancelled or 'the run was rolled back'}; begin another one")
         if self.end_reason == "cancelled":
             return RunCancelledError(f"{self._cancelled or 'the run was cancelled'}; begin another one")
         return EngineClosedError("the engine has ended; make one for the next request with create_for_user(context)")
@@ -215,17 +218,30 @@ class UserExecutionEngine:
         self._tasks.add(task)
         if len(self._tasks) == 1:
             self._factory.set_busy(self, busy=True)
+        started, waits = time.monotonic(), RunWaits()
+        token = current_waits.set(waits)
+        failed: BaseException | None = None
         try:
             result = await self._run_steps(steps, request, results)
+            failed = result.error
         except asyncio.CancelledError as error:
+            failed = error
             if tells and task in self._expired_tasks:
                 self._expired_tasks.discard(task)
                 # As asyncio.timeout does: who is cancelled from outside as well is told so.
                 if task.uncancel() <= cancels:
                     raise self._closed_error() from error
             raise
+        except Exception as error:
+            failed = error
+            raise
         finally:
+            current_waits.reset(token)
             self._note_end(task, tells=tells)
+            if self._factory.run_observers and self._above() is self.context:
+                self._factory.tell_run_end(self, failed, time.monotonic() - started, waits.seconds)
+            # Its traceback leads back to this frame.
+            failed = None
         if tells and self._fence is not None and self._fence.is_up:
             # It ended after all, but too late: nothing of it was recorded.
             raise self._closed_error()
@@ -314,13 +330,14 @@ class UserExecutionEngine:
         timeout = left if self._admitted else min(ADMISSION_SECONDS if admission is None else admission, left)
         try:
             try:
-                permit = await self._factory.limiter.acquire(
-                    child.user_id,
-                    ctx=child,
-                    timeout=timeout,
-                    resources=cls.resources or None,
-                    admitted=self._admitted,
-                )
+                with waiting():
+                    permit = await self._factory.limiter.acquire(
+                        child.user_id,
+                        ctx=child,
+                        timeout=timeout,
+                        resources=cls.resources or None,
+                        admitted=self._admitted,
+                    )
             except (LimitRejected, LimitTimeout) as error:
                 # The context may have been closed meanwhile, or fenced off.
                 with contextlib.suppress(RuntimeError, ValueError):
@@ -333,6 +350,7 @@ class UserExecutionEngine:
                 self._admitted = True
                 return await self._run_agent(name, cls, child, request, results)
             finally:
+                add_wait(permit.suspended_seconds)
                 self._permits.discard(permit)
                 if not permit.release() and self._fence.is_up:
                     self._factory.note_late_release()
@@ -394,13 +412,13 @@ class UserExecutionEngine:
             raise
         except Exception as error:  # noqa: BLE001 - whatever an agent raises is its result
             self._note_failure(record, error)
-            await publish_end(emitter, name, error=error)
+            await self._publish_end(emitter, name, error=error)
             return None, error
         if self.context.status.value not in {"cleaned", "completed", "failed", "partial_failure"}:
             # An agent that was left behind by force came to an end after all, and too late.
             with contextlib.suppress(RunFenced):
                 self.context.record_run_success(record, result)
-        await publish_end(emitter, name, result=result)
+        await self._publish_end(emitter, name, result=result)
         return result, None
 
     def _driver(self, agent: str, loop_seconds: float | None = None) -> Callable[[Awaitable[Any]], Awaitable[Any]]:
@@ -414,6 +432,16 @@ class UserExecutionEngine:
         # The context may have been closed meanwhile, which counts the run as failed already.
         with contextlib.suppress(RuntimeError, ValueError):
             self.context.record_run_failure(record, error)
+
+    async def _publish_end(
+        self, emitter: UserWebSocketEmitter, name: str, *, result: Any = None, error: BaseException | None = None
+    ) -> None:
+        if self.end_reason == "rolled_back":
+            # Whatever the agent came to: the run is not to be believed, and its last event says so.
+            with contextlib.suppress(RunClosed):
+                emitter.close_open(self._cancelled or "the run was rolled back")
+            return
+        await publish_end(emitter, name, result=result, error=error)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -473,7 +501,7 @@ class UserExecutionEngine:
             if running:
                 self._closing = asyncio.get_running_loop().create_future()
                 ended = self._until_ended(running)
-                if self.end_reason in {"lifetime", "cancelled"}:
+                if self.end_reason in {"lifetime", "cancelled", "rolled_back"}:
                     self._expired_tasks.update(running)
                 self.cancel(reason)
                 # For the executions, and not for the tasks: a caller may go on with something else.
