@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from isolane._core import ContextIsolationError, UserExecutionContext
 from isolane.contexts.caller import current_caller
 from isolane.contexts.factory import validate_user_context
-from isolane.engines.engine import current_step
+from isolane.agents.execution import current_step
 
 
 @dataclass(frozen=True, slots=True)
