@@ -30,6 +30,7 @@ from isolane.migration.agents import (
 from isolane.migration.agents.shim import LegacyAgentShim
 from isolane.migration.agents.state import LegacyState
 from isolane.migration.deprecation import RemovedInV2Warning
+from isolane.migration.legacy import get_websocket_manager
 
 from tests.support.legacy_states import DeepAgentState, aliases
 
@@ -397,6 +398,65 @@ class TestInEngines:
         factory = engines_of(Leaves)
         async with factory.user_execution_scope(new_context()) as engine:
             assert (await engine.execute_agent("Leaves")).result == 7
+
+
+class Broadcasting:
+    """As the older service writes them: everything from singletons, and its own lifecycle told by itself."""
+
+    name = "broadcasting"
+
+    def __init__(self, tool_dispatcher: Any) -> None:
+        self.tool_dispatcher = tool_dispatcher
+        self.websocket_bridge = get_websocket_manager()
+
+    async def execute(self, state: DeepAgentState, run_id: str, stream_updates: bool) -> dict[str, Any]:
+        manager = await get_websocket_manager()
+        told = {"agent_name": self.name, "run_id": run_id}
+        await manager.send_to_user(state.user_id, {"type": "agent_started", **told})
+        await self.websocket_bridge.broadcast_message({"type": "agent_thinking", "content": f"of {state.user_id}"})
+        await asyncio.sleep(0)
+        rows = await self.tool_dispatcher.execute_tool("rows_of", {"what": state.user_request})
+        await manager.send_to_user(state.user_id, {"type": "progress_report", "payload": {"rows": rows}})
+        if state.user_request.startswith("bob"):
+            await manager.send_to_user("somebody-else", {"type": "progress_report", "payload": {"rows": rows}})
+        await manager.send_to_user(state.user_id, {"type": "agent_completed", "result": rows, **told})
+        return {"rows": rows}
+
+
+class TestSingletons:
+    async def test_two_users_at_once_get_what_is_theirs_and_each_span_one_end(self, new_context, kinds, read_plain):
+        """Getters of singletons, a broadcast, and events of the agent's own, in one class that nobody has changed."""
+        factory = engines_of(Broadcasting, Report)
+
+        async def run(request: str) -> tuple[UserExecutionContext, Any]:
+            context = new_context()
+            async with factory.user_execution_scope(context) as engine:
+                return context, await engine.execute_agent("broadcasting", state_of(context, user_request=request))
+
+        runs = await asyncio.gather(run("a"), run("b"))
+        for (context, outcome), request in zip(runs, "ab", strict=True):
+            assert outcome.success, outcome.error
+            assert outcome.result == {"rows": [f"{request} of {context.user_id}"]}
+            messages = read_plain(context.user_id, context.run_id)
+            others = [other.user_id for other, _ in runs if other is not context]
+            assert not any(other in str(messages) for other in others)
+            assert [kind for kind, _ in kinds(context)] == [
+                "agent_started",
+                "agent_thinking",
+                "tool_executing",
+                "tool_completed",
+                "progress_report",
+                "agent_completed",
+            ]
+            assert f"of {context.user_id}" in str(messages[1]["payload"])
+
+    async def test_a_message_to_another_user_is_refused_and_ends_the_span(self, new_context, kinds):
+        factory = engines_of(Broadcasting)
+        async with factory.user_execution_scope(context := new_context()) as engine:
+            outcome = await engine.execute_agent("broadcasting", state_of(context, user_request="bob's"))
+        assert isinstance(outcome.error, ContextIsolationError)
+        assert kinds(context)[-1] == ("agent_error", "broadcasting")
+        assert user_streams("somebody-else") == []
 
 
 class TestRegistering:

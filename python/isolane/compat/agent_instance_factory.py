@@ -10,7 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from isolane._core import ContextIsolationError, UserExecutionContext
 from isolane.agents.instances import AgentInstanceFactory as ModernFactory
@@ -64,7 +64,7 @@ class AgentInstanceFactory(ModernFactory):
             raise TypeError(
                 f"the registry must hold the class of agent {agent_name!r}, not an instance, which users would share"
             )
-        if not is_legacy_agent(made) or not has_legacy_signature(made.execute):
+        if not is_legacy_agent(made) or not has_legacy_signature(cast("Any", made).execute):
             return agent()
         shim = LegacyAgentShim.of(made)()
         shim.services = self.services
