@@ -304,6 +304,32 @@ class TestLaterWrites:
             with pytest.raises(FrozenLegacyState):
                 write()
 
+    def test_what_others_hold_as_well_is_not_frozen(self):
+        """A default of the process, say: what is frozen below a state is the state's own copy."""
+        shared = AgentMetadata(custom_fields={"a": 1})
+        state = PlainState(
+            user_id="ann-7", thread_id="t-7", run_id="run-7", metadata=shared, names=shared.custom_fields
+        )
+        LegacyExecutionAdapter(state)
+        for write in (
+            lambda: setattr(state.metadata, "custom_fields", {}),
+            lambda: state.metadata.custom_fields.update(b=2),
+            lambda: state.names.update(b=2),
+        ):
+            with pytest.raises(FrozenLegacyState):
+                write()
+        assert state.metadata == shared
+        shared.custom_fields["b"] = 2
+        shared.custom_fields = {}
+
+    def test_fields_that_the_model_does_not_declare_are_frozen(self):
+        state = DeepAgentState(user_id="ann-7", chat_thread_id="t-7", run_id="run-7", more=[1])
+        adapter = LegacyExecutionAdapter(state)
+        with pytest.raises(FrozenLegacyState):
+            state.more.append(2)
+        assert state.model_dump()["more"] == [1]
+        assert adapter.create_temporary_context().agent_context["more"] == [1]
+
     def test_services_of_a_state_are_left_alone(self):
         class Service:
             def __deepcopy__(self, memo):

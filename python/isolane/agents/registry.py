@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
 
+from isolane._core import UserExecutionContext
 from isolane.agents.base import BaseAgent
+
+Services = Mapping[str, Callable[[UserExecutionContext], Any]]
+"""How what the constructors of older agents want is made, by the names of their parameters."""
 
 Agent = TypeVar("Agent")
 
@@ -36,9 +41,15 @@ def as_agent_class(agent: object) -> type[BaseAgent] | None:
 
 
 class AgentRegistry:
-    """Classes of agents by name. Never instances: an instance would be shared by users."""
+    """Classes of agents by name. Never instances: an instance would be shared by users.
 
-    def __init__(self) -> None:
+    Args:
+        services: what the constructors of older agents want, by the names of their parameters, such as
+            ``{"llm_manager": lambda context: ...}``; called for each execution, with its context.
+    """
+
+    def __init__(self, *, services: Services = MappingProxyType({})) -> None:
+        self.services = MappingProxyType(dict(services))
         self._classes: dict[str, type[BaseAgent]] = {}
         self._lock = threading.Lock()
 

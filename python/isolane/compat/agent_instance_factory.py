@@ -7,14 +7,14 @@ factories.
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, cast
 
 from isolane._core import ContextIsolationError, UserExecutionContext
 from isolane.agents.instances import AgentInstanceFactory as ModernFactory
-from isolane.agents.registry import AgentRegistry, UnknownAgentError
+from isolane.agents.registry import AgentRegistry, Services, UnknownAgentError
 from isolane.compat.protocols import AgentClassRegistry, AgentWebSocketBridge
 from isolane.compat.redaction import safe_error, safe_input, safe_output
 from isolane.compat.run_spans import RunSpans
@@ -43,7 +43,7 @@ class AgentInstanceFactory(ModernFactory):
         self,
         agent_registry: AgentRegistry | AgentClassRegistry | None = None,
         *,
-        services: Mapping[str, Callable[[UserExecutionContext], Any]] = MappingProxyType({}),
+        services: Services = MappingProxyType({}),
     ) -> None:
         super().__init__(agent_registry if isinstance(agent_registry, AgentRegistry) else None, services=services)
         self._host_registry = None if isinstance(agent_registry, AgentRegistry) else agent_registry

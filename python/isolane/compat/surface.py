@@ -172,7 +172,7 @@ CONTEXTS = Module(
             "left out",
             "get_dependency has_dependency set_dependency remove_dependency get_available_dependencies",
             "the host keeps handles among data that is deep-copied, which breaks children; sessions and tools are "
-            "bound to the run, and AgentInstanceFactory(services=...) makes what constructors want",
+            "bound to the run, and AgentRegistry(services=...) makes what constructors want",
             "UserExecutionContext.",
         ),
         Name("UserExecutionContext.get_tool_dispatcher", "changed", "made by the factory that the run has"),
