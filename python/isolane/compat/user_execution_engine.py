@@ -55,6 +55,8 @@ class _NoFactory:
     """Stands in for the factory of an engine that was constructed directly: no slot, and no lifetime of its own."""
 
     admission_timeout: float | None = None
+    run_observers: tuple[Any, ...] = ()
+    """Nobody is told how its runs end."""
 
     @property
     def limiter(self) -> FairLimiter:
