@@ -3,7 +3,12 @@
 import asyncio
 import gc
 import inspect
+import json
+import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -457,6 +462,61 @@ class TestSingletons:
         assert isinstance(outcome.error, ContextIsolationError)
         assert kinds(context)[-1] == ("agent_error", "broadcasting")
         assert user_streams("somebody-else") == []
+
+
+EXAMPLE = """
+import asyncio, json
+from app.agents import DraftAgent, ResearchAgent, ReviewAgent
+from app.agents.state import DEFAULT_METADATA, DeepAgentState
+from isolane import (AgentInstanceFactory, AgentRegistry, ExecutionEngineFactory, PermissionEngine,
+    UnifiedToolDispatcherFactory, UserContextFactory, UserExecutionContext)
+
+async def search_notes(words: str, context: UserExecutionContext) -> list[str]:
+    await asyncio.sleep(0.01)
+    return [f"note of {context.user_id}"]
+
+async def run(engines, user):
+    context = UserContextFactory.create_context(user)
+    state = DeepAgentState(
+        user_request=f"asked by {user}", user_id=user, chat_thread_id=context.thread_id, run_id=context.run_id
+    )
+    async with engines.user_execution_scope(context) as engine:
+        outcome = await engine.execute_agent_pipeline(["research", "draft", "review"], state)
+    return outcome.result.model_dump(), repr(outcome.error)
+
+async def main():
+    registry = AgentRegistry()
+    for agent in (ResearchAgent, DraftAgent, ReviewAgent):
+        registry.register(agent)
+    tools = UnifiedToolDispatcherFactory([search_notes], permissions=PermissionEngine.for_tools({"everyone": ["*"]}))
+    engines = ExecutionEngineFactory(agent_factory=AgentInstanceFactory(registry), tool_dispatcher_factory=tools)
+    results = await asyncio.gather(run(engines, "ann"), run(engines, "bob"))
+    print(json.dumps([results, DEFAULT_METADATA]))
+
+asyncio.run(main())
+"""
+
+
+def test_the_agents_of_the_example_run_unchanged_for_two_users_at_once():
+    """Its states share a default and its dispatcher a user; here neither is shared."""
+    folder = Path(__file__).resolve().parents[2] / "examples" / "legacy_service"
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMPLE],
+        cwd=folder,
+        env={**os.environ, "ISOLANE_WARN": "off"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results, default = json.loads(done.stdout)
+    for user, other, (state, error) in zip(("ann", "bob"), ("bob", "ann"), results, strict=True):
+        assert error == "None"
+        assert state["research_result"] == state["metadata"]["sources"] == [f"note of {user}"]
+        assert state["step_count"] == 3
+        assert f"asked by {user}" in state["report_result"]
+        assert other not in json.dumps(state)
+    assert default["sources"] == []
 
 
 class TestRegistering:
