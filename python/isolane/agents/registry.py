@@ -13,7 +13,8 @@ from isolane.agents.base import BaseAgent
 Services = Mapping[str, Callable[[UserExecutionContext], Any]]
 """How what the constructors of older agents want is made, by the names of their parameters."""
 
-Agent = TypeVar("Agent")
+AgentClass = TypeVar("AgentClass", bound=Callable[..., object])
+"""A class; as what makes instances, since of ``type`` checkers want one that is not abstract, as older agents look."""
 
 
 class UnknownAgentError(LookupError):
@@ -53,7 +54,7 @@ class AgentRegistry:
         self._classes: dict[str, type[BaseAgent]] = {}
         self._lock = threading.Lock()
 
-    def register(self, agent: type[Agent], name: str | None = None) -> type[Agent]:
+    def register(self, agent: AgentClass, name: str | None = None) -> AgentClass:
         """Add a class, under its own name unless another is given. Usable as a decorator.
 
         A class of the older signature ``execute(state, run_id, stream_updates)`` is taken as it is, whatever it derives
