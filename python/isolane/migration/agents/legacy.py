@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -122,5 +121,4 @@ async def _cleaned_up(agent: Any, given: _Given) -> None:
             await _called(cleanup, given)
     except Exception:
         # What the agent came to must stay what is seen.
-        with contextlib.suppress(Exception):
-            logger.warning("the clean-up of an older agent failed", exc_info=True)
+        logger.warning("the clean-up of an older agent failed", exc_info=True)
