@@ -24,8 +24,39 @@ if TYPE_CHECKING:
         RunModes,
     )
     from isolane.migration.guard import GuardPolicy, GuardStatus, MetricPolicy, RollbackRecord, RolloutGuard
+    from isolane.migration.legacy import (
+        BridgeSelector,
+        BroadcastDeniedError,
+        BroadcastPolicy,
+        CompatibilityAdapter,
+        CrossUserSendError,
+        HybridBridge,
+        LegacyContextError,
+        LegacyWebSocketBridge,
+        ModernWebSocketBridge,
+        SendOutcome,
+        bind_context,
+        configure_legacy,
+        get_websocket_manager,
+    )
+    from isolane.migration.legacy.factory_adapter import FactoryAdapter, MigrationMode
 
 _MODULES = {
+    "BridgeSelector": "isolane.migration.legacy",
+    "BroadcastDeniedError": "isolane.migration.legacy",
+    "BroadcastPolicy": "isolane.migration.legacy",
+    "CompatibilityAdapter": "isolane.migration.legacy",
+    "CrossUserSendError": "isolane.migration.legacy",
+    "FactoryAdapter": "isolane.migration.legacy.factory_adapter",
+    "HybridBridge": "isolane.migration.legacy",
+    "LegacyContextError": "isolane.migration.legacy",
+    "LegacyWebSocketBridge": "isolane.migration.legacy",
+    "MigrationMode": "isolane.migration.legacy.factory_adapter",
+    "ModernWebSocketBridge": "isolane.migration.legacy",
+    "SendOutcome": "isolane.migration.legacy",
+    "bind_context": "isolane.migration.legacy",
+    "configure_legacy": "isolane.migration.legacy",
+    "get_websocket_manager": "isolane.migration.legacy",
     "EnvironmentSource": "isolane.migration.flags",
     "FileSource": "isolane.migration.flags",
     "FlagChangeRefusedError": "isolane.migration.flags",
@@ -47,7 +78,13 @@ _MODULES = {
 """Where each public name is."""
 
 __all__ = [
+    "BridgeSelector",
+    "BroadcastDeniedError",
+    "BroadcastPolicy",
+    "CompatibilityAdapter",
+    "CrossUserSendError",
     "EnvironmentSource",
+    "FactoryAdapter",
     "FileSource",
     "FlagChangeRefusedError",
     "FlagFileError",
@@ -58,12 +95,21 @@ __all__ = [
     "FlagWriter",
     "GuardPolicy",
     "GuardStatus",
+    "HybridBridge",
+    "LegacyContextError",
+    "LegacyWebSocketBridge",
     "MetricPolicy",
     "MigrationFeatureFlags",
+    "MigrationMode",
+    "ModernWebSocketBridge",
     "OpenFeatureSource",
     "RollbackRecord",
     "RolloutGuard",
     "RunModes",
+    "SendOutcome",
+    "bind_context",
+    "configure_legacy",
+    "get_websocket_manager",
 ]
 
 
