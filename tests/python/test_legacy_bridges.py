@@ -8,6 +8,7 @@ import copy
 import gc
 import json
 import threading
+import weakref
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -16,6 +17,10 @@ import isolane
 import pytest
 from isolane import BudgetExceeded, ContextIsolationError, InvalidContextError, InvalidEvent, UserContextFactory
 from isolane._core import lane_usage, user_streams
+from isolane.compat.agent_instance_factory import configure_agent_instance_factory
+from isolane.compat.execution_context import AgentExecutionContext
+from isolane.compat.execution_engine_factory import configure_execution_engine_factory
+from isolane.contexts.caller import Caller
 from isolane.migration import legacy
 from isolane.migration.legacy import (
     BroadcastDeniedError,
@@ -427,12 +432,13 @@ class TestWhose:
             with pytest.raises(CrossUserSendError):
                 await kept.send_to_user(alice, {"type": "note"})
 
-    async def test_a_block_cannot_be_bound_inside_another_users(self, alice, bob):
+    async def test_a_block_cannot_be_bound_inside_another_users(self, process, sink, alice, bob):
         with bind_context(context_of(alice)):
             with bind_context(context_of(alice)):
                 pass
             with pytest.raises(ContextIsolationError), bind_context(context_of(bob)):
                 pass
+            assert [(event.user_id, event.data["call"]) for event in sink.events] == [(alice, "bind_context")]
         with pytest.raises(TypeError), bind_context(SimpleNamespace(user_id=alice)):
             pass
 
@@ -478,6 +484,61 @@ class TestWhose:
         assert len({message["run_id"] for message in socket.messages}) == 1
         assert sink.reasons == ["other_user"] * 2
         await factory.shutdown()
+
+    async def test_the_engine_runs_nothing_for_another_user(self, process, sink, alice, bob):
+        class Echo(isolane.BaseAgent):
+            name = "echo"
+
+            async def execute_with_context(self, context: Any, request: Any) -> Any:
+                return f"{request} of {context.user_id}"
+
+        agents = isolane.AgentRegistry()
+        agents.register(Echo)
+        configure_agent_instance_factory(agents)
+        factory = await configure_execution_engine_factory(process.factory)
+        context = context_of(alice)
+        told = AgentExecutionContext(context.run_id, context.thread_id, alice, "echo")
+        foreign = AgentExecutionContext(context.run_id, context.thread_id, bob, "echo")
+        with bind_context(context):
+            with pytest.raises(CrossUserSendError):
+                await get_execution_engine().execute_agent(foreign, "secret")
+            result = await (await get_execution_engine()).execute_agent(told, "note")
+        assert result.data == f"note of {alice}"
+        assert sink.reasons == ["other_user"]
+        await factory.shutdown()
+
+    async def test_many_threads_at_once(self, process, new_user):
+        """Each with a loop of its own, some bound and some with a manager that was got for their user."""
+        users = [new_user() for _ in range(6)]
+        failed: list[BaseException] = []
+
+        def work(user: str, manager: Any) -> None:
+            async def send() -> None:
+                for step in range(40):
+                    message = {"type": "step", "payload": {"n": step}, "run_id": f"run-of-{user}"}
+                    assert await manager.send_to_user(user, message) is SendOutcome.STORED
+                    for other in users:
+                        if other != user:
+                            with pytest.raises(CrossUserSendError):
+                                await manager.send_to_user(other, {"type": "leak", "run_id": f"run-of-{other}"})
+
+            try:
+                asyncio.run(send())
+            except BaseException as error:  # noqa: BLE001 - told by the test
+                failed.append(error)
+
+        threads = []
+        for user in users:
+            with bind_context(context_of(user)):
+                threads.append(threading.Thread(target=work, args=(user, get_websocket_manager())))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        assert failed == []
+        for user in users:
+            (stream,) = user_streams(user)
+            assert (stream["run_id"], stream["head"]) == (f"run-of-{user}", 40)
 
     async def test_a_conversation_that_two_users_name_alike(self, process, sink, alice, bob):
         manager = get_websocket_manager()
@@ -813,9 +874,34 @@ class TestModernBridge:
             with pytest.raises(CrossUserSendError):
                 await bridge.cleanup_user_session(bob)
             assert await bridge.cleanup_user_session(alice) == 1
-        assert sink.reasons == ["other_user", "message", "other_user"]
+        assert sink.reasons == ["bind", "other_user", "message", "other_user"]
         (stream,) = user_streams(alice)
         assert (stream["run_id"], stream["head"]) == (context.run_id, 3)
+
+
+async def test_what_a_request_leaves_behind_keeps_only_whose_it_was(alice):
+    class Scope:
+        isolane = run_context = None
+        known_user = alice
+
+        async def user_of(self, connection: Any) -> str:
+            return alice
+
+    scope, connection = Scope(), {"headers": []}
+    caller = Caller(scope, connection)
+    assert await caller.resolve() == alice
+    held = weakref.ref(scope)
+    caller.close()
+    caller.close()
+    del scope
+    gc.collect()
+    assert held() is None
+    assert (caller.user_id, await caller.resolve(), caller.run_context, caller.application) == (
+        alice,
+        alice,
+        None,
+        None,
+    )
 
 
 def test_a_message_is_converted_to_an_event(alice, bob):
