@@ -1,7 +1,7 @@
 """The command ``isolane``.
 
 ``config``: the settings in force and where each came from. ``audit``: the audit log. ``rollout``: the flags of a
-migration. ``migrate``: tools that move a code base.
+migration. ``migrate``: tools that move a code base. ``accept``: the acceptance suite against an application.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from isolane._core import __version__
+from isolane.acceptance import cli as accept
 from isolane.migration.codemod import cli as migrate
 from isolane.migration.flags import cli as rollout
 from isolane.security.audit import cli as audit
 
-AREAS = {"audit": audit, "rollout": rollout, "migrate": migrate}
+AREAS = {"audit": audit, "rollout": rollout, "migrate": migrate, "accept": accept}
 """What each command belongs to: ``add_commands`` declares its arguments, ``run`` does it."""
 
 
