@@ -772,6 +772,55 @@ class TestSockets:
             assert adapter.get_user_connections(alice) == []
             assert (lane_usage(alice) or {"connections": 0})["connections"] == 0
 
+    @pytest.mark.parametrize("leaves", ["cancelled", "removed", "another"])
+    async def test_a_socket_of_which_it_is_still_asked_whose_it_is(self, adapter, sink, alice, bob, leaves):
+        asked, answer = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+        class Asked:
+            known_user = None
+
+            async def user_of(self, connection: Any) -> str:
+                asked.set()
+                return await asyncio.shield(answer)
+
+        socket = Socket()
+        socket.scope = {"state": {"isolane": Asked()}}  # type: ignore[attr-defined]
+        name = adapter.add_connection(alice, socket)
+        await asked.wait()
+        assert await adapter.send_to_user(alice, {"type": "note"}) is SendOutcome.STORED
+        if leaves == "cancelled":
+            name.begun.cancel()
+            await asyncio.wait({name.begun})
+        elif leaves == "removed":
+            assert adapter.remove_connection(name)
+        answer.set_result(bob if leaves == "another" else alice)
+        with contextlib.suppress(CrossUserSendError, asyncio.CancelledError):
+            await name
+        assert adapter.get_user_connections(alice) == []
+        assert lane_usage(alice)["connections"] == 0
+        assert sink.reasons == (["socket"] if leaves == "another" else [])
+        assert socket.texts == []
+
+    async def test_a_socket_that_waited_is_sent_what_was_told_meanwhile(self, adapter, alice):
+        answer = asyncio.get_running_loop().create_future()
+
+        class Asked:
+            known_user = None
+
+            async def user_of(self, connection: Any) -> str:
+                return await answer
+
+        socket = Socket()
+        socket.scope = {"state": {"isolane": Asked()}}  # type: ignore[attr-defined]
+        name = adapter.add_connection(alice, socket)
+        for step in range(3):
+            await adapter.send_to_user(alice, {"type": "step", "n": step})
+        answer.set_result(f" {alice} ")
+        assert await name == name
+        await adapter.send_to_user(alice, {"type": "step", "n": 3})
+        await until(lambda: len(socket.texts) == 4)
+        assert [payload["n"] for payload in payloads(socket, "step")] == [0, 1, 2, 3]
+
     async def test_many_at_once(self, adapter, new_user):
         users = [new_user() for _ in range(10)]
         sockets = {user: Socket() for user in users}
