@@ -141,6 +141,55 @@ class TestDelivery:
         assert socket.messages[4]["payload"]["result"] == {"rows": 1}
         assert socket.messages[4]["payload"]["duration_ms"] == 5
 
+    @pytest.mark.parametrize("bound", [False, True])
+    async def test_what_names_no_run_stays_in_order(self, adapter, alice, bound):
+        """Also while the socket takes nothing, so that all of it waits."""
+        socket = Socket()
+        kinds = [
+            "note",
+            "agent_started",
+            "other",
+            "agent_thinking",
+            "note",
+            "tool_executing",
+            "x",
+            "agent_completed",
+            "y",
+        ]
+        expected = [*kinds]
+        expected.insert(7, "tool_completed")
+        with bind_context(context_of(alice)) if bound else contextlib.nullcontext():
+            if not bound:
+                await adapter.add_connection(alice, Socket())
+            for _ in range(5):
+                for kind in kinds:
+                    await adapter.send_to_user(alice, {"type": kind, "payload": {"tool_name": "load"}})
+            await adapter.add_connection(alice, socket)
+            await until(lambda: len(socket.texts) == 50)
+        assert socket.types == expected * 5
+
+    async def test_keys_of_a_payload_are_nobodys_arguments(self, adapter, sink, alice, bob):
+        socket, theirs = Socket(), Socket()
+        await adapter.add_connection(alice, socket)
+        await adapter.add_connection(bob, theirs)
+        foreign = {
+            "run_id": f"run-of-{bob}",
+            "user_id": bob,
+            "self": 1,
+            "metadata": {"x": 1},
+            "thread_id": "t",
+            "seq": 9,
+        }
+        for kind in WHOLE:
+            said = {"tool_name": "load"} if kind.startswith("tool") else {}
+            message = {"type": kind, "run_id": f"run-of-{alice}", "agent_name": "data", "payload": {**foreign, **said}}
+            assert await adapter.send_to_user(alice, message)
+        await until(lambda: len(socket.texts) == 5)
+        assert faults(socket.messages) == []
+        assert {message["run_id"] for message in socket.messages} == {f"run-of-{alice}"}
+        assert [broken_rules(message) for message in socket.messages] == [[]] * 5
+        assert theirs.texts == []
+
     async def test_events_that_presume_others_bring_them_along(self, adapter, alice):
         socket = Socket()
         await adapter.add_connection(alice, socket)
@@ -484,6 +533,48 @@ class TestWhose:
         assert len({message["run_id"] for message in socket.messages}) == 1
         assert sink.reasons == ["other_user"] * 2
         await factory.shutdown()
+
+    @pytest.mark.parametrize("how", ["task", "thread"])
+    async def test_what_an_agent_leaves_behind_speaks_for_its_user(self, process, sink, alice, bob, how):
+        """After the agent, its engine and its context have ended."""
+        socket = Socket()
+        manager = get_websocket_manager()
+        await manager.connect_user(alice, socket)
+        await manager.connect_user(bob, Socket())
+        released, left = asyncio.Event(), []
+
+        async def later() -> list[Any]:
+            answers: list[Any] = []
+            for user in (alice, bob):
+                try:
+                    answers.append(await kept[0].send_to_user(user, {"type": "late", "n": 1}))
+                except CrossUserSendError as error:
+                    answers.append(error.reason)
+            return answers
+
+        kept: list[Any] = []
+
+        async def wait() -> list[Any]:
+            await released.wait()
+            return await (asyncio.to_thread(asyncio.run, later()) if how == "thread" else later())
+
+        class Legacy(isolane.BaseAgent):
+            name = "legacy"
+
+            async def execute_with_context(self, context: Any, request: Any) -> None:
+                kept.append(get_websocket_manager())
+                left.append(asyncio.create_task(wait()))
+
+        factory = isolane.ExecutionEngineFactory(process.factory)
+        async with factory.user_execution_scope(context_of(alice)) as engine:
+            assert (await engine.execute_agent(Legacy)).success
+        del engine
+        await factory.shutdown()
+        gc.collect()
+        released.set()
+        assert await left[0] == [SendOutcome.QUEUED, "other_user"]
+        await until(lambda: "late" in socket.types)
+        assert sink.reasons == ["other_user"]
 
     async def test_the_engine_runs_nothing_for_another_user(self, process, sink, alice, bob):
         class Echo(isolane.BaseAgent):
