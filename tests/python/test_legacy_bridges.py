@@ -427,6 +427,11 @@ class TestWhose:
             with pytest.raises(ValueError, match="metadata of a connection cannot say"):
                 adapter.add_connection(alice, socket, metadata)
         assert sink.reasons == ["metadata"] * 8
+        taken = await adapter.connect_user(bob, Socket(), connection_id="conn-of-bob")
+        with pytest.raises(ValueError, match="of this name"):
+            await adapter.connect_user(alice, socket, connection_id=taken)
+        assert adapter.hub.connections.get(taken).user_id == bob
+        assert len(sink.events) == 8
         noted = {"page": "/chat"}
         await adapter.connect_user(alice, socket, metadata=noted, client_ip="127.0.0.1")
         (connection,) = adapter.hub.connections.of_user(alice)

@@ -11,7 +11,7 @@ from isolane._core import ContextIsolationError, RunClosed, UserExecutionContext
 from isolane.compat.protocols import PooledSocket
 from isolane.events.bridge import WebSocketBridgeFactory
 from isolane.migration.legacy import lifecycle
-from isolane.migration.legacy.connections import LegacyConnection, LegacyConnections
+from isolane.migration.legacy.connections import LegacyConnection, LegacyConnections, check_metadata
 from isolane.migration.legacy.errors import BroadcastDeniedError, CrossUserSendError
 from isolane.migration.legacy.identity import Bound, bound_here, bound_now
 from isolane.migration.legacy.mappings import UserMappings, clean
@@ -282,11 +282,12 @@ class LegacyHub:
         if bound is not None and bound.user_id != target:
             self.refuse(self._foreign_socket(call), bound, call)
         try:
-            return self.connections.add(target, websocket, metadata, thread_id, connection_id)
+            check_metadata(metadata)
         except ValueError:
             # Whoever sets an identity by metadata is told so, and it is on record.
             self.refusals.note(_metadata_refusal(call), target, call)
             raise
+        return self.connections.add(target, websocket, metadata, thread_id, connection_id)
 
     async def begin(self, connection: LegacyConnection, *, call: str = "add_connection") -> LegacyConnection:
         """Compare a socket with who signed in on it, and begin to deliver.
