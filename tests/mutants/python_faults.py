@@ -34,6 +34,7 @@ class PythonFault:
 
 
 _AUTH = "security/authentication/"
+_LEGACY = "migration/legacy/"
 
 PYTHON_FAULTS: dict[str, PythonFault] = {
     "ToolParametersNotAsked": PythonFault(
@@ -302,6 +303,37 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "the host's dispatcher calls tools for the state of another user",
         "compat/unified_tool_dispatcher.py",
         (("        if not self._is_of_this_run(state, run_id):\n", "        if False:\n"),),
+    ),
+    "LegacySendNotCompared": PythonFault(
+        "an older call sends to whomever it names",
+        f"{_LEGACY}hub.py",
+        (("            if bound.user_id != target:\n", "            if False:\n"),),
+    ),
+    "LegacySocketOfAnybody": PythonFault(
+        "a socket is given to another user than the one who signed in on it",
+        f"{_LEGACY}hub.py",
+        (("if signed_in is not None and signed_in.strip() != connection.user_id:", "if False:"),),
+    ),
+    "LegacyBroadcastToAll": PythonFault(
+        "every broadcast goes to everybody",
+        f"{_LEGACY}hub.py",
+        (("        if policy.is_for_all(kind):\n", "        if True:\n"),),
+    ),
+    "LegacyRefusalNotRecorded": PythonFault(
+        "what an older name is refused leaves no trace",
+        f"{_LEGACY}refusals.py",
+        (("        if self.audit is None:\n            return\n", "        return\n"),),
+    ),
+    "HybridHandsOverTwice": PythonFault(
+        "the older bridge is handed what it has had, when a socket has taken its place",
+        f"{_LEGACY}hybrid.py",
+        (
+            (
+                "self._cursor.subscribe(run_id, epochs.get(run_id), self._positions[run_id])",
+                "self._cursor.subscribe(run_id)",
+            ),
+            ("        if number <= self._positions[run_id]:\n", "        if False:\n"),
+        ),
     ),
 }
 """By the names under which the table has them."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
-from isolane._core import ContextIsolationError, UserExecutionContext
+from isolane._core import UserExecutionContext
 from isolane.migration.deprecation import deprecated
-from isolane.migration.legacy.errors import LegacyContextError
+from isolane.migration.legacy.errors import CrossUserSendError, LegacyContextError
 from isolane.migration.legacy.face import LegacyManagers, returns_itself
-from isolane.migration.legacy.identity import bound_here, bound_now
+from isolane.migration.legacy.identity import Bound, bound_here, bound_now
 from isolane.migration.legacy.outcome import SendOutcome
 from isolane.migration.legacy.process import process_hub, running_applications
 
@@ -117,7 +117,7 @@ class LegacyEngineProxy:
     async def execute_agent(self, context: Any, state: Any = None) -> Any:
         """Run an agent: ``(context, state)`` with an ``agent_name`` on the context, or ``(agent, request)``.
 
-        Raises ``LegacyContextError`` where no run context is bound, ``ContextIsolationError`` for a context of another
+        Raises ``LegacyContextError`` where no run context is bound, ``CrossUserSendError`` for a context of another
         user, and what the engine raises.
         """
         return await self._run(lambda engine: engine.execute_agent(context, state), context)
@@ -131,7 +131,15 @@ class LegacyEngineProxy:
         context = await _context_for("get_execution_engine().execute_agent")
         whose = getattr(named, "user_id", context.user_id)
         if isinstance(whose, str) and whose.strip() != context.user_id:
-            raise ContextIsolationError("the execution context belongs to another user than the bound one", "bind")
+            process_hub().refuse(
+                CrossUserSendError(
+                    "the execution context belongs to another user than the one for whom this code runs",
+                    "bind",
+                    call="execute_agent",
+                ),
+                Bound(context.user_id, context),
+                "execute_agent",
+            )
         running = running_applications()
         if running:
             factory = running[-1].factory
