@@ -1,6 +1,7 @@
 //! `FlagEngine`, and the one that contexts take their snapshots from.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -13,7 +14,6 @@ use super::decision::FlagDecision;
 use super::snapshot::FlagSnapshot;
 use super::values::{self, Digits};
 use crate::flags::{Algorithm, Attributes, Bucketing, Document, FlagFault, State, Store, TooMany, Unit};
-use crate::sync::{Mutex, MutexGuard};
 
 /// Decides which users have a flag on, by a document in JSON.
 ///
@@ -300,7 +300,7 @@ static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
 static WAS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
 fn lock() -> MutexGuard<'static, Option<Py<FlagEngine>>> {
-    INSTALLED.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    INSTALLED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn installed(py: Python<'_>) -> Option<Py<FlagEngine>> {
