@@ -1,4 +1,7 @@
-"""``isolane config``: the settings in force and where each came from. ``isolane audit``: the audit log."""
+"""``isolane config``: the settings in force and where each came from. ``isolane audit``: the audit log.
+
+``isolane rollout``: the flags of a migration.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from isolane._core import __version__
+from isolane.migration.flags import cli as rollout
 from isolane.security.audit import cli as audit
 
 
@@ -40,9 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("config", help="print each setting, its value and where it came from")
     audit.add_commands(commands)
+    rollout.add_commands(commands)
     options = parser.parse_args(arguments)
     if options.command == "audit":
         return audit.run(options)
+    if options.command == "rollout":
+        return rollout.run(options)
     return show_config() if options.command == "config" else 2
 
 
