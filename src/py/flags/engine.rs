@@ -109,14 +109,26 @@ impl FlagEngine {
     /// Puts a document in force and answers its revision. `origin` names where it came from. A document whose revision is lower
     /// than that in force is refused, unless `force`. Raises `FlagConfigError`: what was in force stays, and its decisions say
     /// `STALE` until a document is loaded.
-    #[pyo3(signature = (text, origin = "", *, force = false))]
-    fn load(&self, py: Python<'_>, text: &Bound<'_, PyString>, origin: &str, force: bool) -> PyResult<u64> {
+    #[pyo3(signature = (text, origin = None, *, force = false))]
+    fn load(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyString>,
+        origin: Option<&Bound<'_, PyString>>,
+        force: bool,
+    ) -> PyResult<u64> {
+        // The path of a file may hold what is no UTF-8.
+        let origin = origin.map(|origin| origin.to_string_lossy()).unwrap_or_default();
+        let before = self.store.state();
         let read = match document_text(text) {
             // A document may be large: other threads go on meanwhile.
-            Ok(text) => py.detach(|| Document::read(text, origin)),
+            Ok(text) => py.detach(|| Document::read(text, &origin)),
             Err(fault) => Err(fault),
         };
-        self.store.put(read, force).map_err(|fault| refused(py, fault))
+        let taken = self.store.put(read, force);
+        // The same goes for what it replaces.
+        py.detach(|| drop(before));
+        taken.map_err(|fault| refused(py, fault))
     }
 
     /// Answers the revision of a document without putting it in force. Raises `FlagConfigError`.
