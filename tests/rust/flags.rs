@@ -1,5 +1,7 @@
 //! Cohorts: what holds for every rollout, whoever the users are.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use isolane::flags::{Algorithm, Attributes, Bucketing, Decision, Document, FULL, Reason, Step, Store, Unit, is_in};
 use proptest::prelude::*;
 
@@ -251,6 +253,15 @@ fn flags_are_independent() {
     }
 }
 
+/// Tells readers to end, also when the test fails.
+struct EndsOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndsOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Documents are replaced while others decide: each decision is by one document as a whole, and revisions never go back.
 #[test]
 fn decisions_beside_loads_see_one_document() {
@@ -263,13 +274,14 @@ fn decisions_beside_loads_see_one_document() {
     };
     let store = Store::new();
     store.load(&text(1), "", false).expect("valid");
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let ends = EndsOnDrop(&done);
         let readers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
                     let (mut latest, mut seen) = (0, 0_u32);
-                    while !done.load(std::sync::atomic::Ordering::Acquire) {
+                    while !done.load(Ordering::Acquire) {
                         let state = store.state();
                         let known = Attributes::default();
                         let one = state.decide("one", Unit::of("ann"), &known);
@@ -289,7 +301,7 @@ fn decisions_beside_loads_see_one_document() {
             store.load(&text(revision - 1), "", false).expect_err("older");
             store.set_stale(false);
         }
-        done.store(true, std::sync::atomic::Ordering::Release);
+        drop(ends);
         for reader in readers {
             assert!(reader.join().expect("no reader panics") > 0);
         }
