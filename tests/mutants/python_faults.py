@@ -335,6 +335,21 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
             ("        if number <= self._positions[run_id]:\n", "        if False:\n"),
         ),
     ),
+    "EnterprisePercentIsAll": PythonFault(
+        "one percent of the enterprise users is all of them",
+        "migration/flags/percentages.py",
+        (
+            (
+                "_hundred_thousandths(ENTERPRISE_ROLLOUT, values[ENTERPRISE_ROLLOUT])",
+                "_FULL if values[ENTERPRISE_ROLLOUT] else 0",
+            ),
+        ),
+    ),
+    "FailedReadIsNotTold": PythonFault(
+        "decisions by a document that could not be read anew do not say so",
+        "migration/flags/rollout.py",
+        (("self._engine.set_stale(True)", "pass"),),
+    ),
 }
 """By the names under which the table has them."""
 

@@ -377,6 +377,31 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "lib::tools::dispatch::tests::deadlines_come_in_their_order_and_once",
         f"{P}tools.py::test_one_timer_serves_deadlines_in_any_order",
     ),
+    # Flags.
+    "RolloutOffByOne": (
+        "lib::flags::bucket::tests::boundaries_of_a_rollout",
+        f"{P}flag_vectors.py::test_own",
+    ),
+    "SaltIgnored": ("flags::flags_are_independent", f"{P}flag_vectors.py::test_own"),
+    "KillSwitchIgnored": (
+        "lib::flags::evaluate::tests::the_first_step_that_applies_decides",
+        f"{P}flags.py::test_the_kill_switch_and_quarantine",
+    ),
+    "RollbackNotLatched": (
+        "lib::flags::store::tests::a_rollback_stays_until_somebody_resumes_after_it",
+        f"{P}flags.py::test_a_rollback_outlives_documents_until_somebody_resumes",
+    ),
+    "OlderRevisionTaken": (
+        "lib::flags::store::tests::what_is_not_valid_or_older_leaves_what_is_in_force",
+        "flags::decisions_beside_loads_see_one_document",
+    ),
+    "UnknownFieldPasses": ("lib::flags::read::tests::what_is_wrong_is_said_with_its_place",),
+    "SnapshotNotInherited": (
+        f"{P}flag_contexts.py::test_a_run_keeps_what_was_so_when_it_began",
+        f"{P}flag_contexts.py::test_no_run_mixes_modes_while_the_flag_flips",
+    ),
+    "EnterprisePercentIsAll": (f"{P}migration_flags.py::test_tiers",),
+    "FailedReadIsNotTold": (f"{P}migration_flags.py::test_a_source_that_fails_leaves_the_last_good_document",),
     # Rules, borders and emergencies.
     "AlertsNameUsers": (f"{B}monitor.py::test_so_many_events_within_the_window_make_an_alert_without_anybodys_data",),
     "RulesCountAllUsers": (f"{B}monitor.py::test_users_are_counted_each_by_itself_unless_the_rule_says_otherwise",),
