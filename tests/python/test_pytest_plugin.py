@@ -74,7 +74,7 @@ class Echo(BaseAgent):
 def application(isolane_app):
     from fastapi import Request
     from isolane.fastapi import Ctx, Engine
-    isolane_app.registry.register("echo", Echo)
+    isolane_app.registry.register(Echo)
     @isolane_app.app.post("/run")
     async def run(request: Request, ctx: Ctx, engine: Engine):
         result = await engine.execute_agent("echo", await request.json())

@@ -37,9 +37,8 @@ class LabUser:
 
     def context(self, thread_id: str | None = None, run_id: str | None = None, **fields: Any) -> UserExecutionContext:
         """Make a context of the user, with generated ids where they are left out. It is cleaned up after the test."""
-        context = UserContextFactory.create_context(
-            self.user_id, thread_id, run_id, permissions=self.principal.permissions or None, **fields
-        )
+        fields = {"permissions": self.principal.permissions or None, **fields}
+        context = UserContextFactory.create_context(self.user_id, thread_id, run_id, **fields)
         self.contexts.append(context)
         return context
 
