@@ -318,6 +318,9 @@ class InMemoryTransport:
             self._from_app.put_nowait({"type": "lifespan.ended"})
 
     async def _told(self, what: str) -> None:
+        if self._task is not None and self._task.done() and what == "shutdown":
+            # It knows nothing of a start and an end.
+            return
         self._to_app.put_nowait({"type": f"lifespan.{what}"})
         async with asyncio.timeout(self._timeout):
             answer = await self._from_app.get()
