@@ -8,6 +8,8 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find src -name '*.rs')
 PORT ?= 8000
 # Interpreters for the wheels, such as PYTHONS="python3.12 python3.13"; all that are found when empty.
 PYTHONS ?=
+# How many tests of the package run at once: much of their time is spent waiting for clocks and sockets.
+TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench bench-limits bench-events bench-audit prove docs site build \
@@ -29,7 +31,7 @@ test-rust: ## The tests of the core
 	cargo test --quiet --features shuttle --test shuttle_limiter --test shuttle_log
 
 test-python: $(VENV)/.built $(VENV)/.dev ## The tests of the package, on real servers and sockets
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 
 lint: $(VENV)/.built $(VENV)/.dev ## clippy, rustfmt, ruff, mypy, stubs, and the rules of the house
 	cargo fmt --check

@@ -10,6 +10,8 @@ pub mod deprecation;
 pub mod engines;
 pub mod error;
 pub mod events;
+pub mod flags;
+pub mod guard;
 pub mod ids;
 pub mod isolation;
 pub mod lanes;
@@ -52,10 +54,12 @@ mod _core {
         },
         engines::{PyEngineBook, PyFence},
         errors::{
-            BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, ForkedProcessError,
-            InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded, MemoryLimitExceededError,
-            PolicyLoadError, RunClosed, RunFenced, SanitizeLimitError,
+            BudgetExceeded, ContextIsolationError, ContextStateError, EventTooLarge, FlagConfigError,
+            ForkedProcessError, InvalidContextError, InvalidEvent, LimitRejected, LoopBudgetExceeded,
+            MemoryLimitExceededError, PolicyLoadError, RunClosed, RunFenced, SanitizeLimitError,
         },
+        flags::{FlagDecision, FlagEngine, FlagSnapshot, bucket, install_flags, installed_flags},
+        guard::{GuardCore, log_accounts, run_deliveries, set_end_code, set_late_after},
         ids::UnifiedIDManager,
         isolation::{
             _note_contamination, PyScanner, PySighting, PyWindow,

@@ -57,6 +57,14 @@ mutants! {
     ControllerCountsStale: "a call that was admitted under another limit counts",
     ControllerIgnoresDrops: "dropped calls do not lower the adaptive limit",
     ControllerUnbounded: "the adaptive limit leaves its bounds",
+    // Flags.
+    RolloutOffByOne: "the user whose bucket equals the rollout is in it",
+    SaltIgnored: "the same users are first in every flag",
+    KillSwitchIgnored: "flags stay on although the kill switch is thrown",
+    RollbackNotLatched: "a flag that was rolled back is on again",
+    OlderRevisionTaken: "a document that is older than the one in force replaces it",
+    UnknownFieldPasses: "a misspelt field of a document is passed over",
+    SnapshotNotInherited: "a child context decides by the flags of its own moment",
     // Engines.
     SlotKeptWhenConstructionFails: "a returned permit is kept, as when an engine could not be built",
     SlotKeptOnClose: "a closed engine keeps its slot",
@@ -71,6 +79,13 @@ mutants! {
     BlocksUnbounded: "every block of the loop is kept for ever",
     LoopBudgetIgnored: "a run may use the loop for ever",
     BlockNotTold: "who blocks the loop is not kept",
+    // The guard of a rollout.
+    GuardBetsOnTheBound: "the guard takes what is good for evidence that a rollout does harm",
+    GuardLatchLost: "a rollout that was rolled back goes on by itself",
+    GuardIgnoresDwell: "a rollout climbs its ladder as fast as there are samples",
+    GuardNeedsNoData: "a rollout climbs its ladder by time alone",
+    GuardSleepsWhilePaused: "a guard that is paused rolls nothing back",
+    GuardIgnoresBaseline: "what is as slow as the older side is rolled back",
     // Events.
     FoldDropsLatest: "a snapshot keeps the first event of a key and not the latest",
     FoldForgetsOpenSpans: "a full snapshot forgets how open spans began",

@@ -1,5 +1,8 @@
 """isolane: per-user isolation, limits and event delivery for AI agents behind FastAPI."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from isolane._core import (
     SUBPROTOCOL,
     AdaptiveController,
@@ -13,6 +16,10 @@ from isolane._core import (
     ExecutionStatus,
     FailedEvent,
     FairLimiter,
+    FlagConfigError,
+    FlagDecision,
+    FlagEngine,
+    FlagSnapshot,
     ForkedProcessError,
     InvalidContextError,
     InvalidEvent,
@@ -35,6 +42,8 @@ from isolane._core import (
     account,
     audit_isolation,
     default_limiter,
+    install_flags,
+    installed_flags,
     isolation_violations,
     lane_stats,
     lane_usage,
@@ -62,6 +71,7 @@ from isolane.engines import (
     ExecutionEngineFactoryError,
     RunCancelledError,
     RunExpiredError,
+    RunRolledBackError,
     UserExecutionEngine,
 )
 from isolane.events import (
@@ -209,6 +219,27 @@ from isolane.tools import (
     UserToolDispatcher,
 )
 
+if TYPE_CHECKING:
+    from isolane.migration import (
+        EnvironmentSource,
+        FileSource,
+        FlagChangeRefusedError,
+        FlagFileError,
+        FlagSource,
+        FlagSourceError,
+        FlagText,
+        FlagWatcher,
+        FlagWriter,
+        GuardPolicy,
+        GuardStatus,
+        MetricPolicy,
+        MigrationFeatureFlags,
+        OpenFeatureSource,
+        RollbackRecord,
+        RolloutGuard,
+        RunModes,
+    )
+
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
 
@@ -257,6 +288,7 @@ __all__ = [
     "EngineDrainingError",
     "EngineLimitError",
     "EnvKey",
+    "EnvironmentSource",
     "EventStats",
     "EventTooLarge",
     "ExecutionEngineFactory",
@@ -271,10 +303,24 @@ __all__ = [
     "FairLimiter",
     "FieldDecryptionError",
     "FileKey",
+    "FileSource",
     "Finding",
+    "FlagChangeRefusedError",
+    "FlagConfigError",
+    "FlagDecision",
+    "FlagEngine",
+    "FlagFileError",
+    "FlagSnapshot",
+    "FlagSource",
+    "FlagSourceError",
+    "FlagText",
+    "FlagWatcher",
+    "FlagWriter",
     "ForeignQueryError",
     "ForkedProcessError",
     "Grants",
+    "GuardPolicy",
+    "GuardStatus",
     "HealthMonitor",
     "HealthStatus",
     "InclusionProof",
@@ -300,9 +346,12 @@ __all__ = [
     "MemoryLimits",
     "MemoryOptimizationManager",
     "MemoryTicketStore",
+    "MetricPolicy",
     "MfaPolicy",
     "MfaRequiredError",
+    "MigrationFeatureFlags",
     "Modes",
+    "OpenFeatureSource",
     "OptimizedSemaphoreManager",
     "OriginNotAllowedError",
     "OriginPolicy",
@@ -332,10 +381,14 @@ __all__ = [
     "ResponseWithheldError",
     "RolePermissions",
     "RoleRequiredError",
+    "RollbackRecord",
+    "RolloutGuard",
     "RunCancelledError",
     "RunClosed",
     "RunExpiredError",
     "RunFenced",
+    "RunModes",
+    "RunRolledBackError",
     "SanitizeBlockedError",
     "SanitizeLimitError",
     "Sanitized",
@@ -402,6 +455,8 @@ __all__ = [
     "account",
     "audit_isolation",
     "default_limiter",
+    "install_flags",
+    "installed_flags",
     "isolation_violations",
     "lane_stats",
     "lane_usage",
@@ -414,3 +469,40 @@ __all__ = [
     "sweep_lanes",
     "validate_user_context",
 ]
+
+
+_MIGRATION = frozenset(
+    {
+        "EnvironmentSource",
+        "FileSource",
+        "FlagChangeRefusedError",
+        "FlagFileError",
+        "FlagSource",
+        "FlagSourceError",
+        "FlagText",
+        "GuardPolicy",
+        "GuardStatus",
+        "MetricPolicy",
+        "MigrationFeatureFlags",
+        "RollbackRecord",
+        "RolloutGuard",
+        "FlagWatcher",
+        "FlagWriter",
+        "OpenFeatureSource",
+        "RunModes",
+    }
+)
+"""Names of `isolane.migration`, which is imported when one of them is first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MIGRATION:
+        value = getattr(importlib.import_module("isolane.migration"), name)
+        globals()[name] = value
+        return value
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -40,8 +40,13 @@ __all__ = [
     "FailedEvent",
     "FairLimiter",
     "Fence",
+    "FlagConfigError",
+    "FlagDecision",
+    "FlagEngine",
+    "FlagSnapshot",
     "ForkedProcessError",
     "GrantBook",
+    "GuardCore",
     "InvalidContextError",
     "InvalidEvent",
     "IsolationFinding",
@@ -91,6 +96,7 @@ __all__ = [
     "audit_verify_inclusion",
     "bind_context_cache",
     "bind_event_bounds",
+    "bucket",
     "bye_frame",
     "cancel_stream",
     "charge_memory",
@@ -105,10 +111,13 @@ __all__ = [
     "event_figures",
     "event_findings",
     "expire_caches",
+    "install_flags",
+    "installed_flags",
     "isolation_violations",
     "lane_stats",
     "lane_usage",
     "leak_probability",
+    "log_accounts",
     "loop_account",
     "loop_blockers",
     "memory_of",
@@ -117,8 +126,11 @@ __all__ = [
     "monotonic",
     "resource_name",
     "resources_of",
+    "run_deliveries",
     "secret_bits",
     "set_default_limiter",
+    "set_end_code",
+    "set_late_after",
     "set_max_idle_lanes",
     "set_placeholder_policy",
     "shed_caches",
@@ -1043,6 +1055,267 @@ class Fence:
         """
 
 @disjoint_base
+class FlagConfigError(ValueError):
+    """
+    A document of flags is not valid, or older than the one in force, which stays.
+
+    Fields: `path` (a JSON pointer to where it is wrong), `problem`, `fix`.
+    """
+    def __new__(cls, /, message: str, path: str = ..., problem: str = ..., fix: str = ...) -> FlagConfigError: ...
+    def __str__(self, /) -> str: ...
+    @property
+    def fix(self, /) -> str: ...
+    @property
+    def path(self, /) -> str: ...
+    @property
+    def problem(self, /) -> str: ...
+
+@final
+class FlagDecision:
+    """
+    Whether a flag is on for a user, and why. `bool()` of it is `value`.
+    """
+    def __bool__(self, /) -> bool: ...
+    def __eq__(self, value: object, /) -> bool: ...
+    def __hash__(self, /) -> int: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def algorithm(self, /) -> str | None:
+        """
+        How the bucket was made, or `None` without a bucket.
+        """
+    @property
+    def bucket(self, /) -> int | None:
+        """
+        The bucket of the user, from 0 to 99999, or `None` where none was needed.
+        """
+    @property
+    def error_code(self, /) -> str | None:
+        """
+        What went wrong: `FLAG_NOT_FOUND`, `TARGETING_KEY_MISSING`, `INVALID_CONTEXT` or `GENERAL` (the attributes could not be
+        had); `None` unless the reason is `ERROR`.
+        """
+    @property
+    def flag(self, /) -> str:
+        """
+        The name of the flag.
+        """
+    @property
+    def reason(self, /) -> str:
+        """
+        Why, in the words of OpenFeature: `STATIC`, `DEFAULT`, `TARGETING_MATCH`, `SPLIT`, `DISABLED`, `STALE` or `ERROR`.
+        """
+    @property
+    def revision(self, /) -> int:
+        """
+        The revision of the document.
+        """
+    @property
+    def rule_index(self, /) -> int | None:
+        """
+        Which rule decided, counted from 0, or `None`.
+        """
+    @property
+    def step(self, /) -> str:
+        """
+        Which step of the evaluation decided: `kill_switch`, `rollback`, `state`, `quarantine`, `deny`, `allow`, `requires`,
+        `rule`, `rollout`, `control`, or `not_found`.
+        """
+    @property
+    def threshold(self, /) -> int | None:
+        """
+        The rollout that decided, in 100 000ths, or `None`.
+        """
+    def to_dict(self, /) -> dict[str, typing.Any]:
+        """
+        All fields by name.
+        """
+    @property
+    def value(self, /) -> bool:
+        """
+        Whether it is on.
+        """
+    @property
+    def variant(self, /) -> str:
+        """
+        `on` or `off`.
+        """
+
+@final
+class FlagEngine:
+    """
+    Decides which users have a flag on, by a document in JSON.
+
+    Without a document every flag is off. `attributes_of` is asked with a user's id for what rules look at, such as
+    `{"tier": "enterprise"}`, when a decision wants it and no attributes are given. It is called on the event loop: it must be a
+    plain function that answers at once. When it raises, no rule matches and the decision says `GENERAL`.
+
+    Deciding never raises and never waits. May be used from many threads, and in the children of a fork.
+    """
+    def __new__(
+        cls,
+        /,
+        *,
+        attributes_of: "collections.abc.Callable[[str], collections.abc.Mapping[str, str] | None] | None" = None,
+    ) -> FlagEngine: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def attribute_failures(self, /) -> int:
+        """
+        How often `attributes_of` raised, or answered what is no mapping.
+        """
+    @staticmethod
+    def check(text: str) -> int:
+        """
+        Answers the revision of a document without putting it in force. Raises `FlagConfigError`.
+        """
+    def decide(
+        self, /, flag: "str", unit: "str | int | None", attributes: "collections.abc.Mapping[str, str] | None" = None
+    ) -> FlagDecision:
+        """
+        Whether a flag is on for a user, and why. `unit` is the user's id, a text or a whole number; `attributes` is what is known
+        of the user. Never raises, whatever it is given: what cannot be decided is off, and says why.
+        """
+    def document(self, /) -> str:
+        """
+        The document in force, as it was written.
+        """
+    def flags(self, /) -> list[str]:
+        """
+        The names of its flags, in order.
+        """
+    @property
+    def is_killed(self, /) -> bool:
+        """
+        Whether a kill switch is thrown, the process's or the document's.
+        """
+    def is_on(
+        self, /, flag: "str", unit: "str | int | None", attributes: "collections.abc.Mapping[str, str] | None" = None
+    ) -> bool:
+        """
+        Whether a flag is on for a user.
+        """
+    @property
+    def is_stale(self, /) -> bool:
+        """
+        Whether decisions say `STALE`.
+        """
+    def kill(self, /) -> None:
+        """
+        Throws this process's kill switch: every flag is off, whatever the document says.
+        """
+    def latch(self, /, flag: str, record: str) -> None:
+        """
+        Rolls a flag back: it is off until `release`, or until a later document says who `resumed` it. `record` says why, as
+        text. The first record stays. Raises `BudgetExceeded` for more than 1000 names that no document has.
+        """
+    def latched(self, /) -> dict[str, str]:
+        """
+        The records of rollbacks in force, by flag: of this process and of the document.
+        """
+    def load(self, /, text: str, origin: str = "", *, force: bool = False) -> int:
+        """
+        Puts a document in force and answers its revision. `origin` names where it came from. A document whose revision is lower
+        than that in force is refused, unless `force`. Raises `FlagConfigError`: what was in force stays, and its decisions say
+        `STALE` until a document is loaded.
+        """
+    @property
+    def origin(self, /) -> str:
+        """
+        Where the document in force came from.
+        """
+    def pin(self, /, context: UserExecutionContext) -> FlagSnapshot:
+        """
+        The snapshot that a context keeps. One that was made before the engine was installed gets it now, and its later children
+        get the same.
+        """
+    def quarantine(self, /, user_id: str) -> None:
+        """
+        Every flag is off for this user until `release_user`. Raises `BudgetExceeded` for more than 10 000 users.
+        """
+    @property
+    def quarantined(self, /) -> int:
+        """
+        How many users are quarantined.
+        """
+    def release(self, /, flag: str) -> bool:
+        """
+        Takes back a rollback of this process and answers whether there was one. One that stands in the document stays: the
+        document says who resumed.
+        """
+    def release_user(self, /, user_id: str) -> bool:
+        """
+        Ends the quarantine of a user. Answers whether there was one.
+        """
+    @property
+    def revision(self, /) -> int:
+        """
+        The revision of the document in force; 0 before the first.
+        """
+    def set_stale(self, /, stale: bool) -> None:
+        """
+        Says whether the document in force could not be read anew: its decisions have the reason `STALE` then.
+        """
+    def snapshot(
+        self, /, unit: "str | int | None", attributes: "collections.abc.Mapping[str, str] | None" = None
+    ) -> FlagSnapshot:
+        """
+        The flags of this moment for one user; its answers stay, whatever changes.
+        """
+    def stage(self, /, flag: str) -> str | None:
+        """
+        The stage of a flag's migration of data, as the document has it, or `None`.
+        """
+    def unkill(self, /) -> None:
+        """
+        Takes the process's kill switch back. That of the document stays.
+        """
+
+@final
+class FlagSnapshot:
+    """
+    The flags of one moment, for one user: whatever is rolled out or back later, its answers stay. A context keeps one for its
+    run and all children. What the application knows of the user is asked for once, when a rule first wants it.
+    """
+    def __contains__(self, flag: Any, /) -> bool: ...
+    def __getitem__(self, flag: Any, /) -> FlagDecision: ...
+    def __iter__(self, /) -> Any: ...
+    def __len__(self, /) -> int: ...
+    def __repr__(self, /) -> str: ...
+    def decide(self, /, flag: "str") -> FlagDecision:
+        """
+        Whether a flag is on, and why. Never raises: what is not a flag is off.
+        """
+    def is_on(self, /, flag: "str") -> bool:
+        """
+        Whether a flag is on.
+        """
+    @property
+    def is_stale(self, /) -> bool:
+        """
+        Whether the document could not be read anew at that moment.
+        """
+    def keys(self, /) -> list[str]:
+        """
+        The names of the flags, in order.
+        """
+    @property
+    def revision(self, /) -> int:
+        """
+        The revision of the document.
+        """
+    def to_dict(self, /) -> dict[str, typing.Any]:
+        """
+        `revision`, `is_stale`, and `decisions`: what `to_dict()` of each flag's decision says.
+        """
+    @property
+    def user_id(self, /) -> str:
+        """
+        Whose it is; empty, when it is nobody's.
+        """
+
+@disjoint_base
 class ForkedProcessError(RuntimeError):
     """
     The object was made before a fork and belongs to the parent process.
@@ -1083,6 +1356,74 @@ class GrantBook:
     def revoke(self, /, owner: str, reader: str, resource: str | None = None) -> int:
         """
         Takes grants back: those of one resource, or all that `owner` gave `reader`. Returns how many there were.
+        """
+
+@final
+class GuardCore:
+    """
+    Decides about the rollout of one flag by what it is told, and acts upon nothing. `RolloutGuard` does.
+    """
+    def __new__(cls, /, flag: str, policy: str = "{}", path: str = "") -> GuardCore:
+        """
+        `policy` is JSON, and `path` says where it stands. Raises `FlagConfigError`.
+        """
+    def follow(self, /, rollout: SupportsIndex, revision: SupportsIndex) -> None:
+        """
+        What the document of flags says: the rollout in parts of 100 000, and its revision.
+        """
+    @property
+    def limits(self, /) -> tuple[float, float, str]:
+        """
+        The policy's times in seconds: after which a run and an event are slow; and what becomes of runs under way.
+        """
+    def next_by_hand(self, /, force: bool) -> int:
+        """
+        The rollout of the next step by hand. Raises `RuntimeError` when something holds it.
+        """
+    def observe(
+        self, /, name: str, bad: SupportsIndex, seen: SupportsIndex = 1, side: str = "modern"
+    ) -> tuple[str, bool] | None:
+        """
+        Takes in `seen` observations of a metric, of which `bad` were bad. Returns what is to be done at once: the record as
+        JSON, and whether it is the first.
+        """
+    def observe_delay(self, /, delay: SupportsFloat | SupportsIndex, side: str = "modern") -> tuple[str, bool] | None:
+        """
+        Takes in how many seconds an event was on its way.
+        """
+    def observe_run(self, /, duration: SupportsFloat | SupportsIndex, side: str = "modern") -> tuple[str, bool] | None:
+        """
+        Takes in how many seconds a run took without what it waited for.
+        """
+    def pause(self, /) -> bool:
+        """
+        Keeps the rollout where it is. Returns whether that is new.
+        """
+    @property
+    def record(self, /) -> str | None:
+        """
+        Why it was rolled back, as JSON, while it is.
+        """
+    def restore(self, /, record: str) -> bool:
+        """
+        The rollout was rolled back by somebody else, as `record` says. Returns whether that is new. Raises `ValueError` for a
+        text that is no record.
+        """
+    def resume(self, /) -> str | None:
+        """
+        Ends a pause or a rollback. Returns the record of the rollback, as JSON, if it was one.
+        """
+    def roll_back(self, /, reason: str, actor: str, how: str) -> tuple[str, bool] | None:
+        """
+        Rolls back by hand. Returns as `observe` does.
+        """
+    def status(self, /) -> dict[str, typing.Any]:
+        """
+        How it stands.
+        """
+    def tick(self, /) -> int | list[str]:
+        """
+        The rollout of the next step when it is due, else why it is not.
         """
 
 @disjoint_base
@@ -1410,6 +1751,11 @@ class Permit:
         and queues for it again at its end. `timeout` in seconds is for that second wait; by default it is what was left when
         the permit was asked for, and at least the `timeout` of that request. The end of the block raises `LimitTimeout` when
         the permit is not to be had again; then it is not held.
+        """
+    @property
+    def suspended_seconds(self, /) -> float:
+        """
+        Seconds for which it was suspended, a suspension that goes on included.
         """
 
 @final
@@ -2086,6 +2432,12 @@ class UserExecutionContext:
         """
         Totals over all runs.
         """
+    @property
+    def flags(self, /) -> FlagSnapshot | None:
+        """
+        The rollout as it was when the run began, the same for the run and all its children; `None` when no engine of flags was
+        installed then.
+        """
     @classmethod
     def from_fastapi_request(
         cls,
@@ -2656,6 +3008,12 @@ def bind_event_bounds(
     Sets the bounds of a context's event stream, for when it is opened. Used by the factories.
     """
 
+def bucket(algorithm: str, salt: str, unit: str) -> int:
+    """
+    The bucket of a user, from 0 to 99999: `algorithm` is `mm3-mul-v1`, `unleash` or `growthbook-v2`. For comparing with what
+    another system computes. Raises `ValueError` for another algorithm.
+    """
+
 def bye_frame(code: SupportsIndex, retry_ms: SupportsIndex) -> str:
     """
     The frame with which the server says that it is about to close.
@@ -2769,6 +3127,16 @@ def expire_caches(user_id: str | None = None) -> tuple[int, int]:
     Takes out what has expired in the caches of a user, or of all. Returns how many entries and bytes went.
     """
 
+def install_flags(engine: FlagEngine | None) -> FlagEngine | None:
+    """
+    Makes contexts keep a snapshot of this engine from now on, or of none. Answers the one before.
+    """
+
+def installed_flags() -> FlagEngine | None:
+    """
+    The engine that contexts take their snapshots from, or `None`.
+    """
+
 def isolation_violations() -> dict[str, int]:
     """
     Violations that each boundary of this process has found so far.
@@ -2789,6 +3157,12 @@ def lane_usage(user_id: str) -> dict[str, int] | None:
 def leak_probability(scanned: SupportsIndex, leaks: SupportsIndex = 0) -> float:
     """
     How likely one delivery leaks at most, at 95 %, after so many of which `leaks` did. Never 0.
+    """
+
+def log_accounts() -> list[dict[str, typing.Any]]:
+    """
+    Where the events of each log are: `log` (its number), `head` (the latest number given out), `live`, `folded`, `shed`,
+    `misplaced`, `ended`, and `balanced`. Names nobody.
     """
 
 def loop_account(user_id: str | None = None) -> dict[str, typing.Any]:
@@ -2842,6 +3216,12 @@ def resources_of(
     processor that the user took since this was last asked of the context, by what `cpu_seconds` was then and is now.
     """
 
+def run_deliveries(user_id: str, run_id: str) -> tuple[int, int, int, int] | None:
+    """
+    How the events of a run fare: handed to sockets that were there, of them late; critical ones published, of them without
+    room. `None` when the run has no log.
+    """
+
 def secret_bits(value: str) -> float:
     """
     How many bits it takes to guess a text, as `register_secret` estimates it.
@@ -2850,6 +3230,16 @@ def secret_bits(value: str) -> float:
 def set_default_limiter(limiter: FairLimiter) -> None:
     """
     Replaces the limiter of the process. To be called at start-up: permits that are held stay with the old one.
+    """
+
+def set_end_code(user_id: str, run_id: str, code: str) -> None:
+    """
+    Executions of the context's run that are closed from now on because their agents left them open say this code.
+    """
+
+def set_late_after(duration: SupportsFloat | SupportsIndex) -> None:
+    """
+    From now on events are late after so many seconds, in the whole process. Raises `ValueError` for no duration.
     """
 
 def set_max_idle_lanes(lanes: SupportsIndex) -> None:

@@ -17,6 +17,7 @@ use super::awaitable::ReadyAwaitable;
 use super::deepcopy::deep_copy;
 use super::emitter::UserWebSocketEmitter;
 use super::errors::{InvalidContextError, to_python};
+use super::flags::{FlagSnapshot, was_installed};
 use super::lazy::Lazy;
 use super::limits::Slot;
 use super::policy::{PyContextPolicy, with_placeholders};
@@ -419,6 +420,8 @@ pub(crate) struct PyContext {
     tools: Lazy<PyAny>,
     /// Names of roles that authentication gave the user. Children have the same.
     permissions: Option<Arc<[Box<str>]>>,
+    /// The rollout as it was when the run began. Children have the same.
+    flags: Lazy<FlagSnapshot>,
     /// Containers that the last verification found to be this context's own; held, so that no address is used again.
     pub(super) claims: Mutex<Vec<Py<PyAny>>>,
 }
@@ -488,6 +491,7 @@ struct Parts<'py> {
     agent_context: Option<Bound<'py, PyDict>>,
     audit: Option<Bound<'py, PyDict>>,
     permissions: Option<Arc<[Box<str>]>>,
+    flags: Option<Py<FlagSnapshot>>,
 }
 
 impl PyContext {
@@ -515,6 +519,7 @@ impl PyContext {
             emitter: Lazy::new(),
             tools: Lazy::new(),
             permissions: parts.permissions,
+            flags: Lazy::with(parts.flags),
             claims: Mutex::default(),
         };
         if let Some(session) = &context.session {
@@ -539,6 +544,18 @@ impl PyContext {
     /// The roles that authentication gave the user.
     pub(crate) fn roles(&self) -> &[Box<str>] {
         self.permissions.as_deref().unwrap_or_default()
+    }
+
+    /// The rollout of the run; made now where the context was made before there was any.
+    pub(crate) fn flags_or(&self, make: impl FnOnce() -> PyResult<Py<FlagSnapshot>>) -> PyResult<&Py<FlagSnapshot>> {
+        self.flags.get_or_make(make)
+    }
+
+    fn inherited_flags(&self, py: Python<'_>) -> Option<Py<FlagSnapshot>> {
+        if mutant!(SnapshotNotInherited) {
+            return FlagSnapshot::installed(py, self.core.identity().user.as_str());
+        }
+        self.flags.get().map(|flags| flags.clone_ref(py))
     }
 
     pub(crate) fn session_object(&self) -> Option<&Py<PyAny>> {
@@ -813,6 +830,7 @@ impl PyContext {
             agent_context: not_made(&self.agent_context, &self.given_agent, "agent_context")?,
             audit: not_made(&self.audit, &self.given_audit, "audit_metadata")?,
             permissions: self.permissions.clone(),
+            flags: self.inherited_flags(py),
         });
         if let Some(made) = self.agent_context.get() {
             copy.agent_context.set(copied(made, "agent_context")?.unbind());
@@ -936,6 +954,7 @@ impl PyContext {
             unix: created.unwrap_or(now.unix),
             ..now
         };
+        let flags = FlagSnapshot::installed(py, identity.user.as_str());
         let core = ContextCore::root(identity, lane, operation_depth, parent.map(RequestId::from), now);
         let context = Self::make(Parts {
             core: Arc::new(core),
@@ -949,6 +968,7 @@ impl PyContext {
             agent_context,
             audit,
             permissions,
+            flags,
         });
         if let Some(created_at) = created_at {
             context
@@ -1199,6 +1219,13 @@ impl PyContext {
         PyFrozenSet::new(py, self.roles().iter().map(|role| &**role))
     }
 
+    /// The rollout as it was when the run began, the same for the run and all its children; `None` when no engine of flags was
+    /// installed then.
+    #[getter]
+    fn flags<'py>(&self, py: Python<'py>) -> Option<Bound<'py, FlagSnapshot>> {
+        self.flags.get().map(|flags| flags.bind(py).clone())
+    }
+
     /// The session of the browser, or `None`.
     #[getter]
     fn session_id(&self) -> Option<&str> {
@@ -1339,6 +1366,7 @@ impl PyContext {
             agent_context: agent,
             audit,
             permissions: self.permissions.clone(),
+            flags: self.inherited_flags(py),
         });
         if let Some(more) = more_agent {
             child.agent_dict(py)?.update(more.as_mapping())?;
@@ -1476,6 +1504,10 @@ impl PyContext {
         dict.set_item("agent_context", copied_dict(self.agent_dict(py)?, "agent_context")?)?;
         dict.set_item("audit_metadata", copied_dict(self.audit_dict(py)?, "audit_metadata")?)?;
         dict.set_item("metadata", self.merged_metadata(py)?)?;
+        if was_installed() {
+            let flags = self.flags.get().map(|flags| flags.get().to_dict(py)).transpose()?;
+            dict.set_item("flags", flags)?;
+        }
         dict.set_item("implementation", "isolane")?;
         dict.set_item("compatibility_layer_active", false)?;
         Ok(dict)
@@ -1952,6 +1984,7 @@ impl PyContext {
         self.request.traverse(&visit)?;
         self.emitter.traverse(&visit)?;
         self.tools.traverse(&visit)?;
+        self.flags.traverse(&visit)?;
         if let Ok(claims) = self.claims.try_lock() {
             for container in claims.iter() {
                 visit.call(container)?;

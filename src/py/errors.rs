@@ -97,6 +97,12 @@ exceptions! {
     ///
     /// Field: `path`, where in the policy it is wrong.
     PolicyLoadError(PyValueError) { path: String = String::new() }
+    /// A document of flags is not valid, or older than the one in force, which stays.
+    ///
+    /// Fields: `path` (a JSON pointer to where it is wrong), `problem`, `fix`.
+    FlagConfigError(PyValueError) {
+        path: String = String::new(), problem: String = String::new(), fix: String = String::new(),
+    }
     /// A run, or one execution of an agent, used more of the event loop than it may.
     ///
     /// Fields: `scope` (`agent` or `run`), `limit` and `used` in seconds.

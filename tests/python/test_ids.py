@@ -122,7 +122,13 @@ def test_a_very_long_thread_id_does_not_make_a_run_id_that_is_refused():
 
 
 @pytest.mark.parametrize(
-    "value", [str(uuid.uuid4()), uuid.uuid4().hex, "req_deadbeef", "a_b_c_0123456789abcdef0123456789abcdef"]
+    "value",
+    [
+        "90585715-b235-44de-a268-2d12a15606cd",
+        "b5a3e2be10264bd5a9c2b5dbfa490367",
+        "req_deadbeef",
+        "a_b_c_0123456789abcdef0123456789abcdef",
+    ],
 )
 def test_uuids_and_structured_ids_are_known_formats(value):
     assert UnifiedIDManager.is_valid_id_format(value)

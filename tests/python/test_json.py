@@ -152,7 +152,7 @@ class Model:
         (ValueError("no"), "ValueError: no"),
         (KeyError(), "KeyError"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_each_odd_value_has_one_treatment(value, expected):
     if isinstance(value, dict):

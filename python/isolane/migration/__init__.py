@@ -1,1 +1,81 @@
-"""From a service with singletons to one run context a user: flags, guard, legacy beside modern, tools."""
+"""The move of a service with singletons to contexts: who runs which way, and what happens when it goes wrong.
+
+Nothing here is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isolane.migration.flags import (
+        EnvironmentSource,
+        FileSource,
+        FlagChangeRefusedError,
+        FlagFileError,
+        FlagSource,
+        FlagSourceError,
+        FlagText,
+        FlagWatcher,
+        FlagWriter,
+        MigrationFeatureFlags,
+        OpenFeatureSource,
+        RunModes,
+    )
+    from isolane.migration.guard import GuardPolicy, GuardStatus, MetricPolicy, RollbackRecord, RolloutGuard
+
+_MODULES = {
+    "EnvironmentSource": "isolane.migration.flags",
+    "FileSource": "isolane.migration.flags",
+    "FlagChangeRefusedError": "isolane.migration.flags",
+    "FlagFileError": "isolane.migration.flags",
+    "FlagSource": "isolane.migration.flags",
+    "FlagSourceError": "isolane.migration.flags",
+    "FlagText": "isolane.migration.flags",
+    "GuardPolicy": "isolane.migration.guard",
+    "GuardStatus": "isolane.migration.guard",
+    "MetricPolicy": "isolane.migration.guard",
+    "MigrationFeatureFlags": "isolane.migration.flags",
+    "RollbackRecord": "isolane.migration.guard",
+    "RolloutGuard": "isolane.migration.guard",
+    "FlagWatcher": "isolane.migration.flags",
+    "FlagWriter": "isolane.migration.flags",
+    "OpenFeatureSource": "isolane.migration.flags",
+    "RunModes": "isolane.migration.flags",
+}
+"""Where each public name is."""
+
+__all__ = [
+    "EnvironmentSource",
+    "FileSource",
+    "FlagChangeRefusedError",
+    "FlagFileError",
+    "FlagSource",
+    "FlagSourceError",
+    "FlagText",
+    "FlagWatcher",
+    "FlagWriter",
+    "GuardPolicy",
+    "GuardStatus",
+    "MetricPolicy",
+    "MigrationFeatureFlags",
+    "OpenFeatureSource",
+    "RollbackRecord",
+    "RolloutGuard",
+    "RunModes",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
