@@ -232,9 +232,11 @@ if TYPE_CHECKING:
         FlagWriter,
         GuardPolicy,
         GuardStatus,
+        IsolaneDeprecationWarning,
         MetricPolicy,
         MigrationFeatureFlags,
         OpenFeatureSource,
+        RemovedInV2Warning,
         RollbackRecord,
         RolloutGuard,
         RunModes,
@@ -327,6 +329,7 @@ __all__ = [
     "InvalidContextError",
     "InvalidEvent",
     "InvalidTokenError",
+    "IsolaneDeprecationWarning",
     "IsolatedExecutionEngine",
     "IsolationEnforcer",
     "IsolationFinding",
@@ -374,6 +377,7 @@ __all__ = [
     "ProbeResult",
     "Quarantine",
     "QueryBoundary",
+    "RemovedInV2Warning",
     "ResourceAccess",
     "ResourceMetrics",
     "ResourcePoolManager",
@@ -473,6 +477,8 @@ __all__ = [
 
 _MIGRATION = frozenset(
     {
+        "IsolaneDeprecationWarning",
+        "RemovedInV2Warning",
         "EnvironmentSource",
         "FileSource",
         "FlagChangeRefusedError",

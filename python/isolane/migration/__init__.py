@@ -9,6 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from isolane.migration.deprecation import (
+        IsolaneDeprecationWarning,
+        RemovedInV2Warning,
+        deprecated_call,
+        keep_ledger,
+        legacy_calls,
+    )
     from isolane.migration.flags import (
         EnvironmentSource,
         FileSource,
@@ -26,6 +33,11 @@ if TYPE_CHECKING:
     from isolane.migration.guard import GuardPolicy, GuardStatus, MetricPolicy, RollbackRecord, RolloutGuard
 
 _MODULES = {
+    "IsolaneDeprecationWarning": "isolane.migration.deprecation",
+    "RemovedInV2Warning": "isolane.migration.deprecation",
+    "deprecated_call": "isolane.migration.deprecation",
+    "keep_ledger": "isolane.migration.deprecation",
+    "legacy_calls": "isolane.migration.deprecation",
     "EnvironmentSource": "isolane.migration.flags",
     "FileSource": "isolane.migration.flags",
     "FlagChangeRefusedError": "isolane.migration.flags",
@@ -58,12 +70,17 @@ __all__ = [
     "FlagWriter",
     "GuardPolicy",
     "GuardStatus",
+    "IsolaneDeprecationWarning",
     "MetricPolicy",
     "MigrationFeatureFlags",
     "OpenFeatureSource",
+    "RemovedInV2Warning",
     "RollbackRecord",
     "RolloutGuard",
     "RunModes",
+    "deprecated_call",
+    "keep_ledger",
+    "legacy_calls",
 ]
 
 
