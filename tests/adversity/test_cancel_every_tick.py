@@ -24,6 +24,7 @@ from tests.adversity import (  # noqa: F401 - they add their scenarios to the ot
     memory_scenarios,
     pool_scenarios,
     security_scenarios,
+    testing_scenarios,
     tool_scenarios,
 )
 from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS

@@ -155,6 +155,7 @@ class AsyncWsClient:
             if message["type"] != "websocket.accept":
                 raise self._ended(message)  # noqa: TRY301 - whatever goes wrong here ends it
         except BaseException:
+            self.close(1006)
             await self._stop()
             raise
         self.accepted_subprotocol = message.get("subprotocol")
@@ -187,10 +188,12 @@ class AsyncWsClient:
         if self._task is None:
             return None
         self._flowing.set()
-        done, _ = await asyncio.wait({self._task}, timeout=self._timeout)
-        if not done:
-            self._task.cancel()
+        try:
             await asyncio.wait({self._task}, timeout=self._timeout)
+        finally:
+            # Also when this is cancelled: nothing of the socket goes on after it.
+            self._task.cancel()
+        await asyncio.wait({self._task}, timeout=self._timeout)
         if not self._task.done() or self._task.cancelled():
             return None
         failure = self._task.exception()
@@ -294,7 +297,11 @@ class InMemoryTransport:
     async def __aenter__(self) -> Self:
         """Start the application. Raises ``RuntimeError`` with what it says when it cannot start."""
         self._task = asyncio.create_task(self._live(), name="application")
-        await self._told("startup")
+        try:
+            await self._told("startup")
+        except BaseException:
+            self._task.cancel()
+            raise
         return self
 
     async def __aexit__(

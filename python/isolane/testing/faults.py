@@ -218,10 +218,14 @@ class FaultInjector:
             return await work()
 
         task = asyncio.create_task(run(), name=f"cancelled at step {step}")
-        for _ in range(step):
-            if task.done():
-                break
-            await asyncio.sleep(0)
+        try:
+            for _ in range(step):
+                if task.done():
+                    break
+                await asyncio.sleep(0)
+        except BaseException:
+            task.cancel()
+            raise
         if task.done():
             return Cancelled(step, was_cancelled=False, result=task.result())
         task.cancel()

@@ -45,7 +45,9 @@ class LabUser:
     async def aclose(self) -> None:
         """Clean the contexts up."""
         while self.contexts:
-            await self.contexts.pop().cleanup()
+            # Cancelled meanwhile, it is cleaned up by the next call.
+            await self.contexts[-1].cleanup()
+            self.contexts.pop()
 
     def __repr__(self) -> str:
         return f"LabUser({self.user_id!r})"
