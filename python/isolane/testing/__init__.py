@@ -9,25 +9,19 @@ from isolane.testing.clock import ManualClock, manual_clock
 
 if TYPE_CHECKING:
     from isolane.testing.application import LabApplication
-    from isolane.testing.asgi import (
-        Answer,
-        AsyncWsClient,
-        InMemoryTransport,
-        Message,
-        NoMessageError,
-        SocketEndedError,
-    )
+    from isolane.testing.asgi import AsyncWsClient, Message, NoMessageError, SocketEndedError
     from isolane.testing.canaries import CanaryCrossedError, CanaryKit
     from isolane.testing.faults import Cancelled, FaultInjector, FaultNeverCameError, InjectedError
     from isolane.testing.lab import InconclusiveError, IsolationLab, IsolationLeakError, LabReport
     from isolane.testing.recording import EventRecorder
+    from isolane.testing.transport import Answer, InMemoryTransport
     from isolane.testing.users import LabUser, UserFactory
 
 FakeClock = ManualClock
 """The name by which others know it."""
 
 _MODULES = {
-    "Answer": "asgi",
+    "Answer": "transport",
     "AsyncWsClient": "asgi",
     "CanaryCrossedError": "canaries",
     "CanaryKit": "canaries",
@@ -35,7 +29,7 @@ _MODULES = {
     "EventRecorder": "recording",
     "FaultInjector": "faults",
     "FaultNeverCameError": "faults",
-    "InMemoryTransport": "asgi",
+    "InMemoryTransport": "transport",
     "InconclusiveError": "lab",
     "InjectedError": "faults",
     "IsolationLab": "lab",

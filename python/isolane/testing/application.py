@@ -11,8 +11,9 @@ from starlette.requests import HTTPConnection
 
 from isolane.agents import AgentRegistry
 from isolane.fastapi import IsolaneSettings, Principal, setup
-from isolane.testing.asgi import Answer, AsyncWsClient, InMemoryTransport
+from isolane.testing.asgi import AsyncWsClient
 from isolane.testing.recording import user_id_of
+from isolane.testing.transport import Answer, InMemoryTransport
 from isolane.testing.users import HEADER, UserFactory
 
 
