@@ -34,9 +34,10 @@ def _of_the_package(*, compat: bool) -> set[str]:
                 for member, function in vars(value).items():
                     if member.startswith("_") and not member.startswith("__"):
                         continue
-                    if inspect.isfunction(function) and _is_awaitable(function):
+                    # What is deprecated is a function in a coat.
+                    if inspect.isfunction(inspect.unwrap(function)) and _is_awaitable(function):
                         found.add(f"{name}.{member}")
-            elif inspect.isfunction(value) and _is_awaitable(value):
+            elif inspect.isfunction(inspect.unwrap(value)) and _is_awaitable(value):
                 found.add(name)
     return found
 

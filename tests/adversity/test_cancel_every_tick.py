@@ -28,6 +28,7 @@ from tests.adversity import (  # noqa: F401 - they add their scenarios to the ot
     pool_scenarios,
     rollout_scenarios,
     security_scenarios,
+    testing_scenarios,
     tool_scenarios,
 )
 from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS

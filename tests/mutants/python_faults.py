@@ -37,6 +37,41 @@ _AUTH = "security/authentication/"
 _LEGACY = "migration/legacy/"
 
 PYTHON_FAULTS: dict[str, PythonFault] = {
+    "DeprecatedIsNoCoroutine": PythonFault(
+        "what is marked as deprecated is no coroutine function any more",
+        "migration/deprecation/decorator.py",
+        (("decorated.__code__.co_flags & _SUSPENDING", "decorated.__code__.co_flags & 0"),),
+    ),
+    "MergedLedgersCountTwice": PythonFault(
+        "a ledger that went into another and is still there counts twice",
+        "migration/deprecation/folder.py",
+        (("            texts.pop(name, None)", "            pass"),),
+    ),
+    "HourOpensGateOfAWeek": PythonFault(
+        "the removal gate opens for a ledger that began an hour ago",
+        "migration/deprecation/gate.py",
+        (("if now - reading.since < needed:", "if False:"),),
+    ),
+    "NobodyCountedOpensGate": PythonFault(
+        "the removal gate opens when nobody has counted",
+        "migration/deprecation/gate.py",
+        (
+            (
+                'reasons.append("no worker has counted in the window: set ISOLANE_LEDGER_DIR where the service runs")',
+                "pass",
+            ),
+        ),
+    ),
+    "LabTrustsItself": PythonFault(
+        "the lab does not look whether a leak would be seen",
+        "testing/lab.py",
+        (("control = self._control()", "control = True"),),
+    ),
+    "FaultNeedNotCome": PythonFault(
+        "a fault that was asked for and never came is no failure",
+        "testing/faults.py",
+        (("if missing := self.never_came:", "if (missing := self.never_came) is None:"),),
+    ),
     "ToolParametersNotAsked": PythonFault(
         "the detector is not asked about the parameters of a tool",
         "tools/dispatcher.py",

@@ -455,5 +455,27 @@ KILLERS: dict[str, tuple[str, ...]] = {
     ),
     "LegacyRefusalNotRecorded": (f"{P}legacy_bridges.py::TestWhose::test_code_of_one_user_cannot_name_another",),
     "HybridHandsOverTwice": (f"{P}legacy_hybrid.py::test_it_takes_the_place_of_no_socket_and_comes_back",),
+    # Legacy calls and help for tests.
+    "LedgerUnbounded": ("lib::deprecation::ledger::tests::sites_are_bounded_and_those_called_longest_ago_make_room",),
+    "LedgerEvictsLatest": (
+        "lib::deprecation::ledger::tests::sites_are_bounded_and_those_called_longest_ago_make_room",
+    ),
+    "LedgerMergeKeepsFirstTime": (
+        "lib::deprecation::book::tests::calls_add_up_and_times_widen",
+        "lib::deprecation::book::tests::the_order_of_merging_does_not_matter",
+    ),
+    "LegacySymbolsUnbounded": ("lib::deprecation::book::tests::names_of_symbols_are_bounded",),
+    "LegacySiteIsSuperCall": (f"{P}deprecation.py::test_who_makes_an_object_is_the_caller_and_not_super",),
+    "DeprecatedIsNoCoroutine": (f"{P}deprecation.py::test_a_coroutine_function_stays_one",),
+    "MergedLedgersCountTwice": (
+        f"{P}deprecation_ledgers.py::test_cut_off_while_putting_together_nothing_counts_twice",
+    ),
+    "HourOpensGateOfAWeek": (f"{P}deprecation_ledgers.py::test_the_gate",),
+    "NobodyCountedOpensGate": (
+        f"{P}deprecation_ledgers.py::test_less_than_the_window_can_be_enough_but_never_nothing",
+        f"{P}deprecation_ledgers.py::test_the_gate",
+    ),
+    "LabTrustsItself": (f"{P}pytest_plugin.py::test_planted_leaks_are_found_and_clean_neighbours_pass",),
+    "FaultNeedNotCome": (f"{P}pytest_plugin.py::test_faults_come_or_the_test_fails",),
 }
 """The fault, and the tests that must notice it."""

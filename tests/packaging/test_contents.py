@@ -41,7 +41,7 @@ def test_nothing_but_the_package_is_in_it(archive):
     names = archive.namelist()
     (extension,) = [name for name in names if name.endswith(".so")]
     assert extension.startswith("isolane/_core.")
-    others = [name for name in names if not name.startswith(("isolane/", "isolane-"))]
+    others = [name for name in names if not name.startswith(("isolane/", "isolane_pytest/", "isolane-"))]
     assert others == []
     unwanted = [name for name in names if name.endswith((".pyc", ".rs", ".toml", ".md")) or "test_" in name]
     assert unwanted == []

@@ -494,3 +494,14 @@ class Mixed:
 def test_a_dataclass_of_the_application():
     with told("from a dataclass"):
         Mixed()
+
+
+def test_the_page_has_a_section_for_each_code():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "deprecations.md").read_text(encoding="utf-8")
+    sections = page.split("\n### ")[1:]
+    assert [section.partition("\n")[0] for section in sections] == list(CODES)
+    for section, code in zip(sections, CODES.values(), strict=True):
+        assert code.anchor == f"deprecations#{section.partition(chr(10))[0].lower()}"
+        assert f"\nWhat: {code.title}.\n" in section
+        assert f"\nInstead: {code.instead}.\n" in section
+        assert (f"`{code.rule}`" if code.rule else "the ledger alone") in section

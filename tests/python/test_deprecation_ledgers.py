@@ -355,12 +355,7 @@ def status(*arguments: str) -> int:
     return run_status(parser.parse_args(["status", *arguments]))
 
 
-@pytest.fixture
-def codemod():
-    return pytest.importorskip("isolane.migration.codemod")
-
-
-def test_the_command_says_what_is_left(tmp_path, capsys, codemod):
+def test_the_command_says_what_is_left(tmp_path, capsys):
     (source := tmp_path / "app").mkdir()
     (source / "app.py").write_text(MODERN)
     (ledgers := tmp_path / "ledgers").mkdir()
@@ -386,7 +381,7 @@ def test_the_command_says_what_is_left(tmp_path, capsys, codemod):
     assert "the scan has" in capsys.readouterr().out
 
 
-def test_the_command_refuses_what_it_cannot_look_at(tmp_path, capsys, monkeypatch, codemod):
+def test_the_command_refuses_what_it_cannot_look_at(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("ISOLANE_LEDGER_DIR", raising=False)
     assert status("--fail-on-legacy", str(tmp_path)) == 2
     assert "ISOLANE_LEDGER_DIR" in capsys.readouterr().err

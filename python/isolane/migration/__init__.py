@@ -24,6 +24,12 @@ if TYPE_CHECKING:
         LegacyIdentityError,
         LegacyState,
         LegacyStateAdapter,
+    from isolane.migration.deprecation import (
+        IsolaneDeprecationWarning,
+        RemovedInV2Warning,
+        deprecated_call,
+        keep_ledger,
+        legacy_calls,
     )
     from isolane.migration.flags import (
         EnvironmentSource,
@@ -87,6 +93,11 @@ _MODULES = {
     "bind_context": "isolane.migration.legacy",
     "configure_legacy": "isolane.migration.legacy",
     "get_websocket_manager": "isolane.migration.legacy",
+    "IsolaneDeprecationWarning": "isolane.migration.deprecation",
+    "RemovedInV2Warning": "isolane.migration.deprecation",
+    "deprecated_call": "isolane.migration.deprecation",
+    "keep_ledger": "isolane.migration.deprecation",
+    "legacy_calls": "isolane.migration.deprecation",
     "EnvironmentSource": "isolane.migration.flags",
     "FileSource": "isolane.migration.flags",
     "FlagChangeRefusedError": "isolane.migration.flags",
@@ -142,11 +153,13 @@ __all__ = [
     "LegacyState",
     "LegacyStateAdapter",
     "LegacyWebSocketBridge",
+    "IsolaneDeprecationWarning",
     "MetricPolicy",
     "MigrationFeatureFlags",
     "MigrationMode",
     "ModernWebSocketBridge",
     "OpenFeatureSource",
+    "RemovedInV2Warning",
     "RollbackRecord",
     "RolloutGuard",
     "RunModes",
@@ -154,6 +167,9 @@ __all__ = [
     "bind_context",
     "configure_legacy",
     "get_websocket_manager",
+    "deprecated_call",
+    "keep_ledger",
+    "legacy_calls",
 ]
 
 

@@ -59,7 +59,7 @@ _ALL = (
     DeprecationCode(
         "ISO-D005",
         "`send_to_user` or `send_to_connection`",
-        "the emitter of the run: `emitter.notify_custom(...)`, whose owner is known",
+        "the emitter of the run, whose owner is known: `emitter.send_custom_event(...)`",
         "MIG003",
     ),
     DeprecationCode(
@@ -83,7 +83,7 @@ _ALL = (
     DeprecationCode(
         "ISO-D009",
         "`create_legacy_global`, or a dispatcher of tools that all users share",
-        "a dispatcher of the run: `UnifiedToolDispatcherFactory.create_for_request(context)`",
+        "a dispatcher of the run: `UnifiedToolDispatcherFactory(...).create_dispatcher(context)`",
         "MIG003",
     ),
     DeprecationCode(
