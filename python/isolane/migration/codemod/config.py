@@ -113,6 +113,7 @@ class MigrateConfig:
     user_names: tuple[str, ...] = ("user_id", "uid", "current_user_id", "user_uuid", "account_id", "customer_id")
     identity_names: tuple[str, ...] = ("user_id", "thread_id", "chat_thread_id", "run_id", "tenant_id", "session_id")
     identity_literals: tuple[str, ...] = (
+        "default",
         "default_user",
         "legacy_user",
         "anonymous",
