@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -41,7 +42,10 @@ PLANTED = [
     "def h{n}(user_id, flags):\n    return hash(user_id) % 100 < 5  # keep {n}\n",
     "def i{n}(state: DeepAgentState, x = 1):  # keep {n}\n    return state.user_id, state.run_id\n",
     "class C{n}:\n    def __init__(self):\n        self.m = get_websocket_manager()  # keep {n}\n",
-    "def j{n}(context: UserExecutionContext):\n    return [get_websocket_manager(), {{**context.audit_metadata}}]  # keep {n}\n",
+    (
+        "def j{n}(context: UserExecutionContext):\n"
+        "    return [get_websocket_manager(), {{**context.audit_metadata}}]  # keep {n}\n"
+    ),
 ]
 HEAD = (
     "from app.agents.state import DeepAgentState\n"
@@ -52,12 +56,17 @@ SETTINGS = MigrateConfig()
 
 
 def findings(source: SourceText) -> list:
-    return [one for one in scan_text(source, "m.py", SETTINGS).findings if not any("async:" in need[:6] for need in one.needs)]
+    return [
+        one
+        for one in scan_text(source, "m.py", SETTINGS).findings
+        if not any("async:" in need[:6] for need in one.needs)
+    ]
 
 
 def blocks() -> st.SearchStrategy[list[tuple[bool, str]]]:
     one = st.one_of(
-        st.sampled_from(INNOCENT).map(lambda text: (False, text)), st.sampled_from(PLANTED).map(lambda text: (True, text))
+        st.sampled_from(INNOCENT).map(lambda text: (False, text)),
+        st.sampled_from(PLANTED).map(lambda text: (True, text)),
     )
     return st.lists(one, max_size=12)
 
@@ -147,8 +156,6 @@ def test_what_cannot_be_parsed_is_said_and_the_rest_goes_on(raw, why, tmp_path):
     assert places(report) == [("good.py", 1, "MIG008")]
     ((problem),) = report.problems
     assert problem.path == "bad.py"
-    import re
-
     assert re.search(why, problem.message)
 
 
@@ -163,7 +170,10 @@ def test_what_is_nested_deeply_but_can_be_parsed_is_looked_at(tmp_path):
 
 
 def test_a_fix_that_would_lose_a_comment_is_not_made(tmp_path):
-    text = "from app.agents.state import DeepAgentState\n\n\ndef f(\n    state: DeepAgentState,  # the state\n):\n    return state.user_id\n"
+    text = (
+        "from app.agents.state import DeepAgentState\n\n\n"
+        "def f(\n    state: DeepAgentState,  # the state\n):\n    return state.user_id\n"
+    )
     put(tmp_path, m=text)
     assert "# the state" in fixed(tmp_path)
     lost = "x = dict(  # theirs\n    p.agent_context\n)\n"

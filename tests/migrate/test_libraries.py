@@ -25,7 +25,13 @@ def library(name: str, version: str) -> Path:
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-        done = subprocess.run([*command, "--dest", str(CACHE), f"{name}=={version}"], capture_output=True, text=True, timeout=100)
+        done = subprocess.run(
+            [*command, "--dest", str(CACHE), f"{name}=={version}"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
         if done.returncode != 0:
             reason = f"{name} {version} cannot be downloaded: {done.stderr.strip()[-300:]}"
             if os.environ.get("ISOLANE_REQUIRE_ALL") == "1":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -14,7 +15,7 @@ from isolane.migration.codemod.baseline import fingerprint
 from isolane.migration.codemod.config import config_from
 from isolane.migration.codemod.files import SKIPPED
 
-from tests.migrate.support import config, places, put, scan
+from tests.migrate.support import config, fixed, places, put, scan
 
 FOUND = "x = parent.agent_context.copy()\n"
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +97,8 @@ class TestNames:
             tmp_path,
             **{"svc/app/agents/__init__": "from .state import DeepAgentState\n"},
             svc__app__agents__state="class DeepAgentState: ...\n",
-            svc__app__agents__x="from ..agents.state import DeepAgentState as D\nfrom . import state\ny = state.DeepAgentState\n",
+            svc__app__agents__x="from ..agents.state import DeepAgentState as D\n"
+            "from . import state\ny = state.DeepAgentState\n",
             svc__app__y="from .agents import DeepAgentState\n",
         )
         assert [(path, line) for path, line, _ in places(scan(tmp_path), "MIG001")] == [
@@ -110,7 +112,8 @@ class TestNames:
     def test_both_modules_of_the_existing_service_are_known(self, tmp_path):
         put(
             tmp_path,
-            m="from service.app.agents.state import DeepAgentState\nfrom service.app.schemas.agent_models import DeepAgentState as B\n",
+            m="from service.app.agents.state import DeepAgentState\n"
+            "from service.app.schemas.agent_models import DeepAgentState as B\n",
         )
         assert [line for _, line, _ in places(scan(tmp_path))] == [1, 2]
 
@@ -120,7 +123,8 @@ class TestNames:
             **{"svc/websocket_core/__init__": "async def get_websocket_manager():\n    return 1\n"},
             svc__use="from svc.websocket_core import get_websocket_manager\n\n\n"
             "async def right():\n    m = await get_websocket_manager()\n    return m\n\n\n"
-            "async def wrong():\n    get_websocket_manager().send(1)\n    m = get_websocket_manager()\n    m.send(2)\n\n\n"
+            "async def wrong():\n    get_websocket_manager().send(1)\n"
+            "    m = get_websocket_manager()\n    m.send(2)\n\n\n"
             "def late():\n    get_websocket_manager().send(1)\n    return get_websocket_manager()\n",
         )
         report = scan(tmp_path)
@@ -128,8 +132,6 @@ class TestNames:
         by_line = {one.line: one for one in report.findings if one.rule == "MIG004"}
         assert by_line[16].fix is None
         assert "coroutine" in by_line[16].no_fix
-        from tests.migrate.support import fixed
-
         after = fixed(tmp_path, "svc/use.py", unsafe=False)
         assert "    (await get_websocket_manager()).send(1)\n    m = await get_websocket_manager()\n" in after
 
@@ -164,7 +166,8 @@ class TestComments:
     def test_comments_that_ignore_nothing_are_reported(self, tmp_path):
         put(
             tmp_path,
-            m="x = 1  # mig: ignore[MIG003]\ny = 2  # mig: ignore\nz = 3  # mig: ignore[MIG099]\nw = 4  # mig: ignore[MIG003]\n",
+            m="x = 1  # mig: ignore[MIG003]\ny = 2  # mig: ignore\n"
+            "z = 3  # mig: ignore[MIG099]\nw = 4  # mig: ignore[MIG003]\n",
         )
         report = scan(tmp_path)
         assert [(one.line, one.rule) for one in report.findings] == [(number, "MIG000") for number in (1, 2, 3, 4)]
@@ -248,7 +251,9 @@ class TestBaseline:
         text = (tmp_path / "m.py").read_text()
         assert text == "import copy\n\n" + FOUND + "y = copy.deepcopy(q.agent_context)\n"
 
-    @pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 2, "findings": {}}', '{"version":1,"findings":[1]}'])
+    @pytest.mark.parametrize(
+        "text", ["", "[]", '{"version": 1}', '{"version": 2, "findings": {}}', '{"version":1,"findings":[1]}']
+    )
     def test_what_is_no_baseline_is_refused(self, text, tmp_path, capsys):
         base = tmp_path / "base.json"
         base.write_text(text)
@@ -327,11 +332,11 @@ class TestOutput:
         assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
 
     def test_what_is_printed_is_a_patch(self, tmp_path, capsys):
-        import subprocess
-
         put(tmp_path, m="a = 1\n" + FOUND.rstrip("\n"), n="import os\n\n\ndef f():\n    return {**p.audit_metadata}\n")
         _, out, _ = run(capsys, "fix", tmp_path, "--unsafe", "--config", _empty(tmp_path))
-        done = subprocess.run(["git", "apply", "-p1"], cwd=tmp_path, input=out, text=True, check=False, capture_output=True)
+        done = subprocess.run(
+            ["git", "apply", "-p1"], cwd=tmp_path, input=out, text=True, check=False, capture_output=True
+        )
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "n.py").read_text().startswith("import copy\nimport os\n")
         assert run(capsys, "scan", tmp_path)[0] == 0

@@ -15,7 +15,7 @@ class LedgerError(ValueError):
 
 
 def read_ledger(path: Path) -> list[LedgerSite]:
-    """Read what ``GET /migration`` answers, what ``isolane migrate status --json`` prints, or a folder of workers' files.
+    """Read what ``GET /migration`` answers, ``isolane migrate status --json`` prints, or a folder of workers' files.
 
     Sites are the objects with ``symbol``, ``file``, ``line`` and ``count``, wherever in the document they are.
 

@@ -62,8 +62,9 @@ class _Triggers:
 
 
 def module_name(path: str) -> str:
-    """Return the dotted name of a file by its path. What comes before the packages does no harm: names are compared
-    by how they end.
+    """Return the dotted name of a file by its path.
+
+    What comes before the packages does no harm: names are compared by how they end.
     """
     parts = [part for part in path.removesuffix(".py").split("/") if part not in {"", ".", ".."}]
     return ".".join(parts[:-1] if parts and parts[-1] == "__init__" else parts)

@@ -11,7 +11,7 @@ from isolane.migration.codemod.fix.operations import OPERATIONS, Edit, NotFixabl
 from isolane.migration.codemod.source import SourceText, UnreadableError, parse
 
 ROUNDS = 8
-"""A fix may make another one possible, such as an import that nothing uses any more. More than three rounds are rare."""
+"""A fix may make another one possible, such as an import that nothing uses any more. More than three are rare."""
 
 
 @dataclass
@@ -106,8 +106,7 @@ def _edits(target: Target) -> list[Edit]:
     if fix is None:
         raise NotFixableError("there is no fix")
     edits = list(OPERATIONS[fix.operation](target))
-    for replacement in fix.replacements:
-        edits.append(Edit(*target.source.slice(replacement.span), replacement.text))
+    edits += [Edit(*target.source.slice(one.span), one.text) for one in fix.replacements]
     if any(lost_comments(target, edit) for edit in edits):
         raise NotFixableError("a comment inside it would be lost; move it first")
     return edits

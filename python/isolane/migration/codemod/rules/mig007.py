@@ -22,7 +22,7 @@ def _text(node: ast.AST | None) -> str:
 
 
 def _identity(module: Module, node: ast.AST) -> str:
-    """Return the name of the identity that an expression reads: a name, an attribute, ``d["user_id"]``, ``d.get(...)``."""
+    """Return the identity that an expression reads: a name, an attribute, ``d["user_id"]``, ``d.get(...)``."""
     names = module.config.identity_names
     if isinstance(node, ast.Subscript):
         name = _text(node.slice)
@@ -103,12 +103,19 @@ def _constants(module: Module) -> Iterator[tuple[ast.AST, str, str]]:
     for keyword in module.nodes(ast.keyword):
         if keyword.arg in names and (text := _text(keyword.value)) in literals:
             yield keyword.value, str(keyword.arg), text
-    for assignment in (*module.nodes(ast.Assign), *module.nodes(ast.AnnAssign)):
-        targets = assignment.targets if isinstance(assignment, ast.Assign) else [assignment.target]
-        if (text := _text(assignment.value)) in literals:
+    assigned: list[tuple[ast.stmt, list[ast.expr], ast.expr | None]] = [
+        *((one, one.targets, one.value) for one in module.nodes(ast.Assign)),
+        *((one, [_target(one)], one.value) for one in module.nodes(ast.AnnAssign)),
+    ]
+    for statement, targets, value in assigned:
+        if (text := _text(value)) in literals:
             for target in targets:
                 if name := _identity(module, target):
-                    yield assignment, name, text
+                    yield statement, name, text
+
+
+def _target(statement: ast.AnnAssign) -> ast.expr:
+    return statement.target
 
 
 def _parameters(function: FunctionNode) -> Iterator[tuple[ast.AST, str, str]]:
