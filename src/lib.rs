@@ -11,6 +11,7 @@ pub mod engines;
 pub mod error;
 pub mod events;
 pub mod flags;
+pub mod guard;
 pub mod ids;
 pub mod isolation;
 pub mod lanes;
@@ -58,6 +59,7 @@ mod _core {
             MemoryLimitExceededError, PolicyLoadError, RunClosed, RunFenced, SanitizeLimitError,
         },
         flags::{FlagDecision, FlagEngine, FlagSnapshot, bucket, install_flags, installed_flags},
+        guard::{GuardCore, log_accounts, run_deliveries, set_end_code, set_late_after},
         ids::UnifiedIDManager,
         isolation::{
             _note_contamination, PyScanner, PySighting, PyWindow,

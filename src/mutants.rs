@@ -79,6 +79,13 @@ mutants! {
     BlocksUnbounded: "every block of the loop is kept for ever",
     LoopBudgetIgnored: "a run may use the loop for ever",
     BlockNotTold: "who blocks the loop is not kept",
+    // The guard of a rollout.
+    GuardBetsOnTheBound: "the guard takes what is good for evidence that a rollout does harm",
+    GuardLatchLost: "a rollout that was rolled back goes on by itself",
+    GuardIgnoresDwell: "a rollout climbs its ladder as fast as there are samples",
+    GuardNeedsNoData: "a rollout climbs its ladder by time alone",
+    GuardSleepsWhilePaused: "a guard that is paused rolls nothing back",
+    GuardIgnoresBaseline: "what is as slow as the older side is rolled back",
     // Events.
     FoldDropsLatest: "a snapshot keeps the first event of a key and not the latest",
     FoldForgetsOpenSpans: "a full snapshot forgets how open spans began",

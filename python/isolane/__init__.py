@@ -71,6 +71,7 @@ from isolane.engines import (
     ExecutionEngineFactoryError,
     RunCancelledError,
     RunExpiredError,
+    RunRolledBackError,
     UserExecutionEngine,
 )
 from isolane.events import (
@@ -219,7 +220,25 @@ from isolane.tools import (
 )
 
 if TYPE_CHECKING:
-    from isolane.migration import FlagSource, FlagText, MigrationFeatureFlags, RunModes
+    from isolane.migration import (
+        EnvironmentSource,
+        FileSource,
+        FlagChangeRefusedError,
+        FlagFileError,
+        FlagSource,
+        FlagSourceError,
+        FlagText,
+        FlagWatcher,
+        FlagWriter,
+        GuardPolicy,
+        GuardStatus,
+        MetricPolicy,
+        MigrationFeatureFlags,
+        OpenFeatureSource,
+        RollbackRecord,
+        RolloutGuard,
+        RunModes,
+    )
 
 IsolatedExecutionEngine = UserExecutionEngine
 """The name of the second design document for the same class."""
@@ -269,6 +288,7 @@ __all__ = [
     "EngineDrainingError",
     "EngineLimitError",
     "EnvKey",
+    "EnvironmentSource",
     "EventStats",
     "EventTooLarge",
     "ExecutionEngineFactory",
@@ -283,16 +303,24 @@ __all__ = [
     "FairLimiter",
     "FieldDecryptionError",
     "FileKey",
+    "FileSource",
     "Finding",
+    "FlagChangeRefusedError",
     "FlagConfigError",
     "FlagDecision",
     "FlagEngine",
+    "FlagFileError",
     "FlagSnapshot",
     "FlagSource",
+    "FlagSourceError",
     "FlagText",
+    "FlagWatcher",
+    "FlagWriter",
     "ForeignQueryError",
     "ForkedProcessError",
     "Grants",
+    "GuardPolicy",
+    "GuardStatus",
     "HealthMonitor",
     "HealthStatus",
     "InclusionProof",
@@ -318,10 +346,12 @@ __all__ = [
     "MemoryLimits",
     "MemoryOptimizationManager",
     "MemoryTicketStore",
+    "MetricPolicy",
     "MfaPolicy",
     "MfaRequiredError",
     "MigrationFeatureFlags",
     "Modes",
+    "OpenFeatureSource",
     "OptimizedSemaphoreManager",
     "OriginNotAllowedError",
     "OriginPolicy",
@@ -351,11 +381,14 @@ __all__ = [
     "ResponseWithheldError",
     "RolePermissions",
     "RoleRequiredError",
+    "RollbackRecord",
+    "RolloutGuard",
     "RunCancelledError",
     "RunClosed",
     "RunExpiredError",
     "RunFenced",
     "RunModes",
+    "RunRolledBackError",
     "SanitizeBlockedError",
     "SanitizeLimitError",
     "Sanitized",
@@ -440,9 +473,22 @@ __all__ = [
 
 _MIGRATION = frozenset(
     {
+        "EnvironmentSource",
+        "FileSource",
+        "FlagChangeRefusedError",
+        "FlagFileError",
         "FlagSource",
+        "FlagSourceError",
         "FlagText",
+        "GuardPolicy",
+        "GuardStatus",
+        "MetricPolicy",
         "MigrationFeatureFlags",
+        "RollbackRecord",
+        "RolloutGuard",
+        "FlagWatcher",
+        "FlagWriter",
+        "OpenFeatureSource",
         "RunModes",
     }
 )

@@ -46,6 +46,7 @@ __all__ = [
     "FlagSnapshot",
     "ForkedProcessError",
     "GrantBook",
+    "GuardCore",
     "InvalidContextError",
     "InvalidEvent",
     "IsolationFinding",
@@ -116,6 +117,7 @@ __all__ = [
     "lane_stats",
     "lane_usage",
     "leak_probability",
+    "log_accounts",
     "loop_account",
     "loop_blockers",
     "memory_of",
@@ -124,8 +126,11 @@ __all__ = [
     "monotonic",
     "resource_name",
     "resources_of",
+    "run_deliveries",
     "secret_bits",
     "set_default_limiter",
+    "set_end_code",
+    "set_late_after",
     "set_max_idle_lanes",
     "set_placeholder_policy",
     "shed_caches",
@@ -1353,6 +1358,74 @@ class GrantBook:
         Takes grants back: those of one resource, or all that `owner` gave `reader`. Returns how many there were.
         """
 
+@final
+class GuardCore:
+    """
+    Decides about the rollout of one flag by what it is told, and acts upon nothing. `RolloutGuard` does.
+    """
+    def __new__(cls, /, flag: str, policy: str = "{}", path: str = "") -> GuardCore:
+        """
+        `policy` is JSON, and `path` says where it stands. Raises `FlagConfigError`.
+        """
+    def follow(self, /, rollout: SupportsIndex, revision: SupportsIndex) -> None:
+        """
+        What the document of flags says: the rollout in parts of 100 000, and its revision.
+        """
+    @property
+    def limits(self, /) -> tuple[float, float, str]:
+        """
+        The policy's times in seconds: after which a run and an event are slow; and what becomes of runs under way.
+        """
+    def next_by_hand(self, /, force: bool) -> int:
+        """
+        The rollout of the next step by hand. Raises `RuntimeError` when something holds it.
+        """
+    def observe(
+        self, /, name: str, bad: SupportsIndex, seen: SupportsIndex = 1, side: str = "modern"
+    ) -> tuple[str, bool] | None:
+        """
+        Takes in `seen` observations of a metric, of which `bad` were bad. Returns what is to be done at once: the record as
+        JSON, and whether it is the first.
+        """
+    def observe_delay(self, /, delay: SupportsFloat | SupportsIndex, side: str = "modern") -> tuple[str, bool] | None:
+        """
+        Takes in how many seconds an event was on its way.
+        """
+    def observe_run(self, /, duration: SupportsFloat | SupportsIndex, side: str = "modern") -> tuple[str, bool] | None:
+        """
+        Takes in how many seconds a run took without what it waited for.
+        """
+    def pause(self, /) -> bool:
+        """
+        Keeps the rollout where it is. Returns whether that is new.
+        """
+    @property
+    def record(self, /) -> str | None:
+        """
+        Why it was rolled back, as JSON, while it is.
+        """
+    def restore(self, /, record: str) -> bool:
+        """
+        The rollout was rolled back by somebody else, as `record` says. Returns whether that is new. Raises `ValueError` for a
+        text that is no record.
+        """
+    def resume(self, /) -> str | None:
+        """
+        Ends a pause or a rollback. Returns the record of the rollback, as JSON, if it was one.
+        """
+    def roll_back(self, /, reason: str, actor: str, how: str) -> tuple[str, bool] | None:
+        """
+        Rolls back by hand. Returns as `observe` does.
+        """
+    def status(self, /) -> dict[str, typing.Any]:
+        """
+        How it stands.
+        """
+    def tick(self, /) -> int | list[str]:
+        """
+        The rollout of the next step when it is due, else why it is not.
+        """
+
 @disjoint_base
 class InvalidContextError(ValueError):
     """
@@ -1678,6 +1751,11 @@ class Permit:
         and queues for it again at its end. `timeout` in seconds is for that second wait; by default it is what was left when
         the permit was asked for, and at least the `timeout` of that request. The end of the block raises `LimitTimeout` when
         the permit is not to be had again; then it is not held.
+        """
+    @property
+    def suspended_seconds(self, /) -> float:
+        """
+        Seconds for which it was suspended, a suspension that goes on included.
         """
 
 @final
@@ -3081,6 +3159,12 @@ def leak_probability(scanned: SupportsIndex, leaks: SupportsIndex = 0) -> float:
     How likely one delivery leaks at most, at 95 %, after so many of which `leaks` did. Never 0.
     """
 
+def log_accounts() -> list[dict[str, typing.Any]]:
+    """
+    Where the events of each log are: `log` (its number), `head` (the latest number given out), `live`, `folded`, `shed`,
+    `misplaced`, `ended`, and `balanced`. Names nobody.
+    """
+
 def loop_account(user_id: str | None = None) -> dict[str, typing.Any]:
     """
     What a user, or all users together, have used of the event loops of this process: see `LoopAccount.figures`. Of a user who
@@ -3132,6 +3216,12 @@ def resources_of(
     processor that the user took since this was last asked of the context, by what `cpu_seconds` was then and is now.
     """
 
+def run_deliveries(user_id: str, run_id: str) -> tuple[int, int, int, int] | None:
+    """
+    How the events of a run fare: handed to sockets that were there, of them late; critical ones published, of them without
+    room. `None` when the run has no log.
+    """
+
 def secret_bits(value: str) -> float:
     """
     How many bits it takes to guess a text, as `register_secret` estimates it.
@@ -3140,6 +3230,16 @@ def secret_bits(value: str) -> float:
 def set_default_limiter(limiter: FairLimiter) -> None:
     """
     Replaces the limiter of the process. To be called at start-up: permits that are held stay with the old one.
+    """
+
+def set_end_code(user_id: str, run_id: str, code: str) -> None:
+    """
+    Executions of the context's run that are closed from now on because their agents left them open say this code.
+    """
+
+def set_late_after(duration: SupportsFloat | SupportsIndex) -> None:
+    """
+    From now on events are late after so many seconds, in the whole process. Raises `ValueError` for no duration.
     """
 
 def set_max_idle_lanes(lanes: SupportsIndex) -> None:

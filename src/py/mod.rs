@@ -13,6 +13,7 @@ pub(crate) mod emitter;
 pub(crate) mod engines;
 pub(crate) mod errors;
 pub(crate) mod flags;
+pub(crate) mod guard;
 pub(crate) mod ids;
 pub(crate) mod isolation;
 pub(crate) mod json;

@@ -489,6 +489,8 @@ impl Agents {
     }
 
     fn end(&mut self) {
+        let account = self.writer.log().account();
+        assert!(account.is_balanced(), "each number is accounted for: {account:?}");
         self.writer.log().end(None, "the test ended", 0, self.now.max(2));
         for _ in self.next()..=self.writer.log().head() {
             // Ends of what was open.

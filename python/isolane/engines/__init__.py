@@ -8,8 +8,10 @@ from isolane.engines.errors import (
     ExecutionEngineFactoryError,
     RunCancelledError,
     RunExpiredError,
+    RunRolledBackError,
 )
 from isolane.engines.factory import ExecutionEngineFactory
+from isolane.engines.waits import RunEnd, RunObserver, RunWaits, waiting
 
 __all__ = [
     "EngineClosedError",
@@ -18,6 +20,11 @@ __all__ = [
     "ExecutionEngineFactory",
     "ExecutionEngineFactoryError",
     "RunCancelledError",
+    "RunEnd",
     "RunExpiredError",
+    "RunObserver",
+    "RunRolledBackError",
+    "RunWaits",
     "UserExecutionEngine",
+    "waiting",
 ]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
@@ -17,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 from isolane._core import (
     BudgetExceeded,
     ContextIsolationError,
-    EventTooLarge,
     ExecutionStatus,
     Fence,
-    InvalidEvent,
     LimitRejected,
     LoopAccount,
     Permit,
@@ -32,21 +28,16 @@ from isolane._core import (
     end_stream,
 )
 from isolane.agents.base import BaseAgent
+from isolane.agents.execution import current_step, publish_end, step_context, takes_results
 from isolane.agents.instances import AgentInstanceFactory
 from isolane.agents.pipeline import check_pipeline
 from isolane.agents.result import ExecutionResult
-from isolane.engines.errors import EngineClosedError, RunCancelledError, RunExpiredError
+from isolane.engines.errors import EngineClosedError, RunCancelledError, RunExpiredError, RunRolledBackError
+from isolane.engines.waits import RunWaits, add_wait, current_waits, waiting
 from isolane.limits import LimitTimeout
-from isolane.security.errors import ResponseWithheldError
 
 if TYPE_CHECKING:
     from isolane.engines.factory import ExecutionEngineFactory
-
-_step_context: ContextVar[weakref.ref[UserExecutionContext] | None] = ContextVar("isolane_step", default=None)
-"""The context of the step that runs here: what an agent runs through its engine borrows that step's permit.
-
-Weakly: every timer and task that an agent starts copies the variable, and would keep the user's data until it is due.
-"""
 
 ADMISSION_SECONDS = 2.0
 """Within this time the first permit of an engine must be had, unless the factory says otherwise."""
@@ -61,8 +52,8 @@ class UserExecutionEngine:
         agent_factory: makes the instances.
         websocket_emitter: the emitter of the context.
         created_at: aware UTC datetime.
-        end_reason: why it ended: ``closed``, ``cancelled``, ``lifetime``, ``idle`` or ``evicted``; ``None`` while it
-            has not.
+        end_reason: why it ended: ``closed``, ``cancelled``, ``rolled_back``, ``lifetime``, ``idle`` or ``evicted``;
+            ``None`` while it has not.
     """
 
     _tells_expiry = True
@@ -208,6 +199,8 @@ class UserExecutionEngine:
         if self.end_reason == "lifetime":
             reason = self._cancelled or "the run took longer than its engine may live"
             return RunExpiredError(f"{reason}; raise engine_timeout_seconds, or ask for less in one run")
+        if self.end_reason == "rolled_back":
+            return RunRolledBackError(f"{self._cancelled or 'the run was rolled back'}; begin another one")
         if self.end_reason == "cancelled":
             return RunCancelledError(f"{self._cancelled or 'the run was cancelled'}; begin another one")
         return EngineClosedError("the engine has ended; make one for the next request with create_for_user(context)")
@@ -225,17 +218,30 @@ class UserExecutionEngine:
         self._tasks.add(task)
         if len(self._tasks) == 1:
             self._factory.set_busy(self, busy=True)
+        started, waits = time.monotonic(), RunWaits()
+        token = current_waits.set(waits)
+        failed: BaseException | None = None
         try:
             result = await self._run_steps(steps, request, results)
+            failed = result.error
         except asyncio.CancelledError as error:
+            failed = error
             if tells and task in self._expired_tasks:
                 self._expired_tasks.discard(task)
                 # As asyncio.timeout does: who is cancelled from outside as well is told so.
                 if task.uncancel() <= cancels:
                     raise self._closed_error() from error
             raise
+        except Exception as error:
+            failed = error
+            raise
         finally:
+            current_waits.reset(token)
             self._note_end(task, tells=tells)
+            if self._factory.run_observers and self._above() is self.context:
+                self._factory.tell_run_end(self, failed, time.monotonic() - started, waits.seconds)
+            # Its traceback leads back to this frame.
+            failed = None
         if tells and self._fence is not None and self._fence.is_up:
             # It ended after all, but too late: nothing of it was recorded.
             raise self._closed_error()
@@ -247,10 +253,12 @@ class UserExecutionEngine:
         started = time.monotonic()
         result: Any = None
         name = ""
+        # What older agents of one pipeline hand on to each other.
+        carried: dict[str, Any] = {}
         try:
             for name, cls in steps:
                 needed = {key: results[key] for key in cls.requires if key in results}
-                result, error = await self._step(name, cls, request, needed)
+                result, error = await self._step(name, cls, cls._taken(request, carried), needed)
                 if error is not None:
                     return self._result(started, name, results, error=error)
                 results[name] = result
@@ -302,8 +310,7 @@ class UserExecutionEngine:
 
     def _above(self) -> UserExecutionContext:
         """Return the context of the step in which this one is nested, or the request's."""
-        reference = _step_context.get()
-        step = reference() if reference is not None else None
+        step = current_step()
         if step is not None and (step.user_id, step.run_id) == (self.context.user_id, self.context.run_id):
             return step
         return self.context
@@ -323,13 +330,14 @@ class UserExecutionEngine:
         timeout = left if self._admitted else min(ADMISSION_SECONDS if admission is None else admission, left)
         try:
             try:
-                permit = await self._factory.limiter.acquire(
-                    child.user_id,
-                    ctx=child,
-                    timeout=timeout,
-                    resources=cls.resources or None,
-                    admitted=self._admitted,
-                )
+                with waiting():
+                    permit = await self._factory.limiter.acquire(
+                        child.user_id,
+                        ctx=child,
+                        timeout=timeout,
+                        resources=cls.resources or None,
+                        admitted=self._admitted,
+                    )
             except (LimitRejected, LimitTimeout) as error:
                 # The context may have been closed meanwhile, or fenced off.
                 with contextlib.suppress(RuntimeError, ValueError):
@@ -342,6 +350,7 @@ class UserExecutionEngine:
                 self._admitted = True
                 return await self._run_agent(name, cls, child, request, results)
             finally:
+                add_wait(permit.suspended_seconds)
                 self._permits.discard(permit)
                 if not permit.release() and self._fence.is_up:
                     self._factory.note_late_release()
@@ -427,40 +436,12 @@ class UserExecutionEngine:
     async def _publish_end(
         self, emitter: UserWebSocketEmitter, name: str, *, result: Any = None, error: BaseException | None = None
     ) -> None:
-        """Publish the last event of a span, which must arrive whatever the agent returned.
-
-        Tools that were left open are closed first, and a result that cannot be sent is left out.
-        """
-        try:
-            emitter.close_open("the agent ended without completing the tool", spans=False)
-            try:
-                if isinstance(error, ResponseWithheldError):
-                    await self._publish_withheld(emitter, name)
-                elif error is not None:
-                    await emitter.notify_agent_error(agent_name=name, error=error)
-                else:
-                    await emitter.notify_agent_completed(agent_name=name, result=result)
-            except ResponseWithheldError:
-                await self._publish_withheld(emitter, name)
-            except (InvalidEvent, EventTooLarge, BudgetExceeded) as refused:
-                # With as little as possible; when even that has no room, the end of the stream closes the execution.
-                with contextlib.suppress(BudgetExceeded):
-                    if error is not None:
-                        await emitter.notify_agent_error(agent_name=name, error=type(error).__name__)
-                    else:
-                        await emitter.notify_agent_completed(
-                            agent_name=name, result=None, metadata={"result_omitted": str(refused)}
-                        )
-        except RunClosed:
-            # The engine was closed by force; the stream has its last events.
+        if self.end_reason == "rolled_back":
+            # Whatever the agent came to: the run is not to be believed, and its last event says so.
+            with contextlib.suppress(RunClosed):
+                emitter.close_open(self._cancelled or "the run was rolled back")
             return
-
-    @staticmethod
-    async def _publish_withheld(emitter: UserWebSocketEmitter, name: str) -> None:
-        """Tell the user that something was withheld, and nothing of what it was."""
-        await emitter.notify_agent_error(
-            agent_name=name, error="the response was withheld", metadata={"code": ResponseWithheldError.code}
-        )
+        await publish_end(emitter, name, result=result, error=error)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -520,7 +501,7 @@ class UserExecutionEngine:
             if running:
                 self._closing = asyncio.get_running_loop().create_future()
                 ended = self._until_ended(running)
-                if self.end_reason in {"lifetime", "cancelled"}:
+                if self.end_reason in {"lifetime", "cancelled", "rolled_back"}:
                     self._expired_tasks.update(running)
                 self.cancel(reason)
                 # For the executions, and not for the tasks: a caller may go on with something else.
@@ -595,14 +576,10 @@ async def _call(
     drive: Callable[[Awaitable[Any]], Awaitable[Any]],
 ) -> Any:
     """Call the agent with the results if it takes them."""
-    parameters = inspect.signature(agent.execute_with_context).parameters
-    takes_results = len(parameters) > 2 or any(  # noqa: PLR2004 - context and request
-        parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters.values()
-    )
-    token = _step_context.set(weakref.ref(context))
+    token = step_context.set(weakref.ref(context))
     try:
-        if takes_results:
+        if takes_results(agent.execute_with_context):
             return await drive(agent.execute_with_context(context, request, results))
         return await drive(agent.execute_with_context(context, request))  # type: ignore[call-arg]
     finally:
-        _step_context.reset(token)
+        step_context.reset(token)

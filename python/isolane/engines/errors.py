@@ -46,3 +46,17 @@ class RunExpiredError(EngineClosedError):
 
 class RunCancelledError(EngineClosedError):
     """The run was cancelled by its user before it had ended."""
+
+
+class RunRolledBackError(RunCancelledError):
+    """The run was cancelled because what it ran on was rolled back; begin another one.
+
+    Attributes:
+        reason: always ``rolled_back``.
+        retriable: always true: the next run takes the way that was rolled back to.
+        retry_after: whole seconds after which it may be worth making the next run.
+    """
+
+    reason = "rolled_back"
+    retriable = True
+    retry_after = 1

@@ -20,6 +20,7 @@ from isolane._core import (
     Permit,
     UserExecutionContext,
     default_limiter,
+    set_end_code,
     stream_has_ended,
     sweep_lanes,
 )
@@ -27,6 +28,7 @@ from isolane.agents.instances import AgentInstanceFactory
 from isolane.contexts.factory import validate_user_context
 from isolane.engines.engine import UserExecutionEngine
 from isolane.engines.errors import EngineDrainingError, EngineLimitError, ExecutionEngineFactoryError
+from isolane.engines.waits import RunEnd, RunObserver
 from isolane.events.bridge import WebSocketBridgeFactory
 from isolane.limits import LimitTimeout
 from isolane.memory.limits import MemoryGate
@@ -114,6 +116,8 @@ class ExecutionEngineFactory:
         self.idle_timeout = idle_timeout
         self.quarantine: Any = None
         """Asked before a run is started, such as a ``Quarantine``, which sets it."""
+        self.run_observers: list[RunObserver] = []
+        """Told of each run that begins and ends, such as the guard of a rollout."""
         self._slots = FairLimiter(max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout)
         self._book = EngineBook()
         self._engines: dict[int, UserExecutionEngine] = {}
@@ -182,6 +186,11 @@ class ExecutionEngineFactory:
                 raise ExecutionEngineFactoryError(f"Engine creation failed: {error}") from error
             raise
         self._register(engine, slot)
+        for observer in tuple(self.run_observers):
+            try:
+                observer.run_started(engine.context)
+            except Exception:
+                logger.exception("an observer of runs failed; the run goes on")
         return engine
 
     create_execution_engine = create_for_user
@@ -310,7 +319,7 @@ class ExecutionEngineFactory:
         if number is None:
             return
         engine.end_reason = "lifetime" if how == "expired" else how
-        if how == "cancelled":
+        if how in {"cancelled", "rolled_back"}:
             how = "closed"
         # The slot first: whatever the rest does, the user may start the next run.
         if how != "expired":
@@ -389,6 +398,31 @@ class ExecutionEngineFactory:
             engine._cancelled = engine._cancelled or reason  # noqa: SLF001 - the engine's other half
         await asyncio.gather(*(self._end(engine, "cancelled", reason) for engine in engines))
         return bool(engines)
+
+    def tell_run_end(
+        self, engine: UserExecutionEngine, error: BaseException | None, duration: float, waited: float
+    ) -> None:
+        """Tell who observes runs how one came out. Called by the engine."""
+        end = RunEnd(engine.context, error, duration, min(waited, duration), engine.end_reason)
+        for observer in tuple(self.run_observers):
+            try:
+                observer.run_ended(end)
+            except Exception:
+                logger.exception("an observer of runs failed; the others are told")
+
+    async def roll_back_runs(self, belongs: Callable[[UserExecutionContext], bool], reason: str) -> int:
+        """Cancel the runs whose context ``belongs`` says yes to: what they ran on was rolled back.
+
+        Each open execution gets its one last event, ``agent_error`` with ``code`` ``rolled_back`` and ``retriable``,
+        also when its agent does not care for its cancellation. Whoever waits for a run gets ``RunRolledBackError``.
+        Returns how many engines that were.
+        """
+        engines = [engine for engine in self._numbers if belongs(engine.context)]
+        for engine in engines:
+            set_end_code(engine.context.user_id, engine.context.run_id, "rolled_back")
+            engine._cancelled = engine._cancelled or reason  # noqa: SLF001 - the engine's other half
+        await asyncio.gather(*(self._end(engine, "rolled_back", reason) for engine in engines))
+        return len(engines)
 
     async def cleanup_user_context(self, user_id: str) -> bool:
         """End all engines of a user. Returns whether there were any."""

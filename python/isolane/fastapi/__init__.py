@@ -28,7 +28,9 @@ try:
     )
     from isolane.fastapi.gate import bearer_of
     from isolane.fastapi.middleware import IsolaneMiddleware
+    from isolane.fastapi.migration import migration_router
     from isolane.fastapi.principal import NotAuthenticatedError, Principal
+    from isolane.fastapi.rollout import Flags, RunModes
     from isolane.fastapi.settings import IsolaneSettings, SettingsConflictError
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"fastapi", "starlette", "pydantic", "pydantic_settings"}:
@@ -44,6 +46,7 @@ __all__ = [
     "Ctx",
     "Emitter",
     "Engine",
+    "Flags",
     "Isolane",
     "IsolaneMiddleware",
     "IsolaneSettings",
@@ -52,10 +55,12 @@ __all__ = [
     "OptionalCtx",
     "Principal",
     "Run",
+    "RunModes",
     "SessionAuthenticator",
     "SettingsConflictError",
     "UserConnection",
     "bearer_of",
+    "migration_router",
     "require_mfa",
     "require_mfa_by",
     "require_permissions",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from isolane.fastapi.event_socket import EventSocket
 from isolane.fastapi.gate import Gate
 from isolane.fastapi.middleware import IsolaneMiddleware
 from isolane.fastapi.principal import NotAuthenticatedError, Principal
+from isolane.fastapi.rollout import Rollout, rollout_of
 from isolane.fastapi.scope import request_scope
 from isolane.fastapi.settings import IsolaneSettings
 from isolane.fastapi.sockets import DRAINING, NOT_AUTHENTICATED
@@ -53,6 +55,8 @@ from isolane.security.probe import CanaryProbe
 if TYPE_CHECKING:
     from isolane.fastapi.sockets import Delivery
     from isolane.fastapi.sse import EventStream
+    from isolane.migration.flags import MigrationFeatureFlags
+    from isolane.migration.guard import RolloutGuard
     from isolane.tools import UnifiedToolDispatcherFactory
 
 logger = logging.getLogger("isolane.fastapi")
@@ -63,6 +67,14 @@ Authenticate = Callable[[HTTPConnection], Principal | Awaitable[Principal | None
 ResolveIds = Callable[[HTTPConnection], Any]
 SessionFactory = Callable[[UserExecutionContext], Any]
 AuthorizeCommand = Callable[[Principal, str, str], bool]
+
+
+_running: list[Isolane] = []
+
+
+def running_applications() -> tuple[Isolane, ...]:
+    """Return what runs in this process, the latest last."""
+    return tuple(_running)
 
 
 class Isolane:
@@ -79,6 +91,7 @@ class Isolane:
         gate: says who a connection is of, and which sockets may be opened.
         contamination: looks for data of one user on its way to another, or ``None``.
         probe: runs synthetic users through the application, or ``None``.
+        rollout: the flags of a migration, or ``None``.
     """
 
     def __init__(
@@ -98,6 +111,7 @@ class Isolane:
         contamination: ContaminationDetector | None = None,
         probe_seconds: float | None = None,
         tools: UnifiedToolDispatcherFactory | None = None,
+        rollout: Rollout | None = None,
     ) -> None:
         self.settings = settings
         self.authenticate = authenticate
@@ -143,6 +157,7 @@ class Isolane:
             if contamination is None:
                 raise TypeError("probe_seconds needs a detector, which makes the canaries: pass contamination= as well")
             self.probe = CanaryProbe(self.factory, contamination, interval=probe_seconds)
+        self.rollout = rollout
         self.deliveries: set[Delivery | EventStream] = set()
         self.draining = False
         self.forced_closes = 0
@@ -166,6 +181,11 @@ class Isolane:
         self.factory.reopen()
         self.bridge.reopen()
         set_default_limiter(self.limiter)
+        if "ISOLANE_LEDGER_DIR" in os.environ:
+            # An empty ledger too is written: it says that this worker counted and there was nothing.
+            from isolane.migration.deprecation import keep_ledger  # noqa: PLC0415
+
+            keep_ledger()
         self._warn()
         sweeper = asyncio.create_task(self._sweep(), name="isolane sweep")
         signals = self.install_signal_drain() if self.settings.signal_drain else None
@@ -173,8 +193,11 @@ class Isolane:
         self.bridge.health.start()
         if self.contamination is not None:
             self.contamination.install()
+        if self.rollout is not None:
+            self.rollout.start(self)
         if self.probe is not None:
             self.probe.start()
+        _running.append(self)
         try:
             yield
         finally:
@@ -190,6 +213,9 @@ class Isolane:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
             await self.bridge.shutdown()
+            _running.remove(self)
+            if self.rollout is not None:
+                await self.rollout.stop()
             # Last: what still runs while the service drains is looked at as well.
             self._stop_looking()
 
@@ -305,6 +331,7 @@ class Isolane:
             "isolation_violations": isolation_violations(),
             **({"contamination": self.contamination.figures()} if self.contamination is not None else {}),
             **({"probe": self.probe.last} if self.probe is not None else {}),
+            **({"rollout": self.rollout.figures()} if self.rollout is not None else {}),
             "sockets": len(self.deliveries),
             "forced_closes": self.forced_closes,
             **({"audit": status} if (status := self._audit_status()) is not None else {}),
@@ -323,6 +350,8 @@ class Isolane:
         if audit not in {None, "ok"}:
             # What must be recorded is refused by itself; taking all processes away for a slow disk would be worse.
             return JSONResponse({"status": "degraded", "audit": audit})
+        if self.rollout is not None and self.rollout.flags.watcher.is_stale:
+            return JSONResponse({"status": "degraded", "flags": "stale"})
         return JSONResponse({"status": "ready"})
 
     def _audit_status(self) -> str | None:
@@ -357,6 +386,8 @@ def setup(
     contamination: ContaminationDetector | None = None,
     probe_seconds: float | None = None,
     tools: UnifiedToolDispatcherFactory | None = None,
+    rollout: MigrationFeatureFlags | None = None,
+    guard: RolloutGuard | None = None,
     problem_details: bool = True,
 ) -> Isolane:
     """Add isolane to an application, before it starts.
@@ -382,14 +413,17 @@ def setup(
             application runs. Default: nobody does.
         probe_seconds: how often its ``CanaryProbe`` runs, such as 60. Default: never.
         tools: makes the dispatchers that agents get by ``context.get_tool_dispatcher()``. Default: there are none.
+        rollout: the flags of a migration: kept up to date while the application runs, and pinned in each context.
+            Default: those of ``ISOLANE_FLAGS_FILE`` and ``ISOLANE_FLAG_*``, if there are any.
+        guard: rolls a flag back when what it is told of runs says so. Default: nobody does.
         problem_details: answer isolane's exceptions with problem documents.
 
     Adds its middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
     of isolane around the application's own lifespan. Calling it again returns what the first call made.
 
     Raises:
-        TypeError: ``authenticate`` is missing, ``probe_seconds`` is given without ``contamination``, or an argument is
-            of the wrong kind.
+        TypeError: ``authenticate`` is missing, ``probe_seconds`` is given without ``contamination``, ``guard`` without
+            flags, or an argument is of the wrong kind.
     """
     held = getattr(app.state, "isolane", None)
     if isinstance(held, Isolane):
@@ -399,9 +433,12 @@ def setup(
             "setup needs authenticate: a function from the connection to Principal(user_id=...), or None for nobody; "
             "without it isolane could not tell whose data is whose"
         )
-    _refuse_misfits(registry=registry, tools=tools, contamination=contamination, audit=audit)
+    _refuse_misfits(
+        registry=registry, tools=tools, contamination=contamination, audit=audit, rollout=rollout, guard=guard
+    )
+    settings = settings if settings is not None else IsolaneSettings()
     isolane = Isolane(
-        settings if settings is not None else IsolaneSettings(),
+        settings,
         authenticate,
         session_factory,
         resolve_ids,
@@ -415,6 +452,7 @@ def setup(
         contamination=contamination,
         probe_seconds=probe_seconds,
         tools=tools,
+        rollout=rollout_of(settings, rollout, guard, audit),
     )
     app.state.isolane = isolane
     if contamination is not None:
@@ -445,6 +483,8 @@ MISFITS = {
     "tools": ("create_dispatcher", "a UnifiedToolDispatcherFactory, which is made with tools and permissions="),
     "contamination": ("install", 'a ContaminationDetector, such as ContaminationDetector("enforce")'),
     "audit": ("record", "an AuditLogger, or another object with record(event)"),
+    "rollout": ("decide", 'a MigrationFeatureFlags, such as MigrationFeatureFlags("flags.json")'),
+    "guard": ("attach", "a RolloutGuard, which is made with the flags that it rolls back"),
 }
 """Of arguments of ``setup``: a method that is used later, when a request is there, and what to pass."""
 

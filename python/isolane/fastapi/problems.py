@@ -23,7 +23,13 @@ from isolane._core import (
 )
 from isolane.agents.pipeline import PipelineOrderError
 from isolane.agents.registry import UnknownAgentError
-from isolane.engines.errors import EngineDrainingError, EngineLimitError, RunCancelledError, RunExpiredError
+from isolane.engines.errors import (
+    EngineDrainingError,
+    EngineLimitError,
+    RunCancelledError,
+    RunExpiredError,
+    RunRolledBackError,
+)
 from isolane.fastapi.principal import NotAuthenticatedError
 from isolane.limits import LimitTimeout
 from isolane.security.authentication.errors import (
@@ -190,6 +196,13 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     EngineLimitError: lambda error: _limit(error, "engine_limit"),
     RunCancelledError: lambda _: Problem(409, "run_cancelled", "The run was cancelled"),
     RunExpiredError: _expired,
+    RunRolledBackError: lambda error: Problem(
+        503,
+        "rolled_back",
+        "The run was ended because the service went back a version; try again",
+        error.retry_after,
+        4029,
+    ),
     LimitRejected: lambda error: _limit(error, "queue_full"),
     LimitTimeout: lambda error: _limit(error, "rate_limit"),
     BudgetExceeded: _budget,

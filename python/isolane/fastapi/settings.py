@@ -21,6 +21,8 @@ from isolane.security.authentication.credentials import Method
 from isolane.security.authentication.origins import OWN, check_origins
 
 PREFIX = "ISOLANE_"
+FLAG_PREFIX = "ISOLANE_FLAG_"
+"""Of flags of a migration, which have any names."""
 
 
 class SettingsConflictError(ValueError):
@@ -60,6 +62,7 @@ class IsolaneSettings(BaseSettings):
     sse_path: str = _own("SSE_PATH", "/events", pattern="^(/|$)", description="prefix of event streams; empty: none")
     signal_drain: bool = _own("SIGNAL_DRAIN", True, description="sockets leave before uvicorn handles SIGTERM")
     probe_prefix: str = _own("PROBE_PREFIX", "/_isolane", pattern="^/", description="prefix of health and readiness")
+    flags_file: str = _own("FLAGS_FILE", "", description="flags of a migration, JSON or TOML; empty: none")
     max_connections_per_user: int = _own("MAX_CONNECTIONS_PER_USER", 3, ge=1, description="sockets of one user")
     retention_seconds: float = _own("RETENTION_SECONDS", 300.0, ge=0, description="how long an ended log is readable")
     max_event_bytes: int = _own("MAX_EVENT_BYTES", 65536, ge=256, description="payload of one event")
@@ -167,6 +170,8 @@ class IsolaneSettings(BaseSettings):
     def _check_names(cls, values: Any) -> Any:
         known = {variable for name in cls.model_fields for variable in cls._variables(name)}
         for variable in os.environ:
+            if variable.startswith(FLAG_PREFIX):
+                continue
             if variable.startswith(PREFIX) and variable not in known and variable not in OTHER_VARIABLES:
                 near = difflib.get_close_matches(variable, sorted(known), n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(sorted(known))}"
@@ -199,6 +204,16 @@ class IsolaneSettings(BaseSettings):
 
 
 OTHER_VARIABLES = frozenset(
-    {"ISOLANE_AUDIT_KEY", "ISOLANE_MUTANT", "ISOLANE_VECTORS", "ISOLANE_SCREENSHOTS", "ISOLANE_REQUIRE_ALL"}
+    {
+        "ISOLANE_AUDIT_DIR",
+        "ISOLANE_AUDIT_KEY",
+        "ISOLANE_LEDGER_DIR",
+        "ISOLANE_LEGACY_BROADCAST",
+        "ISOLANE_MUTANT",
+        "ISOLANE_VECTORS",
+        "ISOLANE_WARN",
+        "ISOLANE_SCREENSHOTS",
+        "ISOLANE_REQUIRE_ALL",
+    }
 )
-"""The key of the audit log, which is no setting that may be printed, and variables of the project's own tests."""
+"""The key of the audit log, which is no setting that may be printed, what other parts read, and the project's tests."""

@@ -9,20 +9,60 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isolane.migration.flags import FlagSource, FlagText, MigrationFeatureFlags, RunModes
+    from isolane.migration.flags import (
+        EnvironmentSource,
+        FileSource,
+        FlagChangeRefusedError,
+        FlagFileError,
+        FlagSource,
+        FlagSourceError,
+        FlagText,
+        FlagWatcher,
+        FlagWriter,
+        MigrationFeatureFlags,
+        OpenFeatureSource,
+        RunModes,
+    )
+    from isolane.migration.guard import GuardPolicy, GuardStatus, MetricPolicy, RollbackRecord, RolloutGuard
 
 _MODULES = {
+    "EnvironmentSource": "isolane.migration.flags",
+    "FileSource": "isolane.migration.flags",
+    "FlagChangeRefusedError": "isolane.migration.flags",
+    "FlagFileError": "isolane.migration.flags",
     "FlagSource": "isolane.migration.flags",
+    "FlagSourceError": "isolane.migration.flags",
     "FlagText": "isolane.migration.flags",
+    "GuardPolicy": "isolane.migration.guard",
+    "GuardStatus": "isolane.migration.guard",
+    "MetricPolicy": "isolane.migration.guard",
     "MigrationFeatureFlags": "isolane.migration.flags",
+    "RollbackRecord": "isolane.migration.guard",
+    "RolloutGuard": "isolane.migration.guard",
+    "FlagWatcher": "isolane.migration.flags",
+    "FlagWriter": "isolane.migration.flags",
+    "OpenFeatureSource": "isolane.migration.flags",
     "RunModes": "isolane.migration.flags",
 }
 """Where each public name is."""
 
 __all__ = [
+    "EnvironmentSource",
+    "FileSource",
+    "FlagChangeRefusedError",
+    "FlagFileError",
     "FlagSource",
+    "FlagSourceError",
     "FlagText",
+    "FlagWatcher",
+    "FlagWriter",
+    "GuardPolicy",
+    "GuardStatus",
+    "MetricPolicy",
     "MigrationFeatureFlags",
+    "OpenFeatureSource",
+    "RollbackRecord",
+    "RolloutGuard",
     "RunModes",
 ]
 

@@ -92,6 +92,7 @@ class ContaminationDetector:
         self.audit = audit
         self.quarantine = quarantine
         self.on_violation = on_violation
+        self._listeners: tuple[Callable[[ContaminationReport, str | None], object], ...] = ()
         self._first_seen: OrderedDict[tuple[str, str | None], float] = OrderedDict()
         self._violations = 0
         self._withheld = 0
@@ -270,6 +271,15 @@ class ContaminationDetector:
         _uninstall_scanner(self.scanner)
         self._installed = False
 
+    def add_listener(self, listener: Callable[[ContaminationReport, str | None], object]) -> Callable[[], None]:
+        """Call a function with each report that has violations, and who was to see it. Returns what takes it away."""
+        self._listeners = (*self._listeners, listener)
+
+        def remove() -> None:
+            self._listeners = tuple(each for each in self._listeners if each is not listener)
+
+        return remove
+
     def _on_sightings(self, boundary: str, user_id: str, sightings: list[Sighting] | None) -> bool:
         """Judge what a boundary of the core saw; ``None`` when it could not look. Returns whether it is withheld."""
         collected = Collected(sightings or [], scanned_bytes=1)
@@ -397,6 +407,7 @@ class ContaminationDetector:
         if self.on_violation is not None:
             tell = self.on_violation
             steps.append(lambda: tell(report))
+        steps += [lambda listener=listener: listener(report, user_id) for listener in self._listeners]  # type: ignore[misc]
         for step in steps:
             try:
                 step()

@@ -154,6 +154,7 @@ impl Connection {
         // A foreign log cannot be among the positions; should one be, nothing of it is written, and it is counted.
         let result = log.read(self.lane().tag(), position.number, limits, now, |batch| {
             self.note_delay(batch, position.live_from);
+            log.note_handed(batch, position.live_from, self.lane().shared().clock.unix());
             let written = out.batch(&log, batch);
             (written, batch.position(), batch.end.is_some())
         });

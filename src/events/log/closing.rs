@@ -48,6 +48,9 @@ impl RunLog {
                     json::text_member(&mut payload, "error_message", reason);
                     json::key(&mut payload, "retriable");
                     payload.push_str("true");
+                    if let Some(code) = &inner.end_code {
+                        json::text_member(&mut payload, "code", code);
+                    }
                     self.append_repair(
                         &mut inner,
                         &own,

@@ -51,6 +51,20 @@ impl Entries {
         self.bytes
     }
 
+    /// Events that are not where they belong: after the fold, up to the latest, each number once and in order. Those that were
+    /// dropped and have a place yet count by their numbers alone.
+    pub(super) fn misplaced(&self, folded: u64, head: u64) -> u64 {
+        let mut before = folded;
+        let mut misplaced = 0;
+        let mut empty = 0;
+        for entry in &self.list {
+            misplaced += u64::from(entry.number <= before || entry.number > head);
+            before = before.max(entry.number);
+            empty += usize::from(entry.is_dropped());
+        }
+        misplaced + u64::from(empty != self.empty)
+    }
+
     /// The place of the first event after a number.
     fn place_after(&self, number: u64) -> usize {
         let (Some(first), Some(last)) = (self.list.front(), self.list.back()) else {

@@ -8,6 +8,7 @@ mod bounds;
 mod closing;
 mod entries;
 mod entry;
+mod health;
 mod message;
 mod names;
 mod producer_ids;
@@ -23,6 +24,7 @@ use std::sync::{Arc, PoisonError};
 
 use self::entries::Entries;
 use self::entry::{Entry, Extras, Part};
+use self::health::Health;
 use self::message::{BUFFER, Envelope, KEPT_BUFFER};
 use self::names::Names;
 use self::producer_ids::ProducerIds;
@@ -39,6 +41,7 @@ use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 
 pub use self::bounds::LogBounds;
 pub(super) use self::entry::{Entry as LogEntry, TextId};
+pub use self::health::{Deliveries, LogAccount, set_late};
 pub(super) use self::read::{Batch, Item, Limits};
 pub use self::view::{Outcome, StreamView};
 pub use self::waits::Level;
@@ -51,6 +54,11 @@ struct Inner {
     fold: Fold,
     /// Everything up to this number is in the fold.
     folded: u64,
+    /// How many events were folded, and how many were left out.
+    folded_events: u64,
+    shed_events: u64,
+    /// What an execution says that is closed because its agent left it open.
+    end_code: Option<Box<str>>,
     spans: SpanBook,
     names: Names,
     /// Keys of progress.
@@ -150,6 +158,7 @@ pub struct RunLog {
     /// Who may still end the stream.
     writers: AtomicUsize,
     waits: Waits,
+    health: Health,
     inner: Mutex<Inner>,
 }
 
@@ -181,11 +190,15 @@ impl RunLog {
             forgotten: AtomicBool::new(false),
             writers: AtomicUsize::new(0),
             waits: Waits::default(),
+            health: Health::default(),
             inner: Mutex::new(Inner {
                 entries: Entries::default(),
                 head: 0,
                 fold: Fold::default(),
                 folded: 0,
+                folded_events: 0,
+                shed_events: 0,
+                end_code: None,
                 spans: SpanBook::default(),
                 names: Names::default(),
                 keys: Names::default(),
@@ -275,6 +288,21 @@ impl RunLog {
         now: Moment,
     ) -> Result<u64, EventError> {
         lane.tag().same_owner(&self.owner, Crossing::Publish)?;
+        let is_critical = draft.class() == Class::Critical;
+        let result = self.publish_own(lane, scope, draft, now);
+        if is_critical {
+            self.health.published(&result);
+        }
+        result
+    }
+
+    fn publish_own(
+        &self,
+        lane: &LaneHandle,
+        scope: &SpanScope,
+        draft: Draft<'_>,
+        now: Moment,
+    ) -> Result<u64, EventError> {
         // Made before the lock is taken, dropped after it was let go.
         let _deferred = Deferral::begin();
         let number = {

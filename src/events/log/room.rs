@@ -93,6 +93,7 @@ impl RunLog {
     fn free_one(&self, inner: &mut Inner, lane: &LaneHandle, now: Micros) -> bool {
         let events = &lane.shared().events;
         if let Some(class) = inner.entries.shed(now, self.bounds.progress_ttl) {
+            inner.shed_events += 1;
             if class == Class::Debug {
                 events.shed.increment();
             }
@@ -106,6 +107,7 @@ impl RunLog {
             return true;
         }
         inner.folded = entry.number;
+        inner.folded_events += 1;
         if mutant!(FoldDropsAll) {
             return true;
         }

@@ -1,6 +1,6 @@
 //! `Permit`: the right to run.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use pyo3::exceptions::{PyResourceWarning, PyRuntimeError, PyTypeError};
@@ -34,6 +34,9 @@ pub(crate) struct PyPermit {
     bound: AtomicBool,
     /// It was given back for a wait; whoever releases it meanwhile ends it for good.
     suspended: AtomicBool,
+    /// Since when it is given back for a wait, and how long it was before.
+    away_since: AtomicU64,
+    away: AtomicU64,
     ended: AtomicBool,
     /// Where it was asked for, in Python's development mode.
     site: Option<Box<str>>,
@@ -58,6 +61,8 @@ impl PyPermit {
             priority,
             bound: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
+            away_since: AtomicU64::new(0),
+            away: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             site,
             stamp: Stamp::now(),
@@ -91,6 +96,7 @@ impl PyPermit {
     /// Returns the grant for the length of a wait. Answers what to ask for afterwards.
     pub(super) fn suspend_now(&self, py: Python<'_>) -> Option<Wanted> {
         let grant = self.inner.take()?;
+        self.away_since.store(CLOCK.monotonic(), Ordering::Relaxed);
         self.suspended.store(true, Ordering::Release);
         let wanted = Wanted {
             lane: grant.lane().clone(),
@@ -119,7 +125,7 @@ impl PyPermit {
         let old = std::mem::replace(&mut *lock(&self.task), task);
         drop(old);
         self.inner.replace(grant);
-        self.suspended.store(false, Ordering::Release);
+        self.end_wait();
         if self.ended.load(Ordering::Acquire) {
             // It was released meanwhile.
             self.inner.release(CLOCK.monotonic());
@@ -128,7 +134,19 @@ impl PyPermit {
 
     /// It is not to be had again after a wait.
     pub(super) fn stay_released(&self) {
-        self.suspended.store(false, Ordering::Release);
+        self.end_wait();
+    }
+
+    fn end_wait(&self) {
+        if self.suspended.swap(false, Ordering::AcqRel) {
+            self.away.fetch_add(self.away_now(), Ordering::Relaxed);
+        }
+    }
+
+    fn away_now(&self) -> Micros {
+        CLOCK
+            .monotonic()
+            .saturating_sub(self.away_since.load(Ordering::Relaxed))
     }
 }
 
@@ -255,6 +273,17 @@ impl PyPermit {
         Err(PyRuntimeError::new_err(
             "the permit was released already; record the outcome before the block ends",
         ))
+    }
+
+    /// Seconds for which it was suspended, a suspension that goes on included.
+    #[getter]
+    fn suspended_seconds(&self) -> f64 {
+        let now = if self.suspended.load(Ordering::Acquire) {
+            self.away_now()
+        } else {
+            0
+        };
+        seconds(self.away.load(Ordering::Relaxed).saturating_add(now))
     }
 
     /// Whether it has not been returned.

@@ -19,6 +19,20 @@ from isolane.migration.flags.percentages import (
 )
 from isolane.migration.flags.rollout import MigrationFeatureFlags
 from isolane.migration.flags.source import FlagSource, FlagText
+from isolane.migration.flags.sources import (
+    EnvironmentSource,
+    FileSource,
+    FlagChange,
+    FlagChangeRefusedError,
+    FlagFile,
+    FlagFileError,
+    FlagNews,
+    FlagSourceError,
+    FlagWatcher,
+    FlagWriter,
+    NewsKind,
+    OpenFeatureSource,
+)
 
 __all__ = [
     "ENTERPRISE_ROLLOUT",
@@ -27,14 +41,26 @@ __all__ = [
     "MODERN_FLAG",
     "MODERN_PERCENTAGE",
     "BridgeMode",
+    "EnvironmentSource",
     "ExecutionMode",
+    "FileSource",
+    "FlagChange",
+    "FlagChangeRefusedError",
     "FlagConfigError",
     "FlagDecision",
     "FlagEngine",
+    "FlagFile",
+    "FlagFileError",
+    "FlagNews",
     "FlagSnapshot",
     "FlagSource",
+    "FlagSourceError",
     "FlagText",
+    "FlagWatcher",
+    "FlagWriter",
     "MigrationFeatureFlags",
+    "NewsKind",
+    "OpenFeatureSource",
     "RunModes",
     "bucket",
     "install_flags",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from functools import cached_property
+from typing import Any
 
 from isolane._core import FlagConfigError, FlagDecision, FlagEngine, FlagSnapshot, UserExecutionContext, install_flags
 from isolane.migration.flags.modes import BridgeMode, RunModes
@@ -21,6 +21,8 @@ from isolane.migration.flags.percentages import (
     document,
 )
 from isolane.migration.flags.source import FixedSource, FlagSource, FlagText, WatchedSource
+from isolane.migration.flags.sources.file import FileSource
+from isolane.migration.flags.sources.watcher import FlagWatcher
 
 AttributesOf = Callable[[str], Mapping[str, str] | None]
 """Answers what rules may look at of a user, such as `{"tier": "enterprise"}`."""
@@ -31,16 +33,18 @@ class MigrationFeatureFlags:
 
     Args:
         source: Where the document comes from: a `FlagSource`, a document as a mapping or as JSON, or the path of a
-            file. A mapping of nothing but the older design's three values is taken as `from_percentages` takes it. Without
-            one every flag is off until `load`.
+            file. A mapping of nothing but the older design's three values is taken as `from_percentages` takes it.
+            Without a source every flag is off until `load`.
         attributes_of: Asked with a user's id for what rules look at, on the event loop: a plain function that answers
-            at once. When it raises, no rule matches, and the decision says `GENERAL`.
+            at once. By default the source's own, which `OpenFeatureSource` has. When it raises, no rule matches, and
+            the decision says `GENERAL`.
+        required: Whether a document that cannot be read when the object is made is an error. Otherwise every flag is
+            off until one can be read.
 
-    A document that cannot be read when the object is made is an error: there is no earlier one to go on with. Later
-    ones are tried by `refresh`, and the last good one stays in force.
+    Later documents are tried by `refresh`, and the last good one stays in force.
 
     Raises:
-        FlagConfigError: The first document is not valid.
+        FlagConfigError: The first document is not valid, and required.
         TypeError: `attributes_of` is a coroutine function, or the source is of another kind.
     """
 
@@ -49,7 +53,9 @@ class MigrationFeatureFlags:
         source: FlagSource | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         *,
         attributes_of: AttributesOf | None = None,
+        required: bool = True,
     ) -> None:
+        attributes_of = attributes_of or getattr(source, "attributes_of", None)
         if inspect.iscoroutinefunction(attributes_of):
             message = (
                 "attributes_of must be a plain function: decisions do not wait. Look the attributes up when the user "
@@ -60,8 +66,10 @@ class MigrationFeatureFlags:
         self._source = _source_of(source)
         self._loaded: FlagText | None = None
         self._problem = ""
-        if self._source is not None:
+        if self._source is not None and required:
             self._read(self._source)
+        else:
+            self.refresh()
 
     @classmethod
     def from_percentages(
@@ -88,6 +96,16 @@ class MigrationFeatureFlags:
     def source(self) -> FlagSource | None:
         """Where the document comes from."""
         return self._source
+
+    @property
+    def problem(self) -> str:
+        """Why the source could not be read when it was last read; empty when it could."""
+        return self._problem
+
+    @cached_property
+    def watcher(self) -> FlagWatcher:
+        """What follows the source while an application runs, and tells of changes."""
+        return FlagWatcher(self)
 
     # -- decisions --------------------------------------------------------------------------------------------------
 
@@ -224,8 +242,6 @@ def _source_of(source: object) -> FlagSource | None:
     if isinstance(source, str) and source.lstrip().startswith("{"):
         return FixedSource(FlagText(source, origin="a text"))
     if isinstance(source, str | os.PathLike):
-        # Only where a file is used.
-        files: Any = importlib.import_module("isolane.migration.flags.sources")
-        return cast("FlagSource", files.FileSource(source))
+        return FileSource(source)
     message = f"source must be a FlagSource, a mapping, JSON or a path, got {type(source).__name__}"
     raise TypeError(message)
