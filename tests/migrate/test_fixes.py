@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from isolane.migration.codemod import MigrateConfig, scan_paths
+from isolane.migration.codemod.errors import NotWrittenError, UnreadableError
 from isolane.migration.codemod.fix import fix_report
 from isolane.migration.codemod.fix.engine import fix_text
-from isolane.migration.codemod.fix.files import NotWrittenError, write
+from isolane.migration.codemod.fix.files import write
 from isolane.migration.codemod.scan import scan_text
-from isolane.migration.codemod.source import SourceText, UnreadableError, decode, read
+from isolane.migration.codemod.source import SourceText, decode, read
 
 from tests.migrate.support import config, fixed, places, put, scan
 

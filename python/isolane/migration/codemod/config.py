@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from isolane.migration.codemod.errors import MigrateConfigError
 from isolane.migration.codemod.names import NameList
 
 STATES = ("app.agents.state.DeepAgentState", "schemas.agent_models.DeepAgentState", "agents.state.DeepAgentState")
@@ -64,10 +65,6 @@ PER_USER_CLASSES = (
     "websocket.manager.WebSocketManager",
     "websocket_core.manager.WebSocketManager",
 )
-
-
-class MigrateConfigError(ValueError):
-    """The configuration says something that cannot be meant. The text says where, and what is allowed."""
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from isolane.migration.codemod.errors import MigrateInputError
 from isolane.migration.codemod.findings import Finding, LedgerSite
-
-
-class LedgerError(ValueError):
-    """A file is no ledger. The text says why."""
 
 
 def read_ledger(path: Path) -> list[LedgerSite]:
@@ -20,7 +17,7 @@ def read_ledger(path: Path) -> list[LedgerSite]:
     Sites are the objects with ``symbol``, ``file``, ``line`` and ``count``, wherever in the document they are.
 
     Raises:
-        LedgerError: it cannot be read, or is not JSON.
+        MigrateInputError: it cannot be read, or is not JSON.
     """
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     found: dict[tuple[str, str, int], int] = {}
@@ -28,7 +25,7 @@ def read_ledger(path: Path) -> list[LedgerSite]:
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise LedgerError(f"{file} is no ledger: {error}") from error
+            raise MigrateInputError(f"{file} is no ledger: {error}") from error
         for site in _sites(document):
             key = (site.symbol, site.path, site.line)
             found[key] = found.get(key, 0) + site.count

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isolane.migration.codemod.config import MigrateConfig, load_config
+from isolane.migration.codemod.errors import UnreadableError
 from isolane.migration.codemod.files import find_files, relative
 from isolane.migration.codemod.findings import FileProblem, Finding, ScanReport
 from isolane.migration.codemod.module import Module
 from isolane.migration.codemod.names import NameList
 from isolane.migration.codemod.rules import RULES
 from isolane.migration.codemod.rules.mig005 import facts as changed_in_subclasses
-from isolane.migration.codemod.source import SourceText, UnreadableError, parse, read
+from isolane.migration.codemod.source import SourceText, parse, read
 from isolane.migration.codemod.suppress import Suppressions
 
 PARALLEL_FROM = 300

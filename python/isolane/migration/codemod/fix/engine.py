@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from isolane.migration.codemod.errors import NotFixableError, UnreadableError
 from isolane.migration.codemod.findings import Finding
 from isolane.migration.codemod.fix.imports import import_edit
-from isolane.migration.codemod.fix.operations import OPERATIONS, Edit, NotFixableError, Target, lost_comments
-from isolane.migration.codemod.source import SourceText, UnreadableError, parse
+from isolane.migration.codemod.fix.operations import OPERATIONS, Edit, Target, lost_comments
+from isolane.migration.codemod.source import SourceText, parse
 
 ROUNDS = 8
 """A fix may make another one possible, such as an import that nothing uses any more. More than three are rare."""

@@ -15,12 +15,9 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from isolane.migration.codemod.errors import NotFixableError
 from isolane.migration.codemod.findings import Finding
 from isolane.migration.codemod.source import SourceText
-
-
-class NotFixableError(Exception):
-    """A finding cannot be fixed where it stands. The text says why."""
 
 
 @dataclass(frozen=True)
