@@ -170,6 +170,15 @@ def test_what_is_nested_deeply_but_can_be_parsed_is_looked_at(tmp_path):
     ast.parse(fixed(tmp_path))
 
 
+def test_what_is_nested_too_deeply_to_be_rewritten_stays(tmp_path):
+    text = f"async def f(manager, user_id):\n    await manager.broadcast_message({' + '.join(['1'] * 900)})\n"
+    put(tmp_path, m=text)
+    settings = config(tmp_path)
+    (one,), _ = fix_report(scan_paths([tmp_path], settings), settings, unsafe=True)
+    assert one.text == text
+    assert "nested too deeply" in one.refused[0][1]
+
+
 def test_a_fix_that_would_lose_a_comment_is_not_made(tmp_path):
     text = (
         "from app.agents.state import DeepAgentState\n\n\n"
