@@ -158,7 +158,7 @@ class Module:
             node, scope = waiting.pop()
             kind = node.__class__
             nodes[kind].append(node)
-            if kind is ast.arguments and scope.parent is not None:
+            if isinstance(node, ast.arguments) and scope.parent is not None:
                 # A default is evaluated where the definition stands.
                 for default in (*node.defaults, *node.kw_defaults):
                     if default is not None:
