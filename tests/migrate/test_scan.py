@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -291,6 +292,25 @@ class TestLedger:
         _, out, _ = run(capsys, "scan", tmp_path, "--from-ledger", ledger)
         assert "svc/m.py:1:5: MIG008" in out.splitlines()[0]
         assert "(4 calls in the ledger)" in out.splitlines()[0]
+
+    def test_what_a_process_really_called_is_counted(self, tmp_path, capsys):
+        put(
+            tmp_path,
+            app__m="from isolane.migration.legacy import get_websocket_manager\n\n\n"
+            "def f():\n    return get_websocket_manager()\n\n\nfor _ in range(3):\n    f()\n",
+        )
+        _empty(tmp_path)
+        folder = tmp_path / "ledger"
+        folder.mkdir()
+        environment = {**os.environ, "ISOLANE_LEDGER_DIR": str(folder), "ISOLANE_WARN": "off"}
+        subprocess.run([sys.executable, str(tmp_path / "app" / "m.py")], check=True, env=environment)
+        _, out, _ = run(capsys, "status", tmp_path / "app", "--ledger", folder, "--json")
+        printed = tmp_path / "status.json"
+        printed.write_text(out)
+        for ledger in (folder, printed):
+            report = json.loads(run(capsys, "scan", tmp_path / "app", "--from-ledger", ledger, "--json")[1])
+            assert [(one["line"], one["rule"], one["hits"]) for one in report["findings"]] == [(5, "MIG003", 3)]
+            assert report["unseen"] == []
 
     def test_what_is_no_ledger_is_refused(self, tmp_path, capsys):
         put(tmp_path, m=FOUND)

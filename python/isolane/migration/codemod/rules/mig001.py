@@ -14,12 +14,15 @@ MODERN = ("isolane", "UserExecutionContext")
 
 
 def _is_used(module: Module, name: str, scope: object) -> bool:
-    """Say whether something besides its import uses a name: code, an annotation in quotes, or ``__all__``."""
+    """Say whether something besides its import uses a name: code, an annotation in quotes, or ``__all__``, not a docstring."""
     for node in module.nodes(ast.Name):
         if node.id == name and module.scope_at(node).home(name) is scope:
             return True
     word = re.compile(rf"\b{re.escape(name)}\b")
-    return any(isinstance(node.value, str) and word.search(node.value) for node in module.nodes(ast.Constant))
+    return any(
+        isinstance(node.value, str) and word.search(node.value) and not isinstance(module.parent(node), ast.Expr)
+        for node in module.nodes(ast.Constant)
+    )
 
 
 def _fix(module: Module, alias: ast.alias) -> tuple[Fix | None, str]:
