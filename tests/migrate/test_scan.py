@@ -412,6 +412,12 @@ class TestOutput:
         assert "a%2Cb.py,line=1,endLine=1,col=11,title=MIG007::" in lines[0]
         assert "%250a" in lines[0]
 
+    def test_a_terminal_obeys_nothing_of_what_was_read(self, tmp_path, capsys):
+        (tmp_path / "a\x1b[31m\nb.py").write_text("user_id = d.get('user_id', 'x\\x1b[2J')\n")
+        _, out, _ = run(capsys, "scan", tmp_path)
+        assert len(out.splitlines()) == 2
+        assert "\x1b" not in out
+
     @pytest.mark.parametrize("code", RULES)
     def test_every_rule_is_explained(self, code, capsys):
         exit_code, out, _ = run(capsys, "explain", code.lower())

@@ -80,9 +80,10 @@ def _fix(options: argparse.Namespace) -> int:
         elif one.changed:
             print(one.diff(), end="")
         for finding, why in one.refused:
-            print(f"{one.path}:{finding.line}: {finding.rule} is left as it is: {why}", file=sys.stderr)
+            left = f"{one.path}:{finding.line}: {finding.rule} is left as it is: {why}"
+            print(formats.printable(left), file=sys.stderr)
     for line in failed:
-        print(line, file=sys.stderr)
+        print(formats.printable(line), file=sys.stderr)
     print(_fixed(report, fixes, options, written), file=sys.stdout if options.write else sys.stderr)
     if failed:
         return UNUSABLE

@@ -14,7 +14,7 @@ MODERN = ("isolane", "UserExecutionContext")
 
 
 def _is_used(module: Module, name: str, scope: object) -> bool:
-    """Say whether something besides its import uses a name: code, an annotation in quotes, or ``__all__``, not a docstring."""
+    """Say whether anything but its import and docstrings uses a name: code, an annotation in quotes, ``__all__``."""
     for node in module.nodes(ast.Name):
         if node.id == name and module.scope_at(node).home(name) is scope:
             return True
