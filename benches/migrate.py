@@ -81,7 +81,7 @@ def main() -> int:
         config = MigrateConfig(root=folder)
         print(f"{len(paths)} files, {size:.1f} MB, {os.cpu_count()} processors, the shortest of {options.rounds}")
         rows = [
-            ("isolane migrate scan", best(lambda: scan_paths([folder], config), options.rounds)),
+            ("isolane migrate scan", best(lambda: scan_paths([folder], config, processes=None), options.rounds)),
             ("the same, one process", best(lambda: scan_paths([folder], config, processes=1), options.rounds)),
             ("ruff check, rules E F B S, no cache", best(lambda: ruff(folder), options.rounds)),
             ("libcst.parse_module alone, no rules", best(lambda: libcst_parse(paths), 1)),

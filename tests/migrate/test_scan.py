@@ -91,6 +91,20 @@ class TestFiles:
         assert one.files == two.files == 122
         assert one.by_rule() == {"MIG008": 18, "MIG010": 1}
 
+    def test_where_no_process_can_be_started_one_does_it_all(self, tmp_path):
+        put(tmp_path, **{f"m{number}": FOUND for number in range(90)})
+        code = (
+            "from isolane.migration.codemod import MigrateConfig, scan_paths\n"
+            "import pathlib, sys\n"
+            "root = pathlib.Path(sys.argv[1])\n"
+            "print(len(scan_paths([root], MigrateConfig(root=root), processes=2).findings))\n"
+        )
+        # A program from standard input has no main module that another process could import.
+        done = subprocess.run(
+            [sys.executable, "-", str(tmp_path)], input=code, text=True, capture_output=True, check=False
+        )
+        assert done.stdout == "90\n"
+
 
 class TestNames:
     def test_relative_imports_and_reexports_are_followed_by_name(self, tmp_path):
