@@ -35,6 +35,7 @@ class PythonFault:
 
 _AUTH = "security/authentication/"
 _LEGACY = "migration/legacy/"
+_CODEMOD = "migration/codemod/"
 
 PYTHON_FAULTS: dict[str, PythonFault] = {
     "DeprecatedIsNoCoroutine": PythonFault(
@@ -384,6 +385,36 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "decisions by a document that could not be read anew do not say so",
         "migration/flags/rollout.py",
         (("self._engine.set_stale(True)", "pass"),),
+    ),
+    "BareNameIsEnough": PythonFault(
+        "a class with the last name of the legacy state counts as it, LangChain's among them",
+        f"{_CODEMOD}names.py",
+        (('return any(name == one or name.endswith(f".{one}") for one in self._by_last[last])', "return True"),),
+    ),
+    "FixWithoutALook": PythonFault(
+        "fixes that somebody has to look at are made without being asked for",
+        f"{_CODEMOD}fix/engine.py",
+        (('(unsafe or one.fix.safety == "safe")', "True"),),
+    ),
+    "CommentLost": PythonFault(
+        "a fix takes comments out of the source",
+        f"{_CODEMOD}fix/engine.py",
+        (("if any(lost_comments(target, edit) for edit in edits):", "if False:"),),
+    ),
+    "ChangedFileOverwritten": PythonFault(
+        "what somebody saved after the scan is overwritten by a fix",
+        f"{_CODEMOD}fix/files.py",
+        (("if path.read_bytes() != source.raw:", "if False:"),),
+    ),
+    "BaselineByLine": PythonFault(
+        "a finding that is known is new again when its line moves",
+        f"{_CODEMOD}baseline.py",
+        (('" ".join(finding.snippet.split())', "str(finding.line)"),),
+    ),
+    "UnusedIgnoreIsQuiet": PythonFault(
+        "a comment that ignores nothing stays unseen, and ignores what comes later",
+        f"{_CODEMOD}suppress.py",
+        (("one not in comment.used", "False"),),
     ),
 }
 """By the names under which the table has them."""

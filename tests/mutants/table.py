@@ -9,6 +9,7 @@ from __future__ import annotations
 P = "tests/python/test_"
 A = "lib::limits::adaptive::tests::"
 B = "tests/security/test_"
+M = "tests/migrate/test_"
 S = "tests/integrations/test_socket_sign_in.py::test_"
 
 KILLERS: dict[str, tuple[str, ...]] = {
@@ -477,5 +478,12 @@ KILLERS: dict[str, tuple[str, ...]] = {
     ),
     "LabTrustsItself": (f"{P}pytest_plugin.py::test_planted_leaks_are_found_and_clean_neighbours_pass",),
     "FaultNeedNotCome": (f"{P}pytest_plugin.py::test_faults_come_or_the_test_fails",),
+    # The tools that move a code base.
+    "BareNameIsEnough": (f"{M}rules.py::test_near_misses_are_not_found",),
+    "FixWithoutALook": (f"{M}fixes.py::test_without_unsafe_only_safe_fixes_are_made",),
+    "CommentLost": (f"{M}fixes.py::test_a_fix_that_would_lose_a_comment_is_not_made",),
+    "ChangedFileOverwritten": (f"{M}fixes.py::TestWriting::test_what_changed_since_is_left_alone",),
+    "BaselineByLine": (f"{M}scan.py::TestBaseline::test_what_is_known_stays_known_when_lines_move",),
+    "UnusedIgnoreIsQuiet": (f"{M}scan.py::TestComments::test_comments_that_ignore_nothing_are_reported",),
 }
 """The fault, and the tests that must notice it."""
