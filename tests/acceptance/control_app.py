@@ -33,7 +33,7 @@ lame = ""
 @app.post("/fault/{name}")
 async def have(name: str) -> None:
     """Have a fault from now on, or `none`, and forget all that was."""
-    global FAULT, running, lame  # noqa: PLW0603
+    global FAULT, running, lame
     FAULT, running, lame = name, 0, ""
     for table in (tokens, answers, kept):
         table.clear()

@@ -36,7 +36,12 @@ def test_the_help_desk_of_singletons_fails_and_each_leak_is_named(capsys, tmp_pa
     assert report["tests"]["user_isolation"]["verdict"] == "failed"
     suite = ET.parse(tmp_path / "r.xml").getroot().find("testsuite")
     assert suite is not None
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("2", "2", "0", "0")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors"), suite.get("skipped")) == (
+        "2",
+        "2",
+        "0",
+        "0",
+    )
 
 
 def test_the_example_on_isolane_passes(capsys) -> None:

@@ -145,7 +145,9 @@ async def test_users_who_hear_nothing_have_shown_nothing(monkeypatch) -> None:
         return run
 
     monkeypatch.setattr(OwnSession, "run", deaf)
-    results = await ExecutionPatternAcceptanceTests().run_full_acceptance_suite(["user_isolation", "websocket_isolation"])
+    results = await ExecutionPatternAcceptanceTests().run_full_acceptance_suite(
+        ["user_isolation", "websocket_isolation"]
+    )
     assert not results.success
     told = "\n".join(problem for _, problem in results.failures())
     assert "never received an own canary" in told

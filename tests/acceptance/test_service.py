@@ -11,7 +11,11 @@ from isolane.acceptance import TESTS, Verdict
 FAULTS = [
     ("body", "user_isolation", r"leak: \S+ received a canary of \S+ in POST /runs at \$\.related\[\*\]\.note"),
     ("header", "user_isolation", r"canary of \S+ in the headers of POST /runs at \$, written as base64"),
-    ("pieces", "user_isolation", r"canary of \S+ in several events text_delta at \$\.payload\.delta, written as pieces"),
+    (
+        "pieces",
+        "user_isolation",
+        r"canary of \S+ in several events text_delta at \$\.payload\.delta, written as pieces",
+    ),
     ("run_id", "user_isolation", r"a run id of \S+ in POST /runs at \$\.previous"),
     ("broadcast_end", "user_isolation", r"canary of \S+ in /ws, event agent_completed at \$\.payload\.result"),
     ("forgets", "user_isolation", r"\S+ never received an own canary, so a foreign one might not be shown either"),

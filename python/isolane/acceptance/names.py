@@ -44,4 +44,6 @@ def made_up(count: int, part: str, seed: int, once: str = "") -> list[str]:
     ``once`` tells the runs apart.
     """
     tag = hashlib.sha256(f"{seed} {part}".encode()).hexdigest()[:4]
-    return [f"{_NAMES[number % len(_NAMES)]}{number // len(_NAMES) or ''}-{part}-{tag}{once}" for number in range(count)]
+    return [
+        f"{_NAMES[number % len(_NAMES)]}{number // len(_NAMES) or ''}-{part}-{tag}{once}" for number in range(count)
+    ]
