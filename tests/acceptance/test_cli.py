@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import httpx
 import pytest
 from isolane.acceptance import AcceptanceConfig
 from isolane.cli import main
@@ -81,11 +82,13 @@ def test_init_finds_the_routes_of_a_service(tmp_path, monkeypatch, capsys) -> No
     path = tmp_path / "accept.toml"
     assert main(["accept", "init", "--app", "app.main:app", "--output", str(path)]) == 0
     config = AcceptanceConfig.read(path)
-    assert config.login is not None and config.login.place == "POST /login"
+    assert config.login is not None
+    assert config.login.place == "POST /login"
     assert config.run.place == "POST /runs"
     assert "{canary}" in config.run.json["question"]
     assert [step.path for step in config.reads] == ["/runs/{run}"]
-    assert config.socket is not None and config.socket.path == "/ws"
+    assert config.socket is not None
+    assert config.socket.path == "/ws"
     capsys.readouterr()
     assert main(["accept", "init", "--app", "app.main:app", "--output", str(path)]) == 2
     assert "--force writes over it" in capsys.readouterr().err
@@ -149,8 +152,6 @@ def test_pytest_collects_the_eight(running_service, tmp_path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
     options = ["--isolane-accept", "accept.toml", "--junit-xml", "r.xml", "-k", "mine or security"]
-    import httpx
-
     httpx.post(f"{url}/fault/reads_of_others", trust_env=False)
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
     assert "1 failed, 1 passed, 7 deselected" in done.stdout, done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,5 @@ def test_the_examples_are_valid(path) -> None:
 
 
 def test_values_are_written_as_toml_reads_them() -> None:
-    import tomllib
-
     value = {"a b": 'x"\\y', "n": [1, 2.5, True], "t": {"u": "ä{canary}"}}
     assert tomllib.loads(f"value = {toml(value)}")["value"] == value
