@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
 from isolane.acceptance import TESTS, Verdict
+from isolane.acceptance.running import suite_of
 
 # The fault, the test that must report it, and what it must say.
 FAULTS = [
@@ -69,3 +71,18 @@ async def test_a_fault_is_named_by_its_test(suite_with, fault, test, says) -> No
     assert not results.success
     told = "\n".join(results.results[test].problems())
     assert re.search(says, told), told
+
+
+async def test_a_suite_that_is_cancelled_stops_the_service(config) -> None:
+    for until in (lambda target: target._process._process is not None, lambda target: bool(target._run_ids)):
+        suite = suite_of(config, 5)
+        task = asyncio.create_task(suite.run_full_acceptance_suite(["error_handling"]))
+        process = None
+        while not until(suite.target):
+            await asyncio.sleep(0.01)
+        process = suite.target._process._process
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert process.returncode is not None
+        assert asyncio.all_tasks() == {asyncio.current_task()}
