@@ -181,11 +181,17 @@ async def events(websocket: WebSocket) -> None:
 
 @app.get("/events")
 async def stream(request: Request) -> StreamingResponse:
-    """The same, as an event stream that shows what was noted latest."""
+    """An event stream that shows what the user noted latest."""
     user = signed_in(request)
 
     async def body():
-        yield f'data: {{"type": "hello", "user": "{user}", "note": "{latest["note"]}"}}\n\n'
-        await asyncio.sleep(30)
+        shown = ""
+        while True:
+            own = next((text for owner, text in reversed(answers.values()) if owner == user), "")
+            note = latest["note"] if FAULT == "stream" else own
+            if note != shown:
+                shown = note
+                yield f'event: note\ndata: {{"type": "note",\ndata: "note": "{note}"}}\n\n'
+            await asyncio.sleep(0.005)
 
     return StreamingResponse(body(), media_type="text/event-stream")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import httpx
 import pytest
-from isolane.acceptance import AcceptanceConfig
+from isolane.acceptance import AcceptanceConfig, AcceptanceTestResult, TestResult, as_junit
 from isolane.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +72,62 @@ def running_as_legacy(tmp_path) -> Path:
     path = tmp_path / "accept.toml"
     path.write_text(f"{text}\n{switch}\n{poll}", encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(("modules", "code"), [("examples.host.legacy", 1), ("isolane.compat", 0)])
+def test_the_host_fails_on_its_own_modules_and_passes_on_isolanes(modules, code, tmp_path, capsys) -> None:
+    shutil.copytree(ROOT / "examples" / "host", tmp_path / "examples" / "host")
+    shutil.copy(ROOT / "examples" / "__init__.py", tmp_path / "examples")
+    app = tmp_path / "examples" / "host" / "app.py"
+    app.write_text(app.read_text(encoding="utf-8").replace("examples.host.legacy", modules), encoding="utf-8")
+    config = str(tmp_path / "examples" / "host" / "accept.toml")
+    only = ["--only", "user_isolation", "--only", "websocket_isolation"]
+    assert main(["accept", "--config", config, *only]) == code
+    shown = capsys.readouterr().out
+    assert ("received a run id of" in shown) is bool(code)
+
+
+def test_reports_have_the_form_of_pytests(tmp_path) -> None:
+    """Every element and attribute of the XML is one that pytest writes as well, in the same place."""
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "@pytest.fixture\ndef broken(): raise ValueError('x')\n"
+        "def test_ok(record_property): print('x'); record_property('a', 'b')\n"
+        "def test_no(): assert 0\n"
+        "def test_error(broken): pass\n"
+        "@pytest.mark.skip(reason='x')\ndef test_skip(): pass\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "pytest", "--junit-xml", "r.xml", "-o", "junit_logging=all", "-q"]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, env=environment)
+    theirs = parts(ET.parse(tmp_path / "r.xml").getroot())
+
+    results = AcceptanceTestResult("a \x00 target", 3)
+    for name in ("passed", "failed", "inconclusive", "skipped"):
+        result = TestResult(name)
+        results.add_test_result(name, result)
+        if name != "inconclusive":
+            result.add_check("things", 2)
+            result.add_control("a fault", seen=True)
+    results.results["failed"].add_failure("wrong: <&> \x1b")
+    results.results["skipped"].skipped = "a reason"
+    root = ET.fromstring(as_junit(results).encode())
+    suite = root.find("testsuite")
+    assert suite is not None
+    assert [suite.get(name) for name in ("tests", "failures", "errors", "skipped")] == ["4", "1", "1", "1"]
+    # Properties of a suite are written by pytest's record_testsuite_property.
+    assert parts(root) - theirs <= {
+        ("testsuites/testsuite/properties", ""),
+        *(("testsuites/testsuite/properties/property", name) for name in ("", "name", "value")),
+    }
+
+
+def parts(element: ET.Element, above: str = "") -> set[tuple[str, str]]:
+    """Return the paths of all elements, each alone and with each of its attributes."""
+    path = f"{above}/{element.tag}".lstrip("/")
+    found = {(path, ""), *((path, name) for name in element.attrib)}
+    return found.union(*(parts(child, path) for child in element))
 
 
 def test_isolane_itself(capsys) -> None:

@@ -39,6 +39,10 @@ def parsed(tmp_path: Path, text: str) -> AcceptanceConfig:
             r"^socket\.protocol: is 'grpc'\. Allowed: isolane\.v1, plain, sse$",
         ),
         (RUN + '[events]\ntyp = "/type"', r"^events\.typ: is not known; did you mean type\?"),
+        (
+            RUN + '[events]\nrun = "run_id"',
+            r"^events\.run: is 'run_id'\. Allowed: a JSON pointer such as /type, or a list",
+        ),
         (RUN + "[load]\nusers = 1", r"^load\.users: is 1\. Allowed: at least 2"),
         (RUN + "[thresholds]\nspeed = 1", r"^thresholds\.speed: is not known"),
         (RUN + '[[users.accounts]]\nuser = "ann"', r"^users\.accounts: has one user"),
@@ -71,7 +75,9 @@ def test_secrets_come_from_the_environment_and_are_not_shown(tmp_path, monkeypat
     assert parsed(tmp_path, text).accounts[0].values == {"password": "hunter2"}
 
 
-@pytest.mark.parametrize("path", ["examples/optimizer/accept.toml", "examples/legacy_service/accept.toml"])
+@pytest.mark.parametrize(
+    "path", ["examples/optimizer/accept.toml", "examples/legacy_service/accept.toml", "examples/host/accept.toml"]
+)
 def test_the_examples_are_valid(path) -> None:
     AcceptanceConfig.read(ROOT / path)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 
+import httpx
 import pytest
 from isolane.acceptance import TESTS, Verdict
+from isolane.acceptance.app.config import SocketConfig
 from isolane.acceptance.running import suite_of
 
 # The fault, the test that must report it, and what it must say.
@@ -41,7 +44,7 @@ FAULTS = [
     ("query_token", "security", r"not refused: POST /runs with the credential in the query, as token \(HTTP 200\)"),
     ("reads_of_others", "security", r"not refused: GET /runs/\{run\} of another user's run \(HTTP 200\)"),
     ("open_socket", "security", r"not refused: the socket /ws without a credential \(accepted\)"),
-    ("no_payload", "legacy_compatibility", r"agent_started has no /payload, which older clients read"),
+    ("no_payload", "legacy_compatibility", r"agent_started has no /payload, which older clients read, in \d+ messages"),
 ]
 # The others stand for these in a short run: each test has some of them.
 LONG = {
@@ -71,6 +74,21 @@ async def test_a_fault_is_named_by_its_test(suite_with, fault, test, says) -> No
     assert not results.success
     told = "\n".join(results.results[test].problems())
     assert re.search(says, told), told
+
+
+@pytest.mark.parametrize("fault", ["none", "stream"])
+async def test_an_event_stream_is_read_as_a_socket_is(config, running_service, fault) -> None:
+    url, pid = running_service
+    async with httpx.AsyncClient(trust_env=False) as client:
+        await client.post(f"{url}/fault/{fault}")
+    stream = SocketConfig("/events", "sse")
+    reading = dataclasses.replace(config, url=url, pid=pid, socket=stream, legacy=None, settle_seconds=0.2)
+    results = await suite_of(reading, 5).run_full_acceptance_suite(["user_isolation", "security"])
+    told = list(results.failures())
+    if fault == "none":
+        assert told == []
+    else:
+        assert any("received a canary of" in text and "in /events, event note at $.note" in text for _, text in told)
 
 
 async def test_a_suite_that_is_cancelled_stops_the_service(config) -> None:

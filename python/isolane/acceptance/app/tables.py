@@ -109,9 +109,7 @@ class Table:
         value = self.raw(name)
         found = [value] if isinstance(value, str) else value
         if not isinstance(found, list) or not all(isinstance(one, str) and one[:1] in {"", "/"} for one in found):
-            raise AcceptanceConfigError(
-                self.key(name), f"is {value!r}", "a JSON pointer such as /type, or a list of some"
-            )
+            raise AcceptanceConfigError(self.key(name), f"is {value!r}", "a JSON pointer such as /type, or a list")
         return tuple(one for one in found if one)
 
     def wholes(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
