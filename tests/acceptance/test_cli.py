@@ -182,6 +182,16 @@ def test_a_service_that_does_not_start(target, says, capsys) -> None:
     assert "Its last lines" in error
 
 
+@pytest.mark.parametrize("missing", ["httpx", "websockets"])
+def test_without_the_extra_it_is_named(missing) -> None:
+    hide = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['isolane', 'accept', '--config', 'accept.toml']\n"
+    code = hide + "from isolane.cli import main; raise SystemExit(main())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=HELPDESK, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'isolane[acceptance]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_configuration_that_is_wrong(tmp_path, capsys) -> None:
     path = tmp_path / "accept.toml"
     path.write_text("schema = 3\n", encoding="utf-8")

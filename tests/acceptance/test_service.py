@@ -8,8 +8,9 @@ import re
 
 import httpx
 import pytest
-from isolane.acceptance import TESTS, Verdict
+from isolane.acceptance import TESTS, Verdict, as_json, as_junit, as_text
 from isolane.acceptance.app.config import SocketConfig
+from isolane.acceptance.app.session import AppSession
 from isolane.acceptance.running import suite_of
 
 # The fault, the test that must report it, and what it must say.
@@ -74,6 +75,24 @@ async def test_a_fault_is_named_by_its_test(suite_with, fault, test, says) -> No
     assert not results.success
     told = "\n".join(results.results[test].problems())
     assert re.search(says, told), told
+
+
+async def test_no_report_shows_a_credential(suite_with, monkeypatch) -> None:
+    sessions = []
+    right = AppSession.sign_in
+
+    async def noting(self) -> None:
+        await right(self)
+        sessions.append(self)
+
+    monkeypatch.setattr(AppSession, "sign_in", noting)
+    results = await suite_with("any_token", "security", "user_isolation")
+    assert not results.success
+    reports = as_text(results) + as_json(results) + as_junit(results)
+    credentials = [session.values["token"] for session in sessions]
+    assert len(credentials) == 5
+    canaries = [canary for session in sessions for canary in session.transcript.canaries]
+    assert not [one for one in [*credentials, *canaries] if one in reports or one[::-1] in reports]
 
 
 @pytest.mark.parametrize("fault", ["none", "stream"])

@@ -80,6 +80,14 @@ def test_a_run_id_of_another_is_found_and_a_refusal_may_repeat_it() -> None:
     assert tester.examine(two(Receipt("refusal", "GET /x", body, 0))).leaks == []
 
 
+def test_reports_show_names_and_no_data() -> None:
+    rows = {"ann@example.com has a key": {"rows": {"run-of-bob-1": 1}}, "run": "run-of-bob-1"}
+    found = tester.examine(two(Receipt("body", "GET /x", json.dumps(rows), 0))).leaks
+    assert sorted(one.path for one in found) == ["$.(no word).rows.(no word)", "$.run"]
+    told = said(event("the secret of bob", 1, run="r2"))
+    assert "foreign event: ann, (no word) of a run of somebody else over /ws" in told
+
+
 def test_paths_are_written_as_usual() -> None:
     assert plain_path("$[payload][rows][0].note") == "$.payload.rows[*].note"
 

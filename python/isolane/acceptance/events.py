@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,13 @@ from typing import Any
 from isolane.acceptance.records import Receipt, Run, Transcript
 
 MISSING = object()
+NO_WORD = "(no word)"
+_WORD = re.compile(r"[\w.:/-]{1,80}")
+
+
+def as_word(text: str) -> str:
+    """Return a name that a service gave, for a report; what does not look like a name may be somebody's data."""
+    return text if _WORD.fullmatch(text) else NO_WORD
 
 
 def pointed(value: Any, pointer: str) -> Any:
@@ -174,7 +182,7 @@ class EventShape:
         span, kind = found_at(message, self.span), found_at(message, self.type)
         run = entry.get("s", found_at(message, self.run))
         return ReceivedEvent(
-            type="" if kind is MISSING else str(kind),
+            type="" if kind is MISSING else as_word(str(kind)),
             run=run if isinstance(run, str) else "",
             span="" if span is MISSING else str(span),
             number=number if isinstance(number, int) else None,
@@ -277,7 +285,7 @@ def _unended(user: str, spans: Mapping[str, _Span]) -> Iterator[Fault]:
         if span.started and not span.ends:
             yield Fault("missing", user, "the end of a span")
         for tool in span.tools:
-            yield Fault("missing", user, f"the end of a call of the tool {tool}")
+            yield Fault("missing", user, f"the end of a call of the tool {as_word(tool)}")
 
 
 def _before_start(user: str, event: ReceivedEvent, span: _Span) -> Iterator[Fault]:
