@@ -416,6 +416,42 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         f"{_CODEMOD}suppress.py",
         (("one not in comment.used", "False"),),
     ),
+    "FramesNotScanned": PythonFault(
+        "the suite does not look into events for canaries of others",
+        "acceptance/leaks.py",
+        (
+            (
+                "    value = receipt.value\n    own",
+                "    value = '' if receipt.channel == 'frame' else receipt.value\n    own",
+            ),
+            ("    if value is not receipt.data:", "    if value and value is not receipt.data:"),
+        ),
+    ),
+    "UnseenControlsPass": PythonFault(
+        "a test of the suite passes though it did not report what was planted",
+        "acceptance/results.py",
+        (
+            (
+                "for one in self.controls if not one.seen]\n        if not",
+                "for one in () if not one.seen]\n        if not",
+            ),
+        ),
+    ),
+    "BlindUsersPass": PythonFault(
+        "a user who was shown no own canary has shown that no foreign one is shown",
+        "acceptance/isolation.py",
+        (("        if blind:\n", "        if False:\n"),),
+    ),
+    "RunsOfOthersPass": PythonFault(
+        "events of runs of somebody else are a user's own",
+        "acceptance/events.py",
+        (("if event.run and event.run not in own)", "if False)"),),
+    ),
+    "ShutDoorsPass": PythonFault(
+        "refusals count where nobody is let in",
+        "acceptance/trials/security.py",
+        (("seen=not control.refused)", "seen=True)"),),
+    ),
 }
 """By the names under which the table has them."""
 

@@ -11,6 +11,7 @@ A = "lib::limits::adaptive::tests::"
 B = "tests/security/test_"
 M = "tests/migrate/test_"
 S = "tests/integrations/test_socket_sign_in.py::test_"
+ACCEPT = "tests/acceptance/test_"
 
 KILLERS: dict[str, tuple[str, ...]] = {
     # Permits.
@@ -485,5 +486,14 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "ChangedFileOverwritten": (f"{M}fixes.py::TestWriting::test_what_changed_since_is_left_alone",),
     "BaselineByLine": (f"{M}scan.py::TestBaseline::test_what_is_known_stays_known_when_lines_move",),
     "UnusedIgnoreIsQuiet": (f"{M}scan.py::TestComments::test_comments_that_ignore_nothing_are_reported",),
+    # The acceptance suite.
+    "FramesNotScanned": (f"{ACCEPT}verdicts.py::test_a_canary_of_another_is_found_with_its_place",),
+    "UnseenControlsPass": (
+        f"{ACCEPT}verdicts.py::test_a_control_that_is_not_seen_makes_it_inconclusive",
+        f"{ACCEPT}own.py::test_a_checker_that_sees_nothing_makes_a_test_inconclusive",
+    ),
+    "BlindUsersPass": (f"{ACCEPT}own.py::test_users_who_hear_nothing_have_shown_nothing",),
+    "RunsOfOthersPass": (f"{ACCEPT}verdicts.py::test_each_fault_of_events_is_said",),
+    "ShutDoorsPass": (f"{ACCEPT}own.py::test_a_door_that_is_shut_for_everybody_is_inconclusive",),
 }
 """The fault, and the tests that must notice it."""
