@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from isolane._core import audit_isolation, lane_stats, log_accounts
+from isolane.security.audit import AuditLogger, EncryptedAuditStorage
 
-if TYPE_CHECKING:
-    from isolane.security.audit import EncryptedAuditStorage
 
 MAX_PROBLEMS = 64
 """Problems that are told one by one; of more the number is told."""
@@ -95,18 +94,19 @@ def check_audit(storage: EncryptedAuditStorage) -> IntegrityCheck:
     return IntegrityCheck("audit", _few(altered), found.records)
 
 
-async def check_data_integrity(audit: EncryptedAuditStorage | None = None) -> IntegrityReport:
+async def check_data_integrity(audit: EncryptedAuditStorage | AuditLogger | None = None) -> IntegrityReport:
     """Check owners, logs and, if there is one, the stored audit log.
 
     A check that cannot be done has failed. The sweep of owners stops the loop while it walks the heap: some ten
     milliseconds for a service of a usual size. The audit log is read in a thread.
 
     Args:
-        audit: the stored audit log. Default: it is not looked at.
+        audit: the audit log, as it is written or as it is stored. Default: it is not looked at.
     """
     checks = {"owners": _done("owners", check_owners), "logs": _done("logs", check_logs)}
     if audit is not None:
-        checks["audit"] = await asyncio.to_thread(_done, "audit", lambda: check_audit(audit))
+        storage = audit.storage if isinstance(audit, AuditLogger) else audit
+        checks["audit"] = await asyncio.to_thread(_done, "audit", lambda: check_audit(storage))
     return IntegrityReport(checks)
 
 

@@ -17,7 +17,7 @@ from isolane.migration.states.machine import Machine, Table, rows
 
 if TYPE_CHECKING:
     from isolane.migration.guard.guard import RolloutGuard
-    from isolane.security.audit import EncryptedAuditStorage
+    from isolane.security.audit import AuditLogger, EncryptedAuditStorage
 
 logger = logging.getLogger("isolane.migration")
 
@@ -145,7 +145,7 @@ class MigrationPhase(Machine):
 
     Args:
         guard: the guard of the rollout.
-        audit: the stored audit log. Without one the audit has looked at nothing, and fails.
+        audit: the audit log, as it is written or as it is stored. Without one the audit has looked at nothing, and fails.
     """
 
     table = Table(
@@ -158,7 +158,7 @@ class MigrationPhase(Machine):
         ),
     )
 
-    def __init__(self, guard: RolloutGuard, audit: EncryptedAuditStorage | None = None) -> None:
+    def __init__(self, guard: RolloutGuard, audit: EncryptedAuditStorage | AuditLogger | None = None) -> None:
         super().__init__()
         self._guard = guard
         self._audit = audit
@@ -207,7 +207,7 @@ class MigrationPhase(Machine):
     async def _security(self) -> Validation:
         if self._audit is None:
             return Validation("SecurityAudit", ("there is no audit log",), 0)
-        return _as_validation("SecurityAudit", await asyncio.to_thread(check_audit, self._audit))
+        return _as_validation("SecurityAudit", await asyncio.to_thread(check_audit, getattr(self._audit, "storage", self._audit)))
 
 
 def _as_validation(name: str, check: IntegrityCheck) -> Validation:

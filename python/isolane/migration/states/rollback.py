@@ -11,7 +11,7 @@ from isolane.migration.states.machine import Machine, Table, rows
 
 if TYPE_CHECKING:
     from isolane.migration.guard.guard import RolloutGuard
-    from isolane.security.audit import EncryptedAuditStorage
+    from isolane.security.audit import AuditLogger, EncryptedAuditStorage
 
 logger = logging.getLogger("isolane.migration")
 
@@ -79,7 +79,7 @@ class RollbackProcedure(Machine):
 
     Args:
         guard: the guard of the rollout.
-        audit: the stored audit log, for the check of data. Default: it is not looked at.
+        audit: the audit log, as it is written or as it is stored, for the check of data. Default: it is not looked at.
         load_balancing: relieves a degraded service; returns whether it is well again. Default: nothing is tried.
         resource_optimization: the same, after it.
         actor: who runs this, for the record.
@@ -120,7 +120,7 @@ class RollbackProcedure(Machine):
         self,
         guard: RolloutGuard,
         *,
-        audit: EncryptedAuditStorage | None = None,
+        audit: EncryptedAuditStorage | AuditLogger | None = None,
         load_balancing: Relief | None = None,
         resource_optimization: Relief | None = None,
         actor: str = "procedure",
