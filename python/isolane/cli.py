@@ -1,6 +1,7 @@
-"""``isolane config``: the settings in force and where each came from. ``isolane audit``: the audit log.
+"""The command ``isolane``.
 
-``isolane rollout``: the flags of a migration.
+``config``: the settings in force and where each came from. ``audit``: the audit log. ``rollout``: the flags of a
+migration. ``migrate``: tools that move a code base. ``accept``: the acceptance suite against an application.
 """
 
 from __future__ import annotations
@@ -10,8 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from isolane._core import __version__
+from isolane.acceptance import cli as accept
+from isolane.migration.codemod import cli as migrate
 from isolane.migration.flags import cli as rollout
 from isolane.security.audit import cli as audit
+
+AREAS = {"audit": audit, "rollout": rollout, "migrate": migrate, "accept": accept}
+"""What each command belongs to: ``add_commands`` declares its arguments, ``run`` does it."""
 
 
 def show_config() -> int:
@@ -43,14 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("config", help="print each setting, its value and where it came from")
-    audit.add_commands(commands)
-    rollout.add_commands(commands)
+    for area in AREAS.values():
+        area.add_commands(commands)
     options = parser.parse_args(arguments)
-    if options.command == "audit":
-        return audit.run(options)
-    if options.command == "rollout":
-        return rollout.run(options)
-    return show_config() if options.command == "config" else 2
+    chosen = AREAS.get(options.command)
+    return chosen.run(options) if chosen is not None else show_config()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ pub const FULL: u32 = 100_000;
 /// How a bucket is made. Kept in the flag and never changed for it: another algorithm is other cohorts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Algorithm {
-    /// `murmur3_x86_32("{salt}:{unit}") * 100000 >> 32`; on below the rollout. Steps of 0.001 %.
+    /// `murmur3_x86_32("{salt}:{unit}") * 100000 >> 32`. Steps of 0.001 %.
     #[default]
     Mm3MulV1,
-    /// Unleash's: `murmur3_x86_32("{salt}:{unit}") % 100`; on below the rollout. Steps of 1 %.
+    /// Unleash's: `murmur3_x86_32("{salt}:{unit}") % 100`. Steps of 1 %.
     Unleash,
-    /// `GrowthBook`'s second: `fnv1a32(str(fnv1a32(salt + unit))) % 10000`; on up to the rollout. Steps of 0.01 %.
+    /// `GrowthBook`'s second: `fnv1a32(str(fnv1a32(salt + unit))) % 10000`. Steps of 0.01 %.
     GrowthBookV2,
 }
 
@@ -45,18 +45,11 @@ impl Algorithm {
             Self::GrowthBookV2 => 10,
         }
     }
+}
 
-    /// Whether this bucket is in a rollout of so many 100 000ths.
-    pub fn is_on(self, bucket: u32, rollout: u32) -> bool {
-        if mutant!(RolloutOffByOne) {
-            return bucket <= rollout;
-        }
-        match self {
-            Self::Mm3MulV1 | Self::Unleash => bucket < rollout,
-            // GrowthBook asks for `n <= coverage`, after it has sent everybody away from a coverage of zero.
-            Self::GrowthBookV2 => rollout > 0 && bucket <= rollout,
-        }
-    }
+/// Whether a bucket is in a rollout of so many 100 000ths.
+pub fn is_in(bucket: u32, rollout: u32) -> bool {
+    bucket < rollout || (bucket == rollout && mutant!(RolloutOffByOne))
 }
 
 /// An algorithm with its salt already hashed.
@@ -146,18 +139,15 @@ mod tests {
     #[test]
     fn unleash_gradual_rollout() {
         // The boundaries of Unleash's client specification: group AB12A at 50 %.
-        let on = |unit| Algorithm::Unleash.is_on(bucket(Algorithm::Unleash, "AB12A", unit), 50_000);
+        let on = |unit| is_in(bucket(Algorithm::Unleash, "AB12A", unit), 50_000);
         assert!(on("122") && !on("155"));
     }
 
     #[test]
     fn boundaries_of_a_rollout() {
-        use Algorithm::{GrowthBookV2, Mm3MulV1, Unleash};
-        assert!(Mm3MulV1.is_on(24_999, 25_000) && !Mm3MulV1.is_on(25_000, 25_000));
-        assert!(Unleash.is_on(24_000, 25_000) && !Unleash.is_on(25_000, 25_000));
-        assert!(GrowthBookV2.is_on(25_000, 25_000) && !GrowthBookV2.is_on(25_010, 25_000));
+        assert!(is_in(24_999, 25_000) && !is_in(25_000, 25_000));
+        assert!(is_in(FULL - 1, FULL) && !is_in(0, 0));
         for algorithm in Algorithm::ALL {
-            assert!(!algorithm.is_on(0, 0), "{algorithm:?}");
             assert_eq!(Algorithm::named(algorithm.name()), Some(algorithm));
         }
     }

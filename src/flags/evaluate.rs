@@ -1,6 +1,6 @@
 //! One decision: the steps in their order, of which the first that applies decides.
 
-use super::bucket::FULL;
+use super::bucket::{FULL, is_in};
 use super::decision::{Decision, ErrorCode, Reason, Step};
 use super::document::{Flag, Rule};
 use super::store::State;
@@ -192,8 +192,7 @@ fn split(flag: &Flag, rollout: u32, unit: Unit<'_>, step: Step) -> Found {
         _ if same_for_all => (rollout == FULL, unsplit, None, None),
         Unit::Id(id) => {
             let bucket = flag.bucketing.bucket(id);
-            let is_on = flag.bucketing.algorithm().is_on(bucket, rollout);
-            (is_on, Reason::Split, None, Some(bucket))
+            (is_in(bucket, rollout), Reason::Split, None, Some(bucket))
         }
         Unit::Missing => (false, Reason::Error, Some(ErrorCode::TargetingKeyMissing), None),
         Unit::Invalid => (false, Reason::Error, Some(ErrorCode::InvalidContext), None),
@@ -203,5 +202,136 @@ fn split(flag: &Flag, rollout: u32, unit: Unit<'_>, step: Step) -> Found {
         bucket,
         threshold: Some(rollout),
         ..Found::new(value, reason, step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::Store;
+    use super::*;
+
+    fn store(flags: &str) -> Store {
+        let store = Store::new();
+        let text = format!(r#"{{"schema":1,"revision":1,"flags":{flags}}}"#);
+        store.load(&text, "", false).expect("valid");
+        store
+    }
+
+    fn decide(store: &Store, flag: &str, unit: Unit<'_>) -> Decision {
+        store.state().decide(flag, unit, &Attributes::default())
+    }
+
+    /// Each step is taken away in turn: what was behind it decides then.
+    #[test]
+    fn the_first_step_that_applies_decides() {
+        let store = store(
+            r#"{"base": {"rollout": 0, "allow": ["ann"]},
+                "flag": {"rollout": 100000, "deny": ["dan"], "allow": ["ann", "dan"], "requires": ["base"]},
+                "off": {"state": "off", "allow": ["ann"], "rollout": 100000},
+                "written": {"rollback": {"reason": "errors"}, "allow": ["ann"], "rollout": 100000},
+                "nothing": {}}"#,
+        );
+        let step = |flag: &str, user: &str| {
+            let decision = decide(&store, flag, Unit::of(user));
+            (decision.step, decision.value, decision.reason)
+        };
+        store.set_killed(true);
+        store.latch("flag", "{}").expect("few");
+        store.quarantine("ann").expect("few");
+        assert_eq!(step("flag", "ann"), (Step::KillSwitch, false, Reason::Disabled));
+        store.set_killed(false);
+        assert_eq!(step("flag", "ann"), (Step::Rollback, false, Reason::Disabled));
+        assert!(store.release("flag") && !store.release("flag"));
+        assert_eq!(step("flag", "ann"), (Step::Quarantine, false, Reason::TargetingMatch));
+        assert!(store.release_user("ann") && !store.release_user("ann"));
+        assert_eq!(step("flag", "dan"), (Step::Deny, false, Reason::TargetingMatch));
+        assert_eq!(step("flag", "ann"), (Step::Allow, true, Reason::TargetingMatch));
+        assert_eq!(step("flag", "eve"), (Step::Requires, false, Reason::Default));
+        assert_eq!(step("off", "ann"), (Step::State, false, Reason::Disabled));
+        assert_eq!(step("written", "ann"), (Step::Rollback, false, Reason::Disabled));
+        assert_eq!(step("nothing", "ann"), (Step::Control, false, Reason::Default));
+        assert_eq!(step("missing", "ann"), (Step::NotFound, false, Reason::Error));
+        store.set_stale(true);
+        assert_eq!(step("flag", "ann"), (Step::Allow, true, Reason::Stale));
+        assert_eq!(step("missing", "ann"), (Step::NotFound, false, Reason::Error));
+    }
+
+    #[test]
+    fn the_kill_switch_of_the_document_comes_before_all() {
+        let store = Store::new();
+        let text =
+            r#"{"schema":1,"revision":1,"kill_switch":true,"flags":{"flag":{"allow":["ann"],"rollout":100000}}}"#;
+        store.load(text, "", false).expect("valid");
+        let decision = decide(&store, "flag", Unit::of("ann"));
+        assert_eq!((decision.value, decision.step), (false, Step::KillSwitch));
+    }
+
+    #[test]
+    fn rules_match_when_all_their_conditions_do() {
+        let store = store(
+            r#"{"flag": {"rollout": 0, "rules": [
+                {"if": {"tier": ["enterprise", "pro"], "region": "eu"}, "rollout": 100000},
+                {"if": {"tier": ["pro"]}, "rollout": 0},
+                {"if": {"region": ["eu", "us"]}, "rollout": 50000}]}}"#,
+        );
+        let state = store.state();
+        assert_eq!(state.document().attributes(), ["region".into(), "tier".into()]);
+        let rule = |region: Option<&str>, tier: Option<&str>| {
+            let attributes = Attributes::new(vec![region.map(Into::into), tier.map(Into::into)]);
+            let decision = state.decide("flag", Unit::of("ann"), &attributes);
+            (decision.rule, decision.value)
+        };
+        assert_eq!(rule(Some("eu"), Some("pro")), (Some(0), true));
+        assert_eq!(rule(Some("us"), Some("pro")), (Some(1), false));
+        assert_eq!(rule(Some("us"), Some("free")).0, Some(2));
+        assert_eq!(rule(None, Some("enterprise")), (None, false));
+        assert_eq!(rule(None, None), (None, false));
+    }
+
+    #[test]
+    fn all_and_nobody_need_no_user() {
+        let store = store(r#"{"all": {"rollout": 100000}, "none": {"rollout": 0}, "some": {"rollout": 50000}}"#);
+        for (unit, code) in [
+            (Unit::Missing, ErrorCode::TargetingKeyMissing),
+            (Unit::of(""), ErrorCode::TargetingKeyMissing),
+            (Unit::Invalid, ErrorCode::InvalidContext),
+        ] {
+            let (all, none, some) = (
+                decide(&store, "all", unit),
+                decide(&store, "none", unit),
+                decide(&store, "some", unit),
+            );
+            assert_eq!((all.value, all.reason, all.error), (true, Reason::Static, None));
+            assert_eq!((none.value, none.reason, none.error), (false, Reason::Static, None));
+            assert_eq!(
+                (some.value, some.reason, some.error),
+                (false, Reason::Error, Some(code))
+            );
+        }
+    }
+
+    #[test]
+    fn without_attributes_no_rule_matches_and_the_decision_says_so() {
+        let store = store(
+            r#"{"ruled": {"rollout": 100000, "rules": [{"if": {"tier": "pro"}, "rollout": 0}], "allow": ["ann"]},
+                "above": {"rollout": 100000, "requires": ["ruled"]}, "plain": {"rollout": 100000}}"#,
+        );
+        let state = store.state();
+        let decide = |flag, user| {
+            let decision = state.decide(flag, Unit::of(user), &Attributes::failed());
+            (decision.value, decision.reason, decision.error)
+        };
+        let general = (true, Reason::Error, Some(ErrorCode::General));
+        assert_eq!(decide("ruled", "ben"), general);
+        assert_eq!(decide("above", "ben"), general);
+        assert_eq!(decide("plain", "ben"), (true, Reason::Static, None));
+        assert_eq!(
+            decide("ruled", "ann"),
+            (true, Reason::TargetingMatch, None),
+            "decided before the rules"
+        );
+        let document = state.document();
+        assert!(document.reads_attributes("ruled") && document.reads_attributes("above"));
+        assert!(!document.reads_attributes("plain") && !document.reads_attributes("missing"));
     }
 }

@@ -1,13 +1,16 @@
-//! FNV-1a with 32 bits, over code points as `GrowthBook`'s Python does it.
+//! FNV-1a with 32 bits, over UTF-16 code units as `GrowthBook` does it.
 
 const START: u32 = 0x811c_9dc5;
 const PRIME: u32 = 0x0100_0193;
 
 /// The hash of a text, gone on from that of what stands before it.
 pub(super) fn go_on(hash: u32, text: &str) -> u32 {
-    // A code point is taken whole, not its UTF-8 bytes. For ASCII that is the FNV of everybody else.
-    text.chars()
-        .fold(hash, |hash, char| (hash ^ u32::from(char)).wrapping_mul(PRIME))
+    let step = |hash: u32, unit: u32| (hash ^ unit).wrapping_mul(PRIME);
+    if text.is_ascii() {
+        return text.bytes().fold(hash, |hash, byte| step(hash, byte.into()));
+    }
+    // What JavaScript's charCodeAt gives, not the bytes of UTF-8.
+    text.encode_utf16().fold(hash, |hash, unit| step(hash, unit.into()))
 }
 
 /// The hash of a text.
@@ -25,5 +28,12 @@ mod tests {
             assert_eq!(fnv1a32(text), hash, "{text:?}");
         }
         assert_eq!(go_on(fnv1a32("foo"), "bar"), fnv1a32("foobar"));
+    }
+
+    #[test]
+    fn a_code_unit_is_taken_whole() {
+        let by_hand = |units: &[u32]| units.iter().fold(START, |hash, unit| (hash ^ unit).wrapping_mul(PRIME));
+        assert_eq!(fnv1a32("é"), by_hand(&[0xe9]));
+        assert_eq!(fnv1a32("🙂"), by_hand(&[0xd83d, 0xde42]));
     }
 }

@@ -15,7 +15,7 @@ mod read;
 mod snapshot;
 mod store;
 
-pub use self::bucket::{Algorithm, Bucketing, FULL};
+pub use self::bucket::{Algorithm, Bucketing, FULL, is_in};
 pub use self::decision::{Decision, ErrorCode, Reason, Step};
 pub use self::document::{Document, FlagFault, Stage};
 pub use self::evaluate::{Attributes, Unit};

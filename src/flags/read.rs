@@ -538,3 +538,146 @@ fn text_or_nothing(path: &Path<'_>, node: Option<&Node>) -> Fallible<()> {
         Some(other) => path.wrong_kind("a string", other, "Write a line for people, or leave it out"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &str) -> FlagFault {
+        Document::read(text, "").expect_err("refused")
+    }
+
+    fn of_flag(flag: &str) -> FlagFault {
+        fault(&format!(
+            r#"{{"schema":1,"revision":1,"flags":{{"base":{{}},"x":{flag}}}}}"#
+        ))
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        for (text, path) in [
+            ("", ""),
+            ("[]", ""),
+            ("{}", "/schema"),
+            (r#"{"schema":2}"#, "/schema"),
+            (r#"{"schema":"1"}"#, "/schema"),
+            (r#"{"schema":1}"#, "/revision"),
+            (r#"{"schema":1,"revision":0,"flags":{}}"#, "/revision"),
+            (r#"{"schema":1,"revision":1.5,"flags":{}}"#, "/revision"),
+            (r#"{"schema":1,"revision":-1,"flags":{}}"#, "/revision"),
+            (r#"{"schema":1,"revision":90071992547409930,"flags":{}}"#, "/revision"),
+            (r#"{"schema":1,"revision":1}"#, "/flags"),
+            (r#"{"schema":1,"revision":1,"flags":[]}"#, "/flags"),
+            (
+                r#"{"schema":1,"revision":1,"flags":{},"kill_switch":"yes"}"#,
+                "/kill_switch",
+            ),
+            (r#"{"schema":1,"revision":1,"flags":{},"kill":true}"#, "/kill"),
+            (r#"{"schema":1,"revision":1,"revision":2,"flags":{}}"#, "/revision"),
+            (r#"{"schema":1,"revision":1,"flags":{"a":{},"a":{}}}"#, "/flags/a"),
+            (r#"{"schema":1,"revision":1,"flags":{"a/b~c":[]}}"#, "/flags/a~1b~0c"),
+            (r#"{"schema":1,"revision":1,"flags":{"":{}}}"#, "/flags/"),
+            (r#"{"schema":1,"revision":1,"flags":{"a:b":{}}}"#, "/flags/a:b/salt"),
+        ] {
+            assert_eq!(fault(text).path, path, "{text}");
+        }
+        for (flag, path) in [
+            ("1", ""),
+            (r#"{"state":"ON"}"#, "/state"),
+            (r#"{"state":true}"#, "/state"),
+            (r#"{"salt":""}"#, "/salt"),
+            (r#"{"salt":"a:b"}"#, "/salt"),
+            (r#"{"algorithm":"md5"}"#, "/algorithm"),
+            (r#"{"unit":"session_id"}"#, "/unit"),
+            (r#"{"rollout":100001}"#, "/rollout"),
+            (r#"{"rollout":25.5}"#, "/rollout"),
+            (r#"{"rollout":true}"#, "/rollout"),
+            (r#"{"rollout":null}"#, "/rollout"),
+            (r#"{"rollout":500,"algorithm":"unleash"}"#, "/rollout"),
+            (r#"{"rollout":5,"algorithm":"growthbook-v2"}"#, "/rollout"),
+            (r#"{"rolout":5}"#, "/rolout"),
+            (r#"{"allow":"ann"}"#, "/allow"),
+            (r#"{"deny":["ann",7]}"#, "/deny/1"),
+            (r#"{"requires":["base","none"]}"#, "/requires/1"),
+            (r#"{"requires":["x"]}"#, "/requires"),
+            (r#"{"stage":"half"}"#, "/stage"),
+            (r#"{"rules":[{"rollout":1}]}"#, "/rules/0/if"),
+            (r#"{"rules":[{"if":{},"rollout":1}]}"#, "/rules/0/if"),
+            (r#"{"rules":[{"if":{"tier":[]},"rollout":1}]}"#, "/rules/0/if/tier"),
+            (r#"{"rules":[{"if":{"tier":["a"]}}]}"#, "/rules/0/rollout"),
+            (
+                r#"{"rules":[{"if":{"tier":"a"},"rollout":1,"then":2}]}"#,
+                "/rules/0/then",
+            ),
+            (r#"{"rollback":true}"#, "/rollback"),
+            (r#"{"resumed":{"ack":"INC-1"}}"#, "/resumed/actor"),
+            (r#"{"history":{}}"#, "/history"),
+        ] {
+            let found = of_flag(flag);
+            assert_eq!(found.path, format!("/flags/x{path}"), "{flag}: {found}");
+        }
+    }
+
+    #[test]
+    fn nothing_deep_or_large_does_harm() {
+        let deep = format!(
+            r#"{{"schema":1,"history":{}{}}}"#,
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
+        assert!(fault(&deep).problem.contains("recursion limit"));
+        let long = " ".repeat(MAX_BYTES + 1);
+        assert_eq!(fault(&long).path, "");
+        // A chain as long as a document may be, written so that the first needs the last.
+        let flags: Vec<_> = (0..MAX_FLAGS)
+            .map(|number| format!(r#""f{number:04}":{{"requires":["f{:04}"]}}"#, (number + 1) % MAX_FLAGS))
+            .collect();
+        let circle = fault(&format!(
+            r#"{{"schema":1,"revision":1,"flags":{{{}}}}}"#,
+            flags.join(",")
+        ));
+        assert!(circle.problem.contains("circle"), "{circle}");
+        let open = flags[..MAX_FLAGS - 1].join(",") + r#","f0999":{}"#;
+        let chain = fault(&format!(r#"{{"schema":1,"revision":1,"flags":{{{open}}}}}"#));
+        assert!(chain.problem.contains("for one decision"), "{chain}");
+        // Two ways from each level to the next: 2^20 looks without the bound.
+        let mut levels = vec![r#""l20":{},"r20":{}"#.to_owned()];
+        for level in 0..20 {
+            let both = format!(r#"{{"requires":["l{0}","r{0}"]}}"#, level + 1);
+            levels.push(format!(r#""l{level}":{both},"r{level}":{both}"#));
+        }
+        let bushy = fault(&format!(
+            r#"{{"schema":1,"revision":1,"flags":{{{}}}}}"#,
+            levels.join(",")
+        ));
+        assert!(bushy.problem.contains("for one decision"), "{bushy}");
+        let many: Vec<_> = (0..=MAX_FLAGS).map(|number| format!(r#""f{number}":{{}}"#)).collect();
+        let many = fault(&format!(
+            r#"{{"schema":1,"revision":1,"flags":{{{}}}}}"#,
+            many.join(",")
+        ));
+        assert_eq!(many.path, "/flags");
+    }
+
+    #[test]
+    fn a_whole_document_is_read() {
+        let text = r#"{"schema": 1, "revision": 42, "kill_switch": false, "description": "a rollout", "history": [{"at": "now"}],
+            "flags": {"modern_context": {"rollout": 100000},
+                      "modern_execution": {"state": "on", "salt": "s", "algorithm": "mm3-mul-v1", "unit": "user_id",
+                        "deny": ["dan"], "allow": ["ann"], "rules": [{"if": {"tier": ["enterprise"]}, "rollout": 50000}],
+                        "rollout": 2500, "requires": ["modern_context"], "stage": "shadow", "guard": {"alpha": 0.001},
+                        "resumed": {"ack": "INC-1", "actor": "ann", "at": "now"}, "history": [], "description": "x"}}}"#;
+        let document = Document::read(text, "here").expect("valid");
+        assert_eq!(
+            (document.revision(), document.origin(), document.is_killed()),
+            (42, "here", false)
+        );
+        assert_eq!(
+            document.flags().map(|flag| &**flag).collect::<Vec<_>>(),
+            ["modern_context", "modern_execution"]
+        );
+        assert_eq!(document.stage("modern_execution"), Some(Stage::Shadow));
+        assert_eq!(&**document.text(), text);
+        assert!(document.rolled_back().next().is_none());
+    }
+}

@@ -214,3 +214,88 @@ impl Store {
         self.change(|state| state.is_quarantined(user) && Arc::make_mut(&mut state.quarantined).remove(user))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::evaluate::{Attributes, Unit};
+    use super::*;
+
+    fn text(revision: u64, flag: &str) -> String {
+        format!(r#"{{"schema":1,"revision":{revision},"flags":{{"flag":{flag}}}}}"#)
+    }
+
+    fn is_on(store: &Store) -> bool {
+        store.state().is_on("flag", Unit::of("ann"), &Attributes::default())
+    }
+
+    #[test]
+    fn what_is_not_valid_or_older_leaves_what_is_in_force() {
+        let store = Store::new();
+        assert_eq!(store.load(&text(5, r#"{"rollout":100000}"#), "file", false), Ok(5));
+        let broken = store
+            .load(&text(6, r#"{"rollout":-1}"#), "", false)
+            .expect_err("refused");
+        assert_eq!(broken.path, "/flags/flag/rollout");
+        assert!(is_on(&store) && store.state().is_stale() && store.state().document().origin() == "file");
+        let older = store
+            .load(&text(4, r#"{"rollout":0}"#), "", false)
+            .expect_err("refused");
+        assert_eq!(older.path, "/revision");
+        assert!(is_on(&store) && store.state().is_stale());
+        assert_eq!(
+            store.load(&text(5, r#"{"rollout":100000}"#), "", false),
+            Ok(5),
+            "the same again"
+        );
+        assert!(!store.state().is_stale());
+        assert_eq!(store.load(&text(4, r#"{"rollout":0}"#), "", true), Ok(4), "forced");
+        assert!(!is_on(&store));
+    }
+
+    #[test]
+    fn a_rollback_stays_until_somebody_resumes_after_it() {
+        const RESUMED: &str = r#"{"rollout":100000,"resumed":{"ack":"INC-1","actor":"ann"}}"#;
+        const AGAIN: &str = r#"{"rollout":100000,"resumed":{"ack":"INC-2","actor":"ann"}}"#;
+        let store = Store::new();
+        store.load(&text(1, RESUMED), "", false).expect("valid");
+        store.latch("flag", "first").expect("few");
+        store.latch("flag", "second").expect("few");
+        assert_eq!(
+            store.state().latched().get("flag").map(|record| &**record),
+            Some("first")
+        );
+        for (revision, flag) in [(1, AGAIN), (2, RESUMED), (3, r#"{"rollout":100000}"#)] {
+            store.load(&text(revision, flag), "", false).expect("valid");
+            assert!(!is_on(&store), "revision {revision} resumes nothing that came after it");
+        }
+        store.load(&text(4, AGAIN), "", false).expect("valid");
+        assert!(is_on(&store) && store.state().latched().is_empty());
+        let both = r#"{"rollout":100000,"rollback":{"reason":"x"},"resumed":{"ack":"INC-2","actor":"ann"}}"#;
+        store.load(&text(5, both), "", false).expect("valid");
+        assert!(!is_on(&store), "of both the rollback counts");
+        assert_eq!(
+            store.state().latched().get("flag").map(|record| &**record),
+            Some(r#"{"reason":"x"}"#)
+        );
+        assert!(!store.release("flag"), "it stands in the document");
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let store = Store::new();
+        store.load(&text(1, "{}"), "", false).expect("valid");
+        for number in 0..MAX_FLAGS {
+            store.latch(&format!("other-{number}"), "").expect("below the bound");
+        }
+        assert!(store.latch("one-more", "").is_err());
+        store
+            .latch("flag", "")
+            .expect("a flag of the document can always be rolled back");
+        let state = Arc::new(TextSet::from_iter(
+            (0..MAX_QUARANTINED).map(|number| number.to_string().into()),
+        ));
+        store.change(|held| held.quarantined = state);
+        assert!(store.quarantine("one-more").is_err());
+        store.quarantine("7").expect("is there already");
+    }
+}

@@ -10,11 +10,15 @@ from unittest.mock import AsyncMock, Mock
 import isolane
 import isolane.compat
 import pytest
+from isolane.compat.deep_agent_state import DeepAgentState
 from isolane.compat.execution_context import AgentExecutionContext, AgentExecutionResult
 from isolane.compat.execution_engine_factory import ExecutionEngineFactory
 from isolane.compat.surface import SURFACE, Module, Name, markdown, names
+from isolane.compat.unified_tool_dispatcher import ToolExecutionResult, UnifiedToolDispatcher
 from isolane.compat.user_execution_engine import UserExecutionEngine
 from isolane.compat.websocket_records import UserWebSocketContext, WebSocketEvent
+
+pytestmark = pytest.mark.filterwarnings("ignore::isolane.migration.deprecation.RemovedInV2Warning")
 
 ROOT = Path(__file__).resolve().parents[2]
 THERE = {"kept", "changed"}
@@ -28,6 +32,7 @@ OUR_OWN = {
     "run_spans",
     "shared_objects",
     "surface",
+    "tool_events",
     "websocket_emitter",
     "websocket_records",
 }
@@ -39,6 +44,11 @@ INSTANCES = {
     "UserExecutionEngine": lambda: UserExecutionEngine(
         isolane.UserContextFactory.create_context("ann-of-the-table"), Mock(), AsyncMock()
     ),
+    "UnifiedToolDispatcher": lambda: UnifiedToolDispatcher.create_for_user(
+        isolane.UserContextFactory.create_context("ann-of-the-table")
+    ),
+    "ToolExecutionResult": lambda: ToolExecutionResult(success=True),
+    "DeepAgentState": DeepAgentState,
     "AgentExecutionContext": lambda: AgentExecutionContext("run", "thread", "ann", "agent"),
     "AgentExecutionResult": lambda: AgentExecutionResult(success=True),
     "WebSocketEvent": lambda: WebSocketEvent("agent_started", "ann", "thread", {}),

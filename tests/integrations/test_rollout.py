@@ -406,6 +406,9 @@ class Guard:
     def tick(self) -> None:
         self.told.append("tick")
 
+    def detach(self) -> None:
+        self.told.append("detached")
+
 
 def test_a_guard_without_flags_is_refused() -> None:
     with pytest.raises(TypeError, match="rollout=MigrationFeatureFlags"):
@@ -442,6 +445,6 @@ def test_changes_are_recorded_and_the_guard_is_asked(writer, monkeypatch) -> Non
     assert sink.events[0].data["flags"] == [HYBRID, MODERN]
     assert sink.events[0].audit_class == "admin"
     assert guard.told[0] is isolane
-    ticks = len(guard.told)
+    told = len(guard.told)
     time.sleep(0.1)
-    assert len(guard.told) == ticks
+    assert (len(guard.told), guard.told[-1]) == (told, "detached")

@@ -397,7 +397,7 @@ def test_by_default_one_line_of_the_log_a_process():
     done = run(PROGRAM)
     logged = [text for text in done.stdout.splitlines() if text.startswith("LOG")]
     assert len(logged) == 1, done
-    assert "isolane.migration WARNING 7 legacy calls of isolane from 2 lines" in logged[0]
+    assert "isolane.migration WARNING legacy calls that isolane 2 removes: 7, from 2 lines" in logged[0]
     assert "one at <string>:6 (6), two at <string>:8 (1)" in logged[0]
     # As PEP 565 says, what __main__ does is shown: once for each line.
     assert done.stderr.count("RemovedInV2Warning") == 2

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
 from isolane._core import UserExecutionContext
 from isolane.agents.base import BaseAgent
-from isolane.agents.registry import AgentRegistry
+from isolane.agents.registry import AgentRegistry, as_agent_class
 
 
 class AgentInstanceFactory:
-    """Makes an instance of an agent for one execution of one user, and keeps none."""
+    """Makes an instance of an agent for one execution of one user, and keeps none.
 
-    def __init__(self, registry: AgentRegistry | None = None) -> None:
+    Args:
+        registry: the classes of agents by name. Default: an empty one.
+        services: what the constructors of older agents want, by the names of their parameters, such as
+            ``{"llm_manager": lambda context: ...}``; called for each execution, with its context. Modern agents have no
+            parameters.
+    """
+
+    def __init__(
+        self,
+        registry: AgentRegistry | None = None,
+        *,
+        services: Mapping[str, Callable[[UserExecutionContext], Any]] = MappingProxyType({}),
+    ) -> None:
         self.registry = registry if registry is not None else AgentRegistry()
+        self.services = MappingProxyType(dict(services))
 
     def agent_class(self, agent: str | type[BaseAgent]) -> type[BaseAgent]:
         """Return the class of an agent that is named or given. Raises ``UnknownAgentError`` or ``TypeError``."""
         if isinstance(agent, str):
             return self.registry.get(agent)
-        if isinstance(agent, type) and issubclass(agent, BaseAgent):
-            return agent
+        cls = as_agent_class(agent)
+        if cls is not None:
+            return cls
         raise TypeError(
             f"an agent is named by its registered name or its class, got {type(agent).__name__}; "
             "an instance cannot be run: it might serve two users"
@@ -28,4 +46,7 @@ class AgentInstanceFactory:
         """Make a fresh instance for the context."""
         if not isinstance(context, UserExecutionContext):
             raise TypeError(f"Expected UserExecutionContext, got: {type(context).__name__}")
-        return self.agent_class(agent)()
+        made = self.agent_class(agent)()
+        if self.services and hasattr(type(made), "legacy_class"):
+            made.services = self.services  # type: ignore[attr-defined]
+        return made

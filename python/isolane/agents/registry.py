@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import TypeVar
 
 from isolane.agents.base import BaseAgent
+
+Agent = TypeVar("Agent")
 
 
 class UnknownAgentError(LookupError):
@@ -21,6 +24,17 @@ def _check_seconds(agent: str, name: str, value: object) -> None:
         )
 
 
+def as_agent_class(agent: object) -> type[BaseAgent] | None:
+    """Return the class that an engine runs for a class of an agent, or ``None`` for what is no such class."""
+    if not isinstance(agent, type):
+        return None
+    if issubclass(agent, BaseAgent) and not agent._is_legacy():  # noqa: SLF001 - its other half
+        return agent
+    from isolane.migration.agents.shim import LegacyAgentShim, is_legacy_agent  # noqa: PLC0415 - older agents only
+
+    return LegacyAgentShim.of(agent) if is_legacy_agent(agent) else None
+
+
 class AgentRegistry:
     """Classes of agents by name. Never instances: an instance would be shared by users."""
 
@@ -28,26 +42,30 @@ class AgentRegistry:
         self._classes: dict[str, type[BaseAgent]] = {}
         self._lock = threading.Lock()
 
-    def register(self, agent: type[BaseAgent], name: str | None = None) -> type[BaseAgent]:
+    def register(self, agent: type[Agent], name: str | None = None) -> type[Agent]:
         """Add a class, under its own name unless another is given. Usable as a decorator.
+
+        A class of the older signature ``execute(state, run_id, stream_updates)`` is taken as it is, whatever it derives
+        from; ``get`` returns an agent around it.
 
         Raises ``TypeError`` for instances, ``ValueError`` for a name that another class has, and for a
         ``timeout_seconds`` or ``loop_seconds`` with which no execution could end well.
         """
-        if not (isinstance(agent, type) and issubclass(agent, BaseAgent)):
+        cls = as_agent_class(agent)
+        if cls is None:
             raise TypeError(
                 f"register the class of an agent, not {agent!r}: an instance would be shared between users. "
                 "A fresh one is made for each execution"
             )
-        key = name or agent.name
+        key = name or cls.name
         if not key.strip():
             raise ValueError("an agent needs a name: set the class attribute `name`")
-        _check_seconds(key, "timeout_seconds", agent.timeout_seconds)
-        _check_seconds(key, "loop_seconds", agent.loop_seconds)
+        _check_seconds(key, "timeout_seconds", cls.timeout_seconds)
+        _check_seconds(key, "loop_seconds", cls.loop_seconds)
         with self._lock:
-            if self._classes.get(key, agent) is not agent:
+            if self._classes.get(key, cls) is not cls:
                 raise ValueError(f"another class is registered as agent {key!r}; give one of them another name")
-            self._classes[key] = agent
+            self._classes[key] = cls
         return agent
 
     def get(self, name: str) -> type[BaseAgent]:

@@ -127,6 +127,12 @@ class SocketLink:
                 # Another call may have begun while this one waited.
                 await self.close()
 
+    def begin(self, websocket: PooledSocket) -> None:
+        """Begin to deliver, at once, with a link that delivers nothing yet. Raises as ``attach`` does."""
+        if self._task is not None:
+            raise RuntimeError("this link delivers already; use attach")
+        self._begin(websocket, _known(websocket, self.user_id))
+
     def _begin(self, websocket: PooledSocket, known: _Known) -> None:
         self._use(websocket, known)
         self._delivery = Delivery(self._settings, Principal(self.user_id), framed=False, retries=False)

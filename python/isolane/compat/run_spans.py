@@ -62,6 +62,16 @@ class RunSpans:
         """Whether no execution is open."""
         return not self.executions
 
+    @property
+    def emitter(self) -> UserWebSocketEmitter:
+        """What publishes events of the run that belong to no execution."""
+        self._check_open()
+        return self._shared.context.get_websocket_emitter()
+
+    def has(self, agent_name: str) -> bool:
+        """Whether an execution of the agent is open, begun here or by another emitter of the run."""
+        return self._holder(agent_name) is not None
+
     def adopt(self, agent_name: str, context: UserExecutionContext) -> bool:
         """Let the next execution of an agent be the span of ``context``, which an engine has made for it.
 

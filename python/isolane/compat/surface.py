@@ -110,9 +110,9 @@ CONTEXTS = Module(
         ),
         Name("UserExecutionContext.create_for_user", "kept", "as from_request", _CONTEXT_IDS),
         *_all(
-            "later",
+            "left out",
             "from_agent_execution_context from_websocket_request",
-            "wants ids made for it; use from_request() with ids of UnifiedIdGenerator",
+            "makes ids up; use from_request() with those of UnifiedIdGenerator.generate_user_context_ids()",
             "UserExecutionContext.",
         ),
         Name(
@@ -169,10 +169,10 @@ CONTEXTS = Module(
         ),
         Name("UserExecutionContext.get_scoped_key", "kept", "", "component"),
         *_all(
-            "later",
+            "left out",
             "get_dependency has_dependency set_dependency remove_dependency get_available_dependencies",
-            "wants a place beside the data: the host keeps handles among data that is deep-copied, which breaks "
-            "children",
+            "the host keeps handles among data that is deep-copied, which breaks children; sessions and tools are "
+            "bound to the run, and AgentInstanceFactory(services=...) makes what constructors want",
             "UserExecutionContext.",
         ),
         Name("UserExecutionContext.get_tool_dispatcher", "changed", "made by the factory that the run has"),
@@ -215,9 +215,9 @@ CONTEXTS = Module(
         Name("UserContextManager.validate_isolation", "kept", "", "context_key"),
         Name("UserContextManager.get_audit_trail", "kept", "", "context_key"),
         *_all(
-            "later",
+            "left out",
             "create_isolated_execution_context create_user_execution_context",
-            "wants an emitter and a session made for it; use UserContextFactory",
+            "use UserContextFactory: create_context(), create_with_session()",
         ),
     ),
 )
@@ -268,7 +268,7 @@ EXECUTION_FACTORY = Module(
     (
         Name("ExecutionEngineFactory", "left out", "isolane.ExecutionEngineFactory has these metric keys"),
         Name("IsolatedExecutionEngine", "left out", "isolane.IsolatedExecutionEngine"),
-        Name("ExecutionFactoryConfig", "later", "comes with the migration; see IsolaneSettings"),
+        Name("ExecutionFactoryConfig", "left out", "see IsolaneSettings"),
         Name("UserExecutionContext.create_child_context(child_id)", "left out", "use create_child_context(name)"),
     ),
 )
@@ -302,7 +302,7 @@ ID_GENERATOR = Module(
         ),
         Name("UnifiedIdGenerator.ids_match_for_cleanup", "left out", "true for ids of two users; free by handle"),
         *_all(
-            "later",
+            "left out",
             "generate_message_id generate_session_id generate_agent_execution_id generate_tool_execution_id",
             "use generate_base_id(prefix)",
             "UnifiedIdGenerator.",
@@ -604,31 +604,161 @@ BRIDGES: tuple[Module, ...] = (
 
 # -- what comes later ------------------------------------------------------------------------------------------------
 
-_TOOLS = "comes with the tool dispatcher; agents call tools themselves and publish the events"
-_STATE = "comes with the migration of older agents"
 _MIGRATION = "comes with the migration"
 
-TOOLS = Module(
-    "core.tools.unified_tool_dispatcher, agents.request_scoped_tool_dispatcher",
-    None,
-    (
-        *_all(
-            "later",
-            "UnifiedToolDispatcher UnifiedToolDispatcherFactory ToolDispatchRequest ToolDispatchResponse "
-            "ToolExecutionResult DispatchStrategy create_request_scoped_dispatcher RequestScopedToolDispatcher "
-            "AuthenticationError SecurityViolationError",
-            _TOOLS,
+_REQUEST_TOOLS = "user_context, tools=None, websocket_emitter=None"
+
+TOOLS: tuple[Module, ...] = (
+    Module(
+        "core.tools.unified_tool_dispatcher",
+        "unified_tool_dispatcher",
+        (
+            Name("ToolDispatchRequest", "changed", "isolane's class, a frozen dataclass", "tool_name, parameters"),
+            Name(
+                "ToolDispatchResponse",
+                "changed",
+                "isolane's class, a frozen dataclass; metadata says in one word why a call failed",
+                "success, result=None, error=None",
+            ),
+            Name("ToolExecutionResult", "kept", "", "success, result=None, error=None"),
+            *_all(
+                "kept",
+                "tool_name user_id status error_message execution_time_ms permission_check created_at",
+                prefix="ToolExecutionResult.",
+                of_instance=True,
+            ),
+            *_all("kept", "DispatchStrategy"),
+            *_all("kept", "DEFAULT ADMIN ISOLATED LEGACY", prefix="DispatchStrategy."),
+            Name(
+                "UnifiedToolDispatcher",
+                "changed",
+                "over isolane's dispatcher: every call is checked by the wall and by roles, and without roles "
+                "nothing may be called; see UnifiedToolDispatcherFactory.configure(). A parameter never stands in for the context",
+            ),
+            Name(
+                "UnifiedToolDispatcher.create_for_user",
+                "changed",
+                "there at once, and awaitable. A user's eleventh ends the oldest",
+                "user_context, websocket_bridge=None, tools=None, enable_admin_tools=False",
+            ),
+            Name(
+                "UnifiedToolDispatcher.create_scoped",
+                "kept",
+                "",
+                "user_context, websocket_bridge=None, tools=None, enable_admin_tools=False",
+            ),
+            *_all(
+                "kept",
+                "user_context websocket_manager strategy created_at",
+                prefix="UnifiedToolDispatcher.",
+                of_instance=True,
+            ),
+            Name("UnifiedToolDispatcher.dispatcher_id", "changed", "dispatcher_{32 hex digits}", of_instance=True),
+            *_all("changed", "registry tools", "read-only mappings of names to tools", "UnifiedToolDispatcher."),
+            Name("UnifiedToolDispatcher.has_tool", "kept", "", "tool_name"),
+            Name("UnifiedToolDispatcher.register_tool", "changed", "permits nobody to use it", "tool"),
+            Name("UnifiedToolDispatcher.get_available_tools", "changed", "those that the user may use", ""),
+            Name(
+                "UnifiedToolDispatcher.execute_tool",
+                "changed",
+                "require_permission_check=False does not leave the check out; a tool that succeeds is shown as one",
+                "tool_name, parameters=None, require_permission_check=True",
+            ),
+            Name(
+                "UnifiedToolDispatcher.dispatch_tool",
+                "changed",
+                "returns the ToolDispatchResponse that it is annotated with. A request, or a name and parameters",
+                "request, parameters=None",
+            ),
+            Name("UnifiedToolDispatcher.dispatch", "kept", "", "tool_name"),
+            Name("UnifiedToolDispatcher.get_metrics", "kept", "the host's keys", ""),
+            Name("UnifiedToolDispatcher.cleanup", "changed", "cancels what runs; what is used later raises", ""),
+            Name("UnifiedToolDispatcherFactory", "kept"),
+            Name("UnifiedToolDispatcherFactory.set_tool_registry", "kept", "", "registry"),
+            Name("UnifiedToolDispatcherFactory.create_dispatcher", "kept", "", "user_context"),
+            Name("UnifiedToolDispatcherFactory.cleanup_all_dispatchers", "kept", "returns how many were open", ""),
+            Name("UnifiedToolDispatcherFactory.create_for_request", "changed", "there at once, and awaitable"),
+            Name(
+                "UnifiedToolDispatcherFactory.create_for_admin",
+                "changed",
+                "who is an administrator is in context.permissions, not in what an agent or the user object says",
+                "user_context, db, user",
+            ),
+            Name(
+                "UnifiedToolDispatcherFactory.create_legacy_global",
+                "changed",
+                "looks like one of all users, and is that of the user for whom the agent runs that uses it",
+            ),
+            Name("create_request_scoped_dispatcher", "kept", "", "user_context"),
+            Name("AuthenticationError", "kept"),
+            Name("SecurityViolationError", "changed", "another name for isolane's ContextIsolationError"),
+            Name(
+                "PermissionError", "left out", "hides the builtin of that name; isolane's PermissionDeniedError is one"
+            ),
         ),
-        Name("PermissionError", "left out", "hides the builtin of that name"),
     ),
+    Module(
+        "agents.request_scoped_tool_dispatcher",
+        "request_scoped_tool_dispatcher",
+        (
+            Name(
+                "RequestScopedToolDispatcher",
+                "changed",
+                "over the dispatcher above, and has all of its methods",
+                _REQUEST_TOOLS,
+            ),
+            Name("RequestScopedToolDispatcher.dispatch", "kept", "", "tool_name"),
+            Name(
+                "RequestScopedToolDispatcher.dispatch_tool",
+                "kept",
+                "a state or a run of another request is answered as a tool that there is not",
+                "tool_name, parameters, state, run_id",
+            ),
+            Name("RequestScopedToolDispatcher.cleanup", "kept", "", ""),
+        ),
+    ),
+)
+
+_STATE_FIELDS = (
+    "user_request user_prompt chat_thread_id thread_id user_id run_id agent_input triage_result data_result "
+    "optimizations_result action_plan_result report_result synthetic_data_result supply_research_result "
+    "corpus_admin_result corpus_admin_error final_report current_step step_count messages quality_metrics "
+    "context_tracking agent_context"
 )
 
 STATE = Module(
     "agents.state, schemas.agent_models, agents.migration.deepagentstate_adapter",
-    None,
+    "deep_agent_state",
     (
-        *_all("later", "DeepAgentState DeepAgentStateAdapter MigrationValidationError", _STATE),
-        Name("UserExecutionContextAdapter", "later", _STATE),
+        Name(
+            "DeepAgentState",
+            "changed",
+            "one class for both; needs pydantic. What it is made with is copied. Making one is counted as ISO-D001",
+        ),
+        *_all("kept", _STATE_FIELDS, prefix="DeepAgentState.", of_instance=True),
+        Name("DeepAgentState.metadata", "changed", "a dictionary instead of AgentMetadata", of_instance=True),
+        Name("DeepAgentState.to_dict", "kept", "", ""),
+        Name("DeepAgentState.copy_with_updates", "changed", "a deep copy; a field that there is not is refused"),
+        *_all("changed", "increment_step_count clear_sensitive_data", "a deep copy", "DeepAgentState."),
+        Name("DeepAgentState.add_metadata", "changed", "a deep copy", "key, value"),
+        Name(
+            "DeepAgentState.merge_from", "changed", "a state of another user, or of nobody, is refused", "other_state"
+        ),
+        Name("DeepAgentStateAdapter", "kept"),
+        Name(
+            "DeepAgentStateAdapter.from_deep_agent_state",
+            "changed",
+            "ids are always compared, and never made up; deep copies",
+            f"state, {_CONTEXT_IDS}, websocket_client_id=None, validate_isolation=True",
+        ),
+        Name(
+            "DeepAgentStateAdapter.to_deep_agent_state",
+            "changed",
+            "shares nothing with the context",
+            "context, preserve_results=True",
+        ),
+        Name("MigrationValidationError", "kept"),
+        Name("UserExecutionContextAdapter", "changed", "ids are the context's; the rest is in its agent_context"),
     ),
 )
 
@@ -690,7 +820,7 @@ SURFACE: tuple[Module, ...] = (
     ENGINE,
     EXECUTION_CONTEXT,
     *BRIDGES,
-    TOOLS,
+    *TOOLS,
     STATE,
     LEGACY,
     DEPENDENCIES,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
@@ -17,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 from isolane._core import (
     BudgetExceeded,
     ContextIsolationError,
-    EventTooLarge,
     ExecutionStatus,
     Fence,
-    InvalidEvent,
     LimitRejected,
     LoopAccount,
     Permit,
@@ -32,22 +28,16 @@ from isolane._core import (
     end_stream,
 )
 from isolane.agents.base import BaseAgent
+from isolane.agents.execution import current_step, publish_end, step_context, takes_results
 from isolane.agents.instances import AgentInstanceFactory
 from isolane.agents.pipeline import check_pipeline
 from isolane.agents.result import ExecutionResult
 from isolane.engines.errors import EngineClosedError, RunCancelledError, RunExpiredError, RunRolledBackError
 from isolane.engines.waits import RunWaits, add_wait, current_waits, waiting
 from isolane.limits import LimitTimeout
-from isolane.security.errors import ResponseWithheldError
 
 if TYPE_CHECKING:
     from isolane.engines.factory import ExecutionEngineFactory
-
-_step_context: ContextVar[weakref.ref[UserExecutionContext] | None] = ContextVar("isolane_step", default=None)
-"""The context of the step that runs here: what an agent runs through its engine borrows that step's permit.
-
-Weakly: every timer and task that an agent starts copies the variable, and would keep the user's data until it is due.
-"""
 
 ADMISSION_SECONDS = 2.0
 """Within this time the first permit of an engine must be had, unless the factory says otherwise."""
@@ -264,10 +254,12 @@ class UserExecutionEngine:
         started = time.monotonic()
         result: Any = None
         name = ""
+        # What older agents of one pipeline hand on to each other.
+        carried: dict[str, Any] = {}
         try:
             for name, cls in steps:
                 needed = {key: results[key] for key in cls.requires if key in results}
-                result, error = await self._step(name, cls, request, needed)
+                result, error = await self._step(name, cls, cls._taken(request, carried), needed)
                 if error is not None:
                     return self._result(started, name, results, error=error)
                 results[name] = result
@@ -319,8 +311,7 @@ class UserExecutionEngine:
 
     def _above(self) -> UserExecutionContext:
         """Return the context of the step in which this one is nested, or the request's."""
-        reference = _step_context.get()
-        step = reference() if reference is not None else None
+        step = current_step()
         if step is not None and (step.user_id, step.run_id) == (self.context.user_id, self.context.run_id):
             return step
         return self.context
@@ -446,44 +437,12 @@ class UserExecutionEngine:
     async def _publish_end(
         self, emitter: UserWebSocketEmitter, name: str, *, result: Any = None, error: BaseException | None = None
     ) -> None:
-        """Publish the last event of a span, which must arrive whatever the agent returned.
-
-        Tools that were left open are closed first, and a result that cannot be sent is left out.
-        """
-        try:
-            if self.end_reason == "rolled_back":
-                # Whatever the agent came to: the run is not to be believed, and its last event says so.
+        if self.end_reason == "rolled_back":
+            # Whatever the agent came to: the run is not to be believed, and its last event says so.
+            with contextlib.suppress(RunClosed):
                 emitter.close_open(self._cancelled or "the run was rolled back")
-                return
-            emitter.close_open("the agent ended without completing the tool", spans=False)
-            try:
-                if isinstance(error, ResponseWithheldError):
-                    await self._publish_withheld(emitter, name)
-                elif error is not None:
-                    await emitter.notify_agent_error(agent_name=name, error=error)
-                else:
-                    await emitter.notify_agent_completed(agent_name=name, result=result)
-            except ResponseWithheldError:
-                await self._publish_withheld(emitter, name)
-            except (InvalidEvent, EventTooLarge, BudgetExceeded) as refused:
-                # With as little as possible; when even that has no room, the end of the stream closes the execution.
-                with contextlib.suppress(BudgetExceeded):
-                    if error is not None:
-                        await emitter.notify_agent_error(agent_name=name, error=type(error).__name__)
-                    else:
-                        await emitter.notify_agent_completed(
-                            agent_name=name, result=None, metadata={"result_omitted": str(refused)}
-                        )
-        except RunClosed:
-            # The engine was closed by force; the stream has its last events.
             return
-
-    @staticmethod
-    async def _publish_withheld(emitter: UserWebSocketEmitter, name: str) -> None:
-        """Tell the user that something was withheld, and nothing of what it was."""
-        await emitter.notify_agent_error(
-            agent_name=name, error="the response was withheld", metadata={"code": ResponseWithheldError.code}
-        )
+        await publish_end(emitter, name, result=result, error=error)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -618,14 +577,10 @@ async def _call(
     drive: Callable[[Awaitable[Any]], Awaitable[Any]],
 ) -> Any:
     """Call the agent with the results if it takes them."""
-    parameters = inspect.signature(agent.execute_with_context).parameters
-    takes_results = len(parameters) > 2 or any(  # noqa: PLR2004 - context and request
-        parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters.values()
-    )
-    token = _step_context.set(weakref.ref(context))
+    token = step_context.set(weakref.ref(context))
     try:
-        if takes_results:
+        if takes_results(agent.execute_with_context):
             return await drive(agent.execute_with_context(context, request, results))
         return await drive(agent.execute_with_context(context, request))  # type: ignore[call-arg]
     finally:
-        _step_context.reset(token)
+        step_context.reset(token)

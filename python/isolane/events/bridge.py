@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from isolane._core import (
     ContextIsolationError,
@@ -63,6 +63,16 @@ class WebSocketConfig:
         }
 
 
+class PublishesBeside(Protocol):
+    """Has streams of its own in the lanes of users, as the hub of older names."""
+
+    def end_idle(self) -> None:
+        """End those into which nothing was told for a while."""
+
+    def close(self) -> None:
+        """End all of them."""
+
+
 class _Held(weakref.ref[UserWebSocketEmitter]):
     """An emitter that is in use, and whose it is."""
 
@@ -86,6 +96,7 @@ class WebSocketBridgeFactory:
         self._lock = threading.RLock()
         self._pools: weakref.WeakValueDictionary[str, ConnectionPool] = weakref.WeakValueDictionary()
         self._notices = Notices()
+        self._beside: weakref.WeakSet[PublishesBeside] = weakref.WeakSet()
         self.health = HealthMonitor()
         self._created = 0
         self._closed = False
@@ -146,6 +157,12 @@ class WebSocketBridgeFactory:
     def end_idle_notices(self) -> None:
         """End the streams of ``broadcast_to_user`` into which nothing was told for a minute. ``setup`` does it."""
         self._notices.end_idle()
+        for beside in list(self._beside):
+            beside.end_idle()
+
+    def look_after(self, beside: PublishesBeside) -> None:
+        """Have the idle streams of something ended with the notices, and all of them with the factory. Held weakly."""
+        self._beside.add(beside)
 
     def connection_pool(self, user_id: str) -> ConnectionPool:
         """Return the sockets of a user as a pool: the same one as long as somebody holds it."""
@@ -231,6 +248,8 @@ class WebSocketBridgeFactory:
         self._closed = True
         self.health.stop()
         self._notices.end()
+        for beside in list(self._beside):
+            beside.close()
         for emitter in self._living():
             await emitter.cleanup()
 

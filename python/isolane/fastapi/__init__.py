@@ -28,6 +28,7 @@ try:
     )
     from isolane.fastapi.gate import bearer_of
     from isolane.fastapi.middleware import IsolaneMiddleware
+    from isolane.fastapi.migration import migration_router
     from isolane.fastapi.principal import NotAuthenticatedError, Principal
     from isolane.fastapi.rollout import Flags, RunModes
     from isolane.fastapi.settings import IsolaneSettings, SettingsConflictError
@@ -59,6 +60,7 @@ __all__ = [
     "SettingsConflictError",
     "UserConnection",
     "bearer_of",
+    "migration_router",
     "require_mfa",
     "require_mfa_by",
     "require_permissions",

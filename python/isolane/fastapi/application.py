@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,14 @@ Authenticate = Callable[[HTTPConnection], Principal | Awaitable[Principal | None
 ResolveIds = Callable[[HTTPConnection], Any]
 SessionFactory = Callable[[UserExecutionContext], Any]
 AuthorizeCommand = Callable[[Principal, str, str], bool]
+
+
+_running: list[Isolane] = []
+
+
+def running_applications() -> tuple[Isolane, ...]:
+    """Return what runs in this process, the latest last."""
+    return tuple(_running)
 
 
 class Isolane:
@@ -172,6 +181,11 @@ class Isolane:
         self.factory.reopen()
         self.bridge.reopen()
         set_default_limiter(self.limiter)
+        if "ISOLANE_LEDGER_DIR" in os.environ:
+            # An empty ledger too is written: it says that this worker counted and there was nothing.
+            from isolane.migration.deprecation import keep_ledger  # noqa: PLC0415
+
+            keep_ledger()
         self._warn()
         sweeper = asyncio.create_task(self._sweep(), name="isolane sweep")
         signals = self.install_signal_drain() if self.settings.signal_drain else None
@@ -183,6 +197,7 @@ class Isolane:
             self.rollout.start(self)
         if self.probe is not None:
             self.probe.start()
+        _running.append(self)
         try:
             yield
         finally:
@@ -198,6 +213,7 @@ class Isolane:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
             await self.bridge.shutdown()
+            _running.remove(self)
             if self.rollout is not None:
                 await self.rollout.stop()
             # Last: what still runs while the service drains is looked at as well.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from isolane.contexts.caller import Caller, current_caller
 from isolane.fastapi.scope import STATE_KEY, RequestScope
 
 if TYPE_CHECKING:
@@ -37,9 +38,13 @@ class IsolaneMiddleware:
         held = RequestScope(self.isolane)
         # A dictionary of this request alone, whatever the server passes to others.
         scope["state"] = {**(scope.get("state") or {}), STATE_KEY: held}
+        caller = Caller(held, scope)
+        token = current_caller.set(caller)
         try:
             await self.app(scope, receive, send)
         finally:
+            current_caller.reset(token)
+            caller.close()
             if held.used:
                 await self._close(held)
 

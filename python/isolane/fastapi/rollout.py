@@ -65,6 +65,8 @@ class Rollout:
     async def stop(self) -> None:
         """Watch no more. Contexts that were made keep their decisions."""
         self._ticker.stop()
+        if self.guard is not None:
+            self.guard.detach()
         if self._listens is not None:
             self._listens()
             self._listens = None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from isolane._core import UnifiedIDManager, UserExecutionContext, bind_event_bounds
 from isolane.engines.engine import UserExecutionEngine
@@ -51,6 +52,21 @@ class RequestScope:
                 self._principal = await (gate.of_stream(conn) if by_ticket else gate.of_request(conn))
             self._authenticated = True
         return self._principal
+
+    @property
+    def known_user(self) -> str | None:
+        """Who is signed in, if that was asked already."""
+        return None if self._principal is None else self._principal.user_id
+
+    @property
+    def run_context(self) -> UserExecutionContext | None:
+        """The run context of the request, if it was made already."""
+        return self._context
+
+    async def user_of(self, connection: Scope) -> str | None:
+        """Ask who is signed in on the connection that this belongs to, once."""
+        principal = await self.principal(HTTPConnection(connection))
+        return None if principal is None else principal.user_id
 
     async def require_principal(self, conn: HTTPConnection) -> Principal:
         """Return who this is, or raise ``NotAuthenticatedError``."""

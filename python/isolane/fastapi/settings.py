@@ -207,10 +207,13 @@ OTHER_VARIABLES = frozenset(
     {
         "ISOLANE_AUDIT_DIR",
         "ISOLANE_AUDIT_KEY",
+        "ISOLANE_LEDGER_DIR",
+        "ISOLANE_LEGACY_BROADCAST",
         "ISOLANE_MUTANT",
         "ISOLANE_VECTORS",
+        "ISOLANE_WARN",
         "ISOLANE_SCREENSHOTS",
         "ISOLANE_REQUIRE_ALL",
     }
 )
-"""The key of the audit log, which is no setting that may be printed, and variables of the project's own tests."""
+"""The key of the audit log, which is no setting that may be printed, what other parts read, and the project's tests."""

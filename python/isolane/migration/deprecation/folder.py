@@ -123,7 +123,7 @@ class LedgerReading:
         lines = tuple(
             LegacyLine(**{**line, "first": _time(line["first"]), "last": _time(line["last"])}) for line in book["sites"]
         )
-        gone = book["evicted_last"]
+        gone = book.get("evicted_last")
         return cls(
             since=_time(book["since"]),
             until=_time(book["until"]),

@@ -122,7 +122,7 @@ class _Teller:
         top = sorted(book["sites"], key=lambda site: -site["count"])[:_TOP]
         lines = ", ".join(f"{site['symbol']} at {site['file']}:{site['line']} ({site['count']})" for site in top)
         logger.warning(
-            "%d legacy calls of isolane from %d lines, which version 2 removes; most often: %s."
+            "legacy calls that isolane 2 removes: %d, from %d lines; most often: %s."
             " `isolane migrate status` shows all",
             LEDGER.calls(),
             len(book["sites"]) + book["evicted"],

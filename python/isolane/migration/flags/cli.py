@@ -21,7 +21,7 @@ from isolane.migration.flags.sources.environment import FILE_VARIABLE
 from isolane.migration.flags.sources.errors import FlagChangeRefusedError, FlagFileError
 from isolane.migration.flags.sources.history import FlagChange
 from isolane.migration.flags.sources.reading import as_json
-from isolane.migration.flags.sources.writer import FlagWriter
+from isolane.migration.flags.sources.writer import LOCK_SECONDS, FlagWriter
 from isolane.migration.flags.status import as_text, condition_of, plain, rollout_status
 from isolane.security.errors import AuditUnavailableError
 from isolane.security.events import AuditClass, SecurityEvent, Severity
@@ -69,7 +69,7 @@ def _writer(options: argparse.Namespace) -> FlagWriter:
         raise FlagFileError(
             "no file of flags", "neither --file nor the variable names one", f"set {FILE_VARIABLE}, or give --file FILE"
         )
-    return FlagWriter(options.file)
+    return FlagWriter(options.file, lock_seconds=LOCK_SECONDS)
 
 
 @contextlib.contextmanager

@@ -60,4 +60,4 @@ def _hundred_thousandths(name: str, value: Any) -> int:
 
 def _refused(path: str, problem: str, fix: str) -> FlagConfigError:
     message = f"{path}: {problem}. {fix}"
-    return FlagConfigError(message, path=path, problem=problem, fix=fix)
+    return FlagConfigError(message, path, problem, fix)

@@ -34,7 +34,7 @@ class MigrationFeatureFlags:
     Args:
         source: Where the document comes from: a `FlagSource`, a document as a mapping or as JSON, or the path of a
             file. A mapping of nothing but the older design's three values is taken as `from_percentages` takes it.
-            Without one every flag is off until `load`.
+            Without a source every flag is off until `load`.
         attributes_of: Asked with a user's id for what rules look at, on the event loop: a plain function that answers
             at once. By default the source's own, which `OpenFeatureSource` has. When it raises, no rule matches, and
             the decision says `GENERAL`.

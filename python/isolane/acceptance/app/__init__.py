@@ -1,0 +1,1 @@
+"""A service behind HTTP as a target: its configuration, its process, its users."""

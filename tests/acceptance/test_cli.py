@@ -1,0 +1,159 @@
+"""``isolane accept`` as a person runs it, and the same through pytest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from isolane.acceptance import AcceptanceConfig
+from isolane.cli import main
+
+ROOT = Path(__file__).parents[2]
+HELPDESK = ROOT / "examples" / "legacy_service"
+OPTIMIZER = ROOT / "examples" / "optimizer" / "accept.toml"
+
+
+def test_the_help_desk_of_singletons_fails_and_each_leak_is_named(capsys, tmp_path) -> None:
+    arguments = ["accept", "--config", str(HELPDESK / "accept.toml"), "--only", "user_isolation", "--only", "security"]
+    assert main([*arguments, "--json", str(tmp_path / "r.json"), "--junit", str(tmp_path / "r.xml")]) == 1
+    shown = capsys.readouterr().out
+    for leak in (
+        # The manager of sockets tells everybody, the state is overwritten, the cache knows no user.
+        "in /ws, event tool_completed at $.payload.result[*]",
+        "in /ws, event agent_completed at $.payload.result",
+        "in POST /runs at $.answer",
+        "in GET /runs/{run} at $.answer",
+        "not refused: GET /runs/{run} of another user's run (HTTP 200)",
+    ):
+        assert leak in shown
+    assert "FAILED: 2 failed" in shown
+    report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert (report["schema"], report["success"]) == (1, False)
+    assert report["tests"]["user_isolation"]["verdict"] == "failed"
+    suite = ET.parse(tmp_path / "r.xml").getroot().find("testsuite")
+    assert suite is not None
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("2", "2", "0", "0")
+
+
+def test_the_example_on_isolane_passes(capsys) -> None:
+    tests = ["user_isolation", "websocket_isolation", "security", "legacy_compatibility"]
+    only = [word for name in tests for word in ("--only", name)]
+    assert main(["accept", "--config", str(OPTIMIZER), *only]) == 0, capsys.readouterr().out
+    assert "PASSED: 4 passed" in capsys.readouterr().out
+
+
+def test_the_example_on_singletons_fails(running_as_legacy, capsys) -> None:
+    assert main(["accept", "--config", str(running_as_legacy), "--only", "user_isolation"]) == 1
+    assert "leak: " in capsys.readouterr().out
+
+
+@pytest.fixture
+def running_as_legacy(tmp_path) -> Path:
+    """The same configuration, with the switch to the leaking path thrown by each user."""
+    text = OPTIMIZER.read_text(encoding="utf-8")
+    text = text.replace('directory = "../.."', f"directory = {json.dumps(str(ROOT))}")
+    text = text.replace('path = "/ws"\nprotocol = "isolane.v1"', 'path = "/legacy/ws"\nprotocol = "plain"')
+    text = text.replace('subprotocols = ["isolane.v1", "bearer.{token}"]', 'subprotocols = ["bearer.{token}"]')
+    text = text.replace('ends = "stream"', 'ends = "poll"\nseconds_ = 0').replace("seconds_ = 0\n", "")
+    poll = '[run.poll]\npath = "/api/runs/{run}"\n'
+    switch = '[[prepare]]\npath = "/api/mode"\njson = { mode = "legacy" }\n'
+    path = tmp_path / "accept.toml"
+    path.write_text(f"{text}\n{switch}\n{poll}", encoding="utf-8")
+    return path
+
+
+def test_isolane_itself(capsys) -> None:
+    assert main(["accept", "--self", "--only", "security", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["target"] == "isolane in this process"
+
+
+def test_init_finds_the_routes_of_a_service(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(HELPDESK)
+    path = tmp_path / "accept.toml"
+    assert main(["accept", "init", "--app", "app.main:app", "--output", str(path)]) == 0
+    config = AcceptanceConfig.read(path)
+    assert config.login is not None and config.login.place == "POST /login"
+    assert config.run.place == "POST /runs"
+    assert "{canary}" in config.run.json["question"]
+    assert [step.path for step in config.reads] == ["/runs/{run}"]
+    assert config.socket is not None and config.socket.path == "/ws"
+    capsys.readouterr()
+    assert main(["accept", "init", "--app", "app.main:app", "--output", str(path)]) == 2
+    assert "--force writes over it" in capsys.readouterr().err
+    # What was written can be run as it is: it finds the leak.
+    assert main(["accept", "--app", "app.main:app", "--config", str(path), "--only", "user_isolation"]) == 1
+    assert "received a canary of" in capsys.readouterr().out
+
+
+def test_init_without_a_service_writes_an_example(tmp_path) -> None:
+    path = tmp_path / "accept.toml"
+    assert main(["accept", "init", "--output", str(path)]) == 0
+    assert AcceptanceConfig.read(path).run.path == "/runs"
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [("no.such:app", "ended with 1 instead of serving"), ("isolane:no_such_app", "instead of serving")],
+)
+def test_a_service_that_does_not_start(target, says, capsys) -> None:
+    assert main(["accept", "--config", str(HELPDESK / "accept.toml"), "--app", target]) == 2
+    error = capsys.readouterr().err
+    assert says in error and "Its last lines" in error
+
+
+def test_a_configuration_that_is_wrong(tmp_path, capsys) -> None:
+    path = tmp_path / "accept.toml"
+    path.write_text("schema = 3\n", encoding="utf-8")
+    assert main(["accept", "--config", str(path)]) == 2
+    assert "schema: is 3. Allowed: a whole number from 1 to 1" in capsys.readouterr().err
+
+
+def test_nobody_can_sign_in(tmp_path, capsys) -> None:
+    text = (HELPDESK / "accept.toml").read_text(encoding="utf-8").replace('path = "/login"', 'path = "/nowhere"')
+    path = tmp_path / "accept.toml"
+    path.write_text(text.replace("[app]", f"[app]\ndirectory = {json.dumps(str(HELPDESK))}"), encoding="utf-8")
+    assert main(["accept", "--config", str(path), "--only", "user_isolation"]) == 1
+    assert "could not sign in: POST /nowhere answered 404 (login.request)" in capsys.readouterr().out
+
+
+CONFTEST = """
+import contextlib
+from isolane.acceptance import plugin
+
+def pytest_addoption(parser):
+    # Where isolane is installed, its own plugin declares the option.
+    with contextlib.suppress(ValueError):
+        parser.addoption(plugin.OPTION)
+
+def pytest_configure(config):
+    if not config.pluginmanager.is_registered(plugin):
+        config.pluginmanager.register(plugin)
+"""
+
+
+def test_pytest_collects_the_eight(running_service, tmp_path) -> None:
+    url, pid = running_service
+    text = (Path(__file__).parent / "accept.toml").read_text(encoding="utf-8")
+    config = tmp_path / "accept.toml"
+    config.write_text(text.replace("[app]", f'[app]\nurl = "{url}"\npid = {pid}'), encoding="utf-8")
+    (tmp_path / "test_mine.py").write_text("def test_mine(): pass\n", encoding="utf-8")
+    (tmp_path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
+    options = ["--isolane-accept", "accept.toml", "--junit-xml", "r.xml", "-k", "mine or security"]
+    import httpx
+
+    httpx.post(f"{url}/fault/reads_of_others", trust_env=False)
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+    assert "1 failed, 1 passed, 7 deselected" in done.stdout, done.stdout + done.stderr
+    assert "not refused: GET /runs/{run} of another user's run (HTTP 200)" in done.stdout
+    assert "Traceback" not in done.stdout
+    cases = ET.parse(tmp_path / "r.xml").getroot().iter("testcase")
+    assert sorted(case.get("name") for case in cases) == ["security", "test_mine"]
+    config.write_text("schema = 4\n", encoding="utf-8")
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 4
+    assert "schema: is 4" in done.stderr

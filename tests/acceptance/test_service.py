@@ -1,0 +1,58 @@
+"""The suite against a real service: it has nothing to say of one without faults, and names each fault it is given."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from isolane.acceptance import TESTS, Verdict
+
+# The fault, the test that must report it, and what it must say.
+FAULTS = [
+    ("body", "user_isolation", r"leak: \S+ received a canary of \S+ in POST /runs at \$\.related\[\*\]\.note"),
+    ("header", "user_isolation", r"canary of \S+ in the headers of POST /runs at \$, written as base64"),
+    ("pieces", "user_isolation", r"canary of \S+ in several events text_delta at \$\.payload\.delta, written as pieces"),
+    ("run_id", "user_isolation", r"a run id of \S+ in POST /runs at \$\.previous"),
+    ("broadcast_end", "user_isolation", r"canary of \S+ in /ws, event agent_completed at \$\.payload\.result"),
+    ("forgets", "user_isolation", r"\S+ never received an own canary, so a foreign one might not be shown either"),
+    ("close_reason", "security", r"canary of \S+ in the headers of /ws"),
+    ("broadcast", "websocket_isolation", r"foreign event: \S+, agent_started of a run of somebody else over /ws"),
+    ("swapped", "websocket_isolation", r"out of order: \S+, agent_thinking has number 2 and came after number 3"),
+    ("two_ends", "websocket_isolation", r"doubled: \S+, agent_completed: a second end of one span"),
+    ("after_end", "websocket_isolation", r"out of order: \S+, agent_thinking came after the end of its span"),
+    ("no_end", "websocket_isolation", r"missing: \S+, the end of a span"),
+    ("lost_number", "websocket_isolation", r"missing: \S+, nothing with number 2 came before agent_thinking"),
+    ("slow", "performance", r"the mean time of a run of one user is (9|1\d)\d\d\.\d ms"),
+    ("late", "performance", r"the 95th percentile of the way of an event is 1\d\d\.\d ms and is beyond the alert"),
+    ("refuses_many", "concurrency", r"number of users served at the same time is 3 users and is beyond the alert"),
+    ("keeps_sockets", "resource_management", r"more files and sockets are open than before"),
+    ("keeps_engines", "resource_management", r"\d+ runs are held 0 s after the last user has gone"),
+    ("grows", "resource_management", r"what the process grew by, for each of 3 users is \d\d\.\d MiB"),
+    ("fails_for_others", "error_handling", r"was not (harmed was not )?completed|could not run again afterwards"),
+    ("error_text", "error_handling", r"canary of \S+ in /ws, event agent_error at \$\.payload\.error"),
+    ("no_sign_in", "security", r"not refused: POST /runs without a credential \(HTTP 200\)"),
+    ("any_token", "security", r"not refused: POST /runs with a wrong credential \(HTTP 200\)"),
+    ("query_token", "security", r"not refused: POST /runs with the credential in the query, as token \(HTTP 200\)"),
+    ("reads_of_others", "security", r"not refused: GET /runs/\{run\} of another user's run \(HTTP 200\)"),
+    ("open_socket", "security", r"not refused: the socket /ws without a credential \(accepted\)"),
+    ("no_payload", "legacy_compatibility", r"agent_started has no /payload, which older clients read"),
+]
+
+
+async def test_a_service_without_faults_passes_all_eight(suite_with) -> None:
+    results = await suite_with("")
+    assert list(results.failures()) == []
+    assert results.success
+    assert list(results.results) == list(TESTS)
+    for result in results.results.values():
+        assert result.verdict is Verdict.PASSED
+        assert result.controls and all(one.seen for one in result.controls)
+        assert all(result.checks.values())
+
+
+@pytest.mark.parametrize(("fault", "test", "says"), FAULTS, ids=[fault for fault, _, _ in FAULTS])
+async def test_a_fault_is_named_by_its_test(suite_with, fault, test, says) -> None:
+    results = await suite_with(fault, test)
+    assert not results.success
+    told = "\n".join(results.results[test].problems())
+    assert re.search(says, told), told
