@@ -82,6 +82,10 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+def written(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())["flags"][FLAG]
+
+
 def auth(user: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {user}"}
 
@@ -125,7 +129,7 @@ async def test_after_a_violation_each_modern_run_ends_with_one_event_and_the_nex
             assert (status["state"], status["health"]) == ("rolled_back", "critical")
             assert all(account["balanced"] for account in log_accounts())
             async with asyncio.timeout(30):
-                while "rollback" not in json.loads(path.read_text())["flags"][FLAG]:
+                while "rollback" not in written(path):
                     await asyncio.sleep(0.02)
             assert (await client.post("/end")).json() is True
             await legacy

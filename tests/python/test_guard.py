@@ -113,9 +113,9 @@ def test_what_is_no_duration_is_refused(duration: float) -> None:
 def test_unknown_names_are_refused_where_they_are_given() -> None:
     flags = MigrationFeatureFlags(document())
     guard = RolloutGuard(flags)
-    with pytest.raises(ValueError, match="there is no metric .run_eror.; known are"):
+    with pytest.raises(ValueError, match=r"there is no metric .run_eror.; known are"):
         guard.observe("run_eror", True)
-    with pytest.raises(ValueError, match="there is no cohort .new."):
+    with pytest.raises(ValueError, match=r"there is no cohort .new."):
         guard.observe("run_error", True, "new")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="of 1 observations 2 cannot be bad"):
         guard.observe("run_error", 2)
@@ -210,6 +210,17 @@ async def test_what_cannot_be_recorded_is_not_done_but_a_rollback_is() -> None:
     assert guard.status().state == "rolled_back"
 
 
+def written(path: Path) -> Any:
+    return json.loads(path.read_text())["flags"][FLAG]
+
+
+def replace(path: Path, text: str) -> str:
+    """Write another text into a file. Returns the one before."""
+    before = path.read_text()
+    path.write_text(text)
+    return before
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "flags.json"
@@ -227,7 +238,7 @@ async def test_a_rollback_is_written_survives_a_restart_and_is_resumed_for_all(p
     assert not flags.is_on(FLAG, "ann"), "in this process at once"
     await guard.settled()
     assert guard.status().is_written
-    held = json.loads(path.read_text())["flags"][FLAG]
+    held = written(path)
     assert (held["rollout"], held["rollback"]["metric"], held["salt"]) == (0, "run_error", "old")
     others.refresh()
     other.tick()
@@ -244,7 +255,7 @@ async def test_a_rollback_is_written_survives_a_restart_and_is_resumed_for_all(p
     other.tick()
     assert other.status().state == "idle"
     assert await other.advance(actor="ops") == 100
-    assert json.loads(path.read_text())["flags"][FLAG]["rollout"] == 100
+    assert written(path)["rollout"] == 100
 
 
 async def test_a_rollback_that_cannot_be_written_holds_here_and_is_tried_again(
@@ -252,24 +263,23 @@ async def test_a_rollback_that_cannot_be_written_holds_here_and_is_tried_again(
 ) -> None:
     flags = MigrationFeatureFlags(path)
     guard = RolloutGuard(flags, writer=FlagWriter(path))
-    text = path.read_text()
-    path.write_text("nonsense")
+    text = replace(path, "nonsense")
     break_it(guard)
     await guard.settled()
     assert not guard.status().is_written
     assert not flags.is_on(FLAG, "ann")
     assert "is tried again" in caplog.text
-    path.write_text(text)
+    replace(path, text)
     guard.tick()
     await guard.settled()
     assert guard.status().is_written
-    assert json.loads(path.read_text())["flags"][FLAG]["rollback"]["metric"] == "run_error"
+    assert written(path)["rollback"]["metric"] == "run_error"
 
 
 def test_without_a_loop_it_is_written_before_the_call_returns(path: Path) -> None:
     guard = RolloutGuard(MigrationFeatureFlags(path), writer=FlagWriter(path))
     break_it(guard)
-    assert json.loads(path.read_text())["flags"][FLAG]["rollback"]["metric"] == "run_error"
+    assert written(path)["rollback"]["metric"] == "run_error"
 
 
 def test_a_rollback_that_somebody_wrote_by_hand_is_taken_over() -> None:
@@ -324,7 +334,7 @@ async def test_a_cancelled_step_by_hand_leaves_a_whole_document(path: Path) -> N
     with pytest.raises(asyncio.CancelledError):
         await task
     for _ in range(200):
-        if json.loads(path.read_text())["flags"][FLAG]["rollout"] == 5_000:
+        if written(path)["rollout"] == 5_000:
             break
         await asyncio.sleep(0.01)
     guard.flags.refresh()

@@ -57,7 +57,7 @@ class Leaks(BaseAgent):
 
     async def execute_with_context(self, context: UserExecutionContext, request: Any) -> Any:
         try:
-            raise ContextIsolationError("an object of another user", "bind")
+            raise ContextIsolationError("an object of another user", "bind")  # noqa: TRY301
         except ContextIsolationError as error:
             raise ValueError("it went wrong") from error
 

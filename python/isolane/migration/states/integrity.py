@@ -10,7 +10,6 @@ from typing import Any
 from isolane._core import audit_isolation, lane_stats, log_accounts
 from isolane.security.audit import AuditLogger, EncryptedAuditStorage
 
-
 MAX_PROBLEMS = 64
 """Problems that are told one by one; of more the number is told."""
 
@@ -87,10 +86,17 @@ def check_logs(accounts: Sequence[Mapping[str, Any]] | None = None) -> Integrity
     return IntegrityCheck("logs", _few(found), len(accounts))
 
 
+def stored(audit: EncryptedAuditStorage | AuditLogger) -> EncryptedAuditStorage:
+    """Return the stored log of one that is written."""
+    return audit.storage if isinstance(audit, AuditLogger) else audit
+
+
 def check_audit(storage: EncryptedAuditStorage) -> IntegrityCheck:
     """Verify the stored audit log as a whole. Reads all of it."""
     found = storage.verify()
-    altered = [f"chain {chain} is not as it was written from record {seq} on: {why}" for chain, seq, why in found.altered]
+    altered = [
+        f"chain {chain} is not as it was written from record {seq} on: {why}" for chain, seq, why in found.altered
+    ]
     return IntegrityCheck("audit", _few(altered), found.records)
 
 
@@ -105,8 +111,7 @@ async def check_data_integrity(audit: EncryptedAuditStorage | AuditLogger | None
     """
     checks = {"owners": _done("owners", check_owners), "logs": _done("logs", check_logs)}
     if audit is not None:
-        storage = audit.storage if isinstance(audit, AuditLogger) else audit
-        checks["audit"] = await asyncio.to_thread(_done, "audit", lambda: check_audit(storage))
+        checks["audit"] = await asyncio.to_thread(_done, "audit", lambda: check_audit(stored(audit)))
     return IntegrityReport(checks)
 
 

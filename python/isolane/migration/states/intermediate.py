@@ -145,7 +145,7 @@ class MigrationPhase(Machine):
 
     Args:
         guard: the guard of the rollout.
-        audit: the audit log, as it is written or as it is stored. Without one the audit has looked at nothing, and fails.
+        audit: the audit log, as it is written or as it is stored. Without one nothing was looked at, and that fails.
     """
 
     table = Table(
@@ -207,7 +207,7 @@ class MigrationPhase(Machine):
     async def _security(self) -> Validation:
         if self._audit is None:
             return Validation("SecurityAudit", ("there is no audit log",), 0)
-        return _as_validation("SecurityAudit", await asyncio.to_thread(check_audit, getattr(self._audit, "storage", self._audit)))
+        return _as_validation("SecurityAudit", await asyncio.to_thread(check_audit, stored(self._audit)))
 
 
 def _as_validation(name: str, check: IntegrityCheck) -> Validation:
