@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from isolane._core import UserExecutionContext
 from isolane.contexts.factory import validate_user_context
 from isolane.migration.states.current import kind_of
-from isolane.migration.states.integrity import IntegrityCheck, check_audit, check_owners
+from isolane.migration.states.integrity import IntegrityCheck, check_audit, check_owners, stored
 from isolane.migration.states.machine import Machine, Table, rows
 
 if TYPE_CHECKING:
