@@ -20,6 +20,7 @@ from tests.adversity import (  # noqa: F401 - they add their scenarios to the ot
     auth_scenarios,
     client_scenarios,
     contamination_scenarios,
+    guard_scenarios,
     limit_scenarios,
     memory_scenarios,
     pool_scenarios,
