@@ -167,8 +167,8 @@ class RolloutGuard:
         """Hear of the runs of an application, of their events, and of violations of isolation.
 
         Doing it again is nothing. Heard of are the runs of ``application.factory``; the reports of
-        ``application.contamination`` and the events of ``application.audit``, if there are any. An event of this process
-        is slow by the policy of the guard attached last.
+        ``application.contamination`` and the events of ``application.audit``, if there are any. An event of this
+        process is slow by the policy of the guard attached last.
         """
         if any(signals.factory is application.factory for signals in self._signals):
             return
