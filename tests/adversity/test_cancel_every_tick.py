@@ -23,6 +23,7 @@ from tests.adversity import (  # noqa: F401 - they add their scenarios to the ot
     contamination_scenarios,
     legacy_scenarios,
     flag_scenarios,
+    guard_scenarios,
     limit_scenarios,
     memory_scenarios,
     pool_scenarios,

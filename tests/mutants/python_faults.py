@@ -73,6 +73,21 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "testing/faults.py",
         (("if missing := self.never_came:", "if (missing := self.never_came) is None:"),),
     ),
+    "RollbackEventWithoutCode": PythonFault(
+        "runs that a rollback cancels do not say so",
+        "engines/factory.py",
+        (('set_end_code(engine.context.user_id, engine.context.run_id, "rolled_back")', "pass"),),
+    ),
+    "AbortEndsLegacyRuns": PythonFault(
+        "a rollback cancels the runs of the older side as well",
+        "engines/factory.py",
+        (("[engine for engine in self._numbers if belongs(engine.context)]", "list(self._numbers)"),),
+    ),
+    "RollbackNotWrittenAgain": PythonFault(
+        "a rollback that could not be written is lost with the process",
+        "migration/guard/guard.py",
+        (("        if self._unwritten is not None:\n            self._persist()\n", ""),),
+    ),
     "ToolParametersNotAsked": PythonFault(
         "the detector is not asked about the parameters of a tool",
         "tools/dispatcher.py",

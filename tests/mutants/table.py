@@ -123,6 +123,36 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "lib::loopaccount::budget::tests::a_budget_is_told_when_it_is_used_up_and_again_when_as_much_is",
     ),
     "BlockNotTold": (f"{P}loop_account.py::test_a_block_is_told_with_its_run_its_agent_and_its_line",),
+    # The guard of a rollout.
+    "GuardBetsOnTheBound": (
+        "guard_simulation::harmful_rollouts_are_caught_soon",
+        "lib::guard::eprocess::tests::nobody_may_expect_to_gain_while_the_bound_holds",
+    ),
+    "GuardLatchLost": (
+        "lib::guard::tests::a_rollback_stays_whatever_comes_after_it",
+        f"{P}guard.py::test_a_rollback_takes_the_flag_from_everybody_before_the_call_returns",
+    ),
+    "GuardIgnoresDwell": (
+        "lib::guard::tests::samples_and_dwell_together_are_needed",
+        f"{P}guard.py::test_it_climbs_the_ladder_with_samples_and_time_and_with_neither_alone",
+    ),
+    "GuardNeedsNoData": (
+        "lib::guard::tests::no_data_of_one_metric_holds",
+        f"{P}guard.py::test_it_climbs_the_ladder_with_samples_and_time_and_with_neither_alone",
+    ),
+    "GuardSleepsWhilePaused": (
+        "lib::guard::tests::one_violation_of_isolation_aborts_in_every_state",
+        f"{P}guard.py::test_one_violation_of_isolation_is_enough_in_every_state",
+    ),
+    "GuardIgnoresBaseline": ("guard_simulation::as_slow_as_the_older_side_is_never_rolled_back",),
+    # What it does.
+    "RollbackEventWithoutCode": (
+        f"{P}guard_runs.py::test_abort_cancels_the_modern_runs_with_one_last_event_each",
+    ),
+    "AbortEndsLegacyRuns": (f"{P}guard_runs.py::test_abort_cancels_the_modern_runs_with_one_last_event_each",),
+    "RollbackNotWrittenAgain": (
+        f"{P}guard.py::test_a_rollback_that_cannot_be_written_holds_here_and_is_tried_again",
+    ),
     # Events.
     "FoldDropsLatest": (f"{P}event_log.py::test_a_full_log_folds_into_the_latest_of_each_span_and_key",),
     "FoldForgetsOpenSpans": (
