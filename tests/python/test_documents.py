@@ -108,9 +108,14 @@ def test_the_readme_and_every_page_on_a_subject_have_examples():
 
 
 def test_every_block_says_what_it_is():
-    known = {"python", "text", "mermaid"}
+    known = {"python", "text", "mermaid", "console"}
     unnamed = [block.name for path in DOCUMENTS for block in fenced(path) if block.language not in known]
     assert unnamed == []
+    # The guide's commands are run, and compared with what they print, by tests/guide.
+    typed = {
+        block.name.partition(":")[0] for path in DOCUMENTS for block in fenced(path) if block.language == "console"
+    }
+    assert typed == {"docs/migration-guide.md"}
 
 
 def test_an_example_that_fails_names_its_document_and_line(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         LegacyIdentityError,
         LegacyState,
         LegacyStateAdapter,
+    )
     from isolane.migration.deprecation import (
         IsolaneDeprecationWarning,
         RemovedInV2Warning,
@@ -145,6 +146,7 @@ __all__ = [
     "GuardPolicy",
     "GuardStatus",
     "HybridBridge",
+    "IsolaneDeprecationWarning",
     "LegacyAgentShim",
     "LegacyContextError",
     "LegacyExecutionAdapter",
@@ -153,7 +155,6 @@ __all__ = [
     "LegacyState",
     "LegacyStateAdapter",
     "LegacyWebSocketBridge",
-    "IsolaneDeprecationWarning",
     "MetricPolicy",
     "MigrationFeatureFlags",
     "MigrationMode",
@@ -166,8 +167,8 @@ __all__ = [
     "SendOutcome",
     "bind_context",
     "configure_legacy",
-    "get_websocket_manager",
     "deprecated_call",
+    "get_websocket_manager",
     "keep_ledger",
     "legacy_calls",
 ]
