@@ -1,5 +1,4 @@
 """Cohorts."""
-
 import random
 
 from isolane import UserExecutionContext

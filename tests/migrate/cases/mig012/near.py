@@ -24,7 +24,6 @@ class Manager:
 
     async def defined(self):
         with lock:
-
             async def later():
                 await asyncio.sleep(0)
 
