@@ -1214,7 +1214,7 @@ class FlagEngine:
         """
         The records of rollbacks in force, by flag: of this process and of the document.
         """
-    def load(self, /, text: str, origin: str = "", *, force: bool = False) -> int:
+    def load(self, /, text: str, origin: str | None = None, *, force: bool = False) -> int:
         """
         Puts a document in force and answers its revision. `origin` names where it came from. A document whose revision is lower
         than that in force is refused, unless `force`. Raises `FlagConfigError`: what was in force stays, and its decisions say

@@ -21,9 +21,9 @@ const MAX_REQUIRES: usize = 16;
 /// Most flags that are looked at to decide one.
 const MAX_LOOKS: u32 = 256;
 /// Longest name of a flag or an attribute, and longest salt, in bytes.
-const MAX_NAME: usize = 128;
+pub(super) const MAX_NAME: usize = 128;
 /// Longest record of a rollback, in bytes.
-const MAX_RECORD: usize = 16 << 10;
+pub(super) const MAX_RECORD: usize = 16 << 10;
 /// Highest revision: what every JSON reader can hold exactly.
 const MAX_REVISION: u64 = 1 << 53;
 

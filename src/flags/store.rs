@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use super::document::{Document, FlagFault, TextSet};
-use super::read::MAX_FLAGS;
+use super::read::{MAX_FLAGS, MAX_NAME, MAX_RECORD};
+use crate::ids::cut;
 use crate::mutants::mutant;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -166,6 +167,7 @@ impl Store {
 
     /// Rolls a flag back until it is released or a later document says who resumed. The first record stays.
     pub fn latch(&self, flag: &str, record: &str) -> Result<(), TooMany> {
+        let (flag, record) = (cut(flag, MAX_NAME), cut(record, MAX_RECORD));
         self.change(|state| {
             if state.latches.contains_key(flag) {
                 return Ok(());

@@ -14,10 +14,12 @@ import pytest
 import websockets
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
 from isolane import BaseAgent, ContextIsolationError
+from isolane._core import install_flags
 from isolane.fastapi import Ctx, Engine, IsolaneSettings, Principal, setup
 from isolane.fastapi.sockets import bearer_of
 from isolane.migration import legacy
-from isolane.migration.legacy import get_websocket_manager
+from isolane.migration.flags import MigrationFeatureFlags
+from isolane.migration.legacy import BridgeSelector, ModernWebSocketBridge, get_websocket_manager
 from starlette.requests import HTTPConnection
 
 from tests.compat.pool import until
@@ -191,11 +193,11 @@ class Service:
         headers = {} if user is None else {"Authorization": f"Bearer {self.of(user)}"}
         if "to" in body:
             body = {**body, "to": self.of(body["to"])}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=20, verify=False) as client:
             return await client.post(path, headers=headers, json=body)
 
     async def get(self, path: str) -> Any:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=20, verify=False) as client:
             return (await client.get(path)).json()
 
     @contextlib.asynccontextmanager
@@ -206,7 +208,7 @@ class Service:
         headers = {"Authorization": f"Bearer {self.of(user)}"}
         url = f"ws://127.0.0.1:{self.port}{path}?user={self.of(says or user)}{query}"
         async with websockets.connect(url, additional_headers=headers) as socket:
-            if path == "/legacy-ws":
+            if path in {"/legacy-ws", "/old-ws"}:
                 with contextlib.suppress(websockets.ConnectionClosed):
                     assert json.loads(await socket.recv())["type"] == "connected"
             page = Page(socket)
@@ -337,3 +339,114 @@ async def test_a_hundred_messages_to_each_of_many_pages(running: Service):
         await until(lambda: all(len(page.messages) == 15 for page in pages.values()))
         for user, page in pages.items():
             assert page.texts() == [f"{number} of {user}" for number in range(15)]
+
+
+async def test_an_application_does_not_start_with_a_policy_that_is_none(monkeypatch):
+    monkeypatch.setenv("ISOLANE_LEGACY_BROADCAST", "everybody")
+    app = service(Sink())
+    with pytest.raises(ValueError, match="ISOLANE_LEGACY_BROADCAST"):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+class OlderManager:
+    """The service's own manager: it writes to the sockets that it accepted, and knows nothing of isolane."""
+
+    def __init__(self) -> None:
+        self.sockets: dict[str, list[WebSocket]] = {}
+
+    async def send_to_user(self, user_id: str, message: dict[str, Any]) -> None:
+        for websocket in list(self.sockets.get(user_id, [])):
+            await websocket.send_json(message)
+
+
+class BusyAgent(BaseAgent):
+    """Thinks, calls a tool, and ends."""
+
+    name = "busy"
+
+    async def execute_with_context(self, context: Any, request: Any) -> Any:
+        emitter = context.get_websocket_emitter()
+        for step in range(request["steps"]):
+            await emitter.notify_agent_thinking(f"step {step} for {context.user_id}")
+            await asyncio.sleep(0)
+        await emitter.notify_tool_executing("load", {"q": 1})
+        await emitter.notify_tool_completed("load", {"rows": 1})
+        return context.user_id
+
+
+def hybrid_service(flags: MigrationFeatureFlags) -> FastAPI:
+    """Sockets of the service's own manager on one path, isolane's on another; engines for all runs."""
+    app, older = FastAPI(), OlderManager()
+
+    def who(conn: HTTPConnection) -> Principal | None:
+        token = bearer_of(conn.headers)
+        return Principal(token) if token else None
+
+    isolane = setup(app, IsolaneSettings(drain_seconds=0.2), who)
+    isolane.registry.register(BusyAgent)
+    bridges = BridgeSelector(flags, older, ModernWebSocketBridge(isolane.bridge))
+
+    @app.websocket("/old-ws")
+    async def old(websocket: WebSocket, user: str) -> None:
+        await websocket.accept()
+        older.sockets.setdefault(user, []).append(websocket)
+        await websocket.send_json({"type": "connected"})
+        with contextlib.suppress(WebSocketDisconnect):
+            async for _ in websocket.iter_text():
+                pass
+        older.sockets[user].remove(websocket)
+
+    @app.post("/run")
+    async def run(request: Request, ctx: Ctx, engine: Engine) -> dict[str, Any]:
+        await bridges.create_user_emitter(ctx.user_id, ctx)
+        result = await engine.execute_agent("busy", await request.json())
+        return {"run": ctx.run_id, "success": result.success, "mode": flags.bridge_mode(ctx)}
+
+    return app
+
+
+async def test_a_page_with_both_sockets_shows_each_event_once_and_an_older_one_gets_each_once():
+    flags = MigrationFeatureFlags.from_percentages(
+        {"modern_execution_rollout_percentage": 0, "hybrid_websocket_mode_enabled": True}
+    ).install()
+    try:
+        with serving(hybrid_service(flags)) as port:
+            served = Service(port, Sink())
+            async with (
+                served.page("ann", path="/old-ws") as only_older,
+                served.page("ann", path="/old-ws") as old_half,
+                served.page("ann", path="/ws") as new_half,
+                served.page("bob", path="/old-ws") as bob,
+            ):
+                runs = await asyncio.gather(
+                    *(served.post("/run", user, {"steps": 40}) for user in ("ann", "bob", "ann"))
+                )
+                assert [run.json()["mode"] for run in runs] == ["hybrid"] * 3
+                of_ann = {runs[0].json()["run"], runs[2].json()["run"]}
+                await until(lambda: len(only_older.messages) == len(old_half.messages) == len(new_half.messages) == 88)
+                await until(lambda: len(bob.messages) == 44)
+                # The page has both, and drops what it knows.
+                shown: dict[str, dict[str, Any]] = {}
+                for message in [*old_half.messages, *new_half.messages]:
+                    assert broken_rules(message) == []
+                    shown.setdefault(message["event_id"], message)
+                assert len(shown) == 88
+                assert len({message["event_id"] for message in only_older.messages}) == 88
+                for page in (only_older, old_half, new_half):
+                    assert {message["run_id"] for message in page.messages} == of_ann
+                    for run in of_ann:
+                        own = [message for message in page.messages if message["run_id"] == run]
+                        assert faults(own) == []
+                        assert [message["seq"] for message in own] == list(range(1, 45))
+                assert {message["run_id"] for message in bob.messages} == {runs[1].json()["run"]}
+                # From the next run on: the older sockets are told nothing more.
+                flags.load(
+                    json.dumps({"schema": 1, "revision": 9, "flags": {"modern_execution": {"rollout": 100_000}}})
+                )
+                modern = (await served.post("/run", "ann", {"steps": 1})).json()
+                assert (modern["mode"], modern["success"]) == ("modern", True)
+                await until(lambda: len(new_half.messages) == 93)
+                assert len(only_older.messages) == 88
+    finally:
+        install_flags(None)

@@ -377,6 +377,31 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "lib::tools::dispatch::tests::deadlines_come_in_their_order_and_once",
         f"{P}tools.py::test_one_timer_serves_deadlines_in_any_order",
     ),
+    # Flags.
+    "RolloutOffByOne": (
+        "lib::flags::bucket::tests::boundaries_of_a_rollout",
+        f"{P}flag_vectors.py::test_own",
+    ),
+    "SaltIgnored": ("flags::flags_are_independent", f"{P}flag_vectors.py::test_own"),
+    "KillSwitchIgnored": (
+        "lib::flags::evaluate::tests::the_first_step_that_applies_decides",
+        f"{P}flags.py::test_the_kill_switch_and_quarantine",
+    ),
+    "RollbackNotLatched": (
+        "lib::flags::store::tests::a_rollback_stays_until_somebody_resumes_after_it",
+        f"{P}flags.py::test_a_rollback_outlives_documents_until_somebody_resumes",
+    ),
+    "OlderRevisionTaken": (
+        "lib::flags::store::tests::what_is_not_valid_or_older_leaves_what_is_in_force",
+        "flags::decisions_beside_loads_see_one_document",
+    ),
+    "UnknownFieldPasses": ("lib::flags::read::tests::what_is_wrong_is_said_with_its_place",),
+    "SnapshotNotInherited": (
+        f"{P}flag_contexts.py::test_a_run_keeps_what_was_so_when_it_began",
+        f"{P}flag_contexts.py::test_no_run_mixes_modes_while_the_flag_flips",
+    ),
+    "EnterprisePercentIsAll": (f"{P}migration_flags.py::test_tiers",),
+    "FailedReadIsNotTold": (f"{P}migration_flags.py::test_a_source_that_fails_leaves_the_last_good_document",),
     # Rules, borders and emergencies.
     "AlertsNameUsers": (f"{B}monitor.py::test_so_many_events_within_the_window_make_an_alert_without_anybodys_data",),
     "RulesCountAllUsers": (f"{B}monitor.py::test_users_are_counted_each_by_itself_unless_the_rule_says_otherwise",),
@@ -390,6 +415,46 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "EmergencyKeepsSockets": (
         f"{B}boundary.py::TestEmergency::test_the_users_of_a_violation_are_isolated_and_nobody_else",
     ),
+    # Flags.
+    "RunChangesItsMode": (
+        (
+            "tests/integrations/test_rollout.py::"
+            "test_a_client_that_comes_back_finds_its_live_run_in_the_mode_in_which_it_began"
+        ),
+    ),
+    "FlagsWrittenInPlace": (f"{P}flag_sources.py::test_a_writer_that_is_killed_at_any_moment_leaves_a_whole_file",),
+    "FlagWritersMeet": (f"{P}flag_sources.py::test_many_processes_that_write_at_once_lose_no_write",),
+    "HalfDocumentTaken": (f"{P}flag_sources.py::test_a_file_that_is_written_in_pieces_is_taken_when_it_is_whole",),
+    "EnvironmentBeforeFile": (
+        f"{P}flag_sources.py::test_the_file_counts_before_the_environment_so_that_a_rollback_reaches_the_process",
+    ),
+    "ResumedRuleGoesOn": (f"{P}rollout_cli.py::test_kill_and_resume_a_flag",),
+    # Older agents.
+    "LegacyIdMadeUp": (f"{P}legacy_states.py::TestIdentity::test_a_placeholder_is_an_error",),
+    "LegacyDataCopiedShallow": (f"{P}legacy_states.py::TestCopies::test_nothing_is_shared_at_any_depth",),
+    "LegacyStateOfAnotherTaken": (f"{P}legacy_agents.py::TestInEngines::test_a_state_of_another_user_is_refused",),
+    "ReturnedStateNotAsked": (
+        f"{P}legacy_agents.py::TestInEngines::test_a_state_that_an_agent_keeps_for_all_users_is_not_handed_on",
+    ),
+    "FrozenStateWritten": (f"{P}legacy_states.py::TestLaterWrites::test_strict_they_raise",),
+    "CancelledSpanLeftOpen": (
+        f"{P}agent_templates.py::TestTheTemplate::test_a_cancellation_ends_record_and_span_and_gives_the_permit_back",
+    ),
+    "StateOfAnotherCallsTools": ("tests/compat/test_unified_tool_dispatcher.py::TestCalling::test_the_ways_to_ask",),
+    # Legacy beside modern.
+    "LegacySendNotCompared": (
+        f"{P}legacy_bridges.py::TestWhose::test_code_of_one_user_cannot_name_another",
+        "tests/integrations/test_legacy_bridge_fastapi.py::test_two_users_and_what_each_may_send",
+    ),
+    "LegacySocketOfAnybody": (
+        "tests/integrations/test_legacy_bridge_fastapi.py::test_a_socket_is_whose_who_signed_in_on_it",
+    ),
+    "LegacyBroadcastToAll": (
+        f"{P}legacy_bridges.py::TestBroadcasts::test_by_default_it_goes_to_the_bound_user",
+        "tests/integrations/test_legacy_bridge_fastapi.py::test_a_broadcast_goes_to_who_asked",
+    ),
+    "LegacyRefusalNotRecorded": (f"{P}legacy_bridges.py::TestWhose::test_code_of_one_user_cannot_name_another",),
+    "HybridHandsOverTwice": (f"{P}legacy_hybrid.py::test_it_takes_the_place_of_no_socket_and_comes_back",),
     # Legacy calls and help for tests.
     "LedgerUnbounded": ("lib::deprecation::ledger::tests::sites_are_bounded_and_those_called_longest_ago_make_room",),
     "LedgerEvictsLatest": (

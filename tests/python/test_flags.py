@@ -230,6 +230,7 @@ def test_what_is_wrong_with_a_document_is_said_with_its_place() -> None:
     with pytest.raises(FlagConfigError, match="recursion limit"):
         FlagEngine.check('{"schema":' + "[" * 10_000)
     assert FlagEngine.check(document(9)) == 9
+    assert FlagEngine().load(document(1), "a name of a file that is no UTF-8: \udce9") == 1
     assert engine.revision == 1
 
 

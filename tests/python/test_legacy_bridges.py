@@ -8,6 +8,7 @@ import copy
 import gc
 import json
 import threading
+import weakref
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -16,6 +17,10 @@ import isolane
 import pytest
 from isolane import BudgetExceeded, ContextIsolationError, InvalidContextError, InvalidEvent, UserContextFactory
 from isolane._core import lane_usage, user_streams
+from isolane.compat.agent_instance_factory import configure_agent_instance_factory
+from isolane.compat.execution_context import AgentExecutionContext
+from isolane.compat.execution_engine_factory import configure_execution_engine_factory
+from isolane.contexts.caller import Caller
 from isolane.migration import legacy
 from isolane.migration.legacy import (
     BroadcastDeniedError,
@@ -135,6 +140,55 @@ class TestDelivery:
         assert socket.messages[1]["payload"]["step_number"] == 1
         assert socket.messages[4]["payload"]["result"] == {"rows": 1}
         assert socket.messages[4]["payload"]["duration_ms"] == 5
+
+    @pytest.mark.parametrize("bound", [False, True])
+    async def test_what_names_no_run_stays_in_order(self, adapter, alice, bound):
+        """Also while the socket takes nothing, so that all of it waits."""
+        socket = Socket()
+        kinds = [
+            "note",
+            "agent_started",
+            "other",
+            "agent_thinking",
+            "note",
+            "tool_executing",
+            "x",
+            "agent_completed",
+            "y",
+        ]
+        expected = [*kinds]
+        expected.insert(7, "tool_completed")
+        with bind_context(context_of(alice)) if bound else contextlib.nullcontext():
+            if not bound:
+                await adapter.add_connection(alice, Socket())
+            for _ in range(5):
+                for kind in kinds:
+                    await adapter.send_to_user(alice, {"type": kind, "payload": {"tool_name": "load"}})
+            await adapter.add_connection(alice, socket)
+            await until(lambda: len(socket.texts) == 50)
+        assert socket.types == expected * 5
+
+    async def test_keys_of_a_payload_are_nobodys_arguments(self, adapter, sink, alice, bob):
+        socket, theirs = Socket(), Socket()
+        await adapter.add_connection(alice, socket)
+        await adapter.add_connection(bob, theirs)
+        foreign = {
+            "run_id": f"run-of-{bob}",
+            "user_id": bob,
+            "self": 1,
+            "metadata": {"x": 1},
+            "thread_id": "t",
+            "seq": 9,
+        }
+        for kind in WHOLE:
+            said = {"tool_name": "load"} if kind.startswith("tool") else {}
+            message = {"type": kind, "run_id": f"run-of-{alice}", "agent_name": "data", "payload": {**foreign, **said}}
+            assert await adapter.send_to_user(alice, message)
+        await until(lambda: len(socket.texts) == 5)
+        assert faults(socket.messages) == []
+        assert {message["run_id"] for message in socket.messages} == {f"run-of-{alice}"}
+        assert [broken_rules(message) for message in socket.messages] == [[]] * 5
+        assert theirs.texts == []
 
     async def test_events_that_presume_others_bring_them_along(self, adapter, alice):
         socket = Socket()
@@ -373,6 +427,11 @@ class TestWhose:
             with pytest.raises(ValueError, match="metadata of a connection cannot say"):
                 adapter.add_connection(alice, socket, metadata)
         assert sink.reasons == ["metadata"] * 8
+        taken = await adapter.connect_user(bob, Socket(), connection_id="conn-of-bob")
+        with pytest.raises(ValueError, match="of this name"):
+            await adapter.connect_user(alice, socket, connection_id=taken)
+        assert adapter.hub.connections.get(taken).user_id == bob
+        assert len(sink.events) == 8
         noted = {"page": "/chat"}
         await adapter.connect_user(alice, socket, metadata=noted, client_ip="127.0.0.1")
         (connection,) = adapter.hub.connections.of_user(alice)
@@ -427,12 +486,13 @@ class TestWhose:
             with pytest.raises(CrossUserSendError):
                 await kept.send_to_user(alice, {"type": "note"})
 
-    async def test_a_block_cannot_be_bound_inside_another_users(self, alice, bob):
+    async def test_a_block_cannot_be_bound_inside_another_users(self, process, sink, alice, bob):
         with bind_context(context_of(alice)):
             with bind_context(context_of(alice)):
                 pass
             with pytest.raises(ContextIsolationError), bind_context(context_of(bob)):
                 pass
+            assert [(event.user_id, event.data["call"]) for event in sink.events] == [(alice, "bind_context")]
         with pytest.raises(TypeError), bind_context(SimpleNamespace(user_id=alice)):
             pass
 
@@ -478,6 +538,103 @@ class TestWhose:
         assert len({message["run_id"] for message in socket.messages}) == 1
         assert sink.reasons == ["other_user"] * 2
         await factory.shutdown()
+
+    @pytest.mark.parametrize("how", ["task", "thread"])
+    async def test_what_an_agent_leaves_behind_speaks_for_its_user(self, process, sink, alice, bob, how):
+        """After the agent, its engine and its context have ended."""
+        socket = Socket()
+        manager = get_websocket_manager()
+        await manager.connect_user(alice, socket)
+        await manager.connect_user(bob, Socket())
+        released, left = asyncio.Event(), []
+
+        async def later() -> list[Any]:
+            answers: list[Any] = []
+            for user in (alice, bob):
+                try:
+                    answers.append(await kept[0].send_to_user(user, {"type": "late", "n": 1}))
+                except CrossUserSendError as error:
+                    answers.append(error.reason)
+            return answers
+
+        kept: list[Any] = []
+
+        async def wait() -> list[Any]:
+            await released.wait()
+            return await (asyncio.to_thread(asyncio.run, later()) if how == "thread" else later())
+
+        class Legacy(isolane.BaseAgent):
+            name = "legacy"
+
+            async def execute_with_context(self, context: Any, request: Any) -> None:
+                kept.append(get_websocket_manager())
+                left.append(asyncio.create_task(wait()))
+
+        factory = isolane.ExecutionEngineFactory(process.factory)
+        async with factory.user_execution_scope(context_of(alice)) as engine:
+            assert (await engine.execute_agent(Legacy)).success
+        del engine
+        await factory.shutdown()
+        gc.collect()
+        released.set()
+        assert await left[0] == [SendOutcome.QUEUED, "other_user"]
+        await until(lambda: "late" in socket.types)
+        assert sink.reasons == ["other_user"]
+
+    async def test_the_engine_runs_nothing_for_another_user(self, process, sink, alice, bob):
+        class Echo(isolane.BaseAgent):
+            name = "echo"
+
+            async def execute_with_context(self, context: Any, request: Any) -> Any:
+                return f"{request} of {context.user_id}"
+
+        agents = isolane.AgentRegistry()
+        agents.register(Echo)
+        configure_agent_instance_factory(agents)
+        factory = await configure_execution_engine_factory(process.factory)
+        context = context_of(alice)
+        told = AgentExecutionContext(context.run_id, context.thread_id, alice, "echo")
+        foreign = AgentExecutionContext(context.run_id, context.thread_id, bob, "echo")
+        with bind_context(context):
+            with pytest.raises(CrossUserSendError):
+                await get_execution_engine().execute_agent(foreign, "secret")
+            result = await (await get_execution_engine()).execute_agent(told, "note")
+        assert result.data == f"note of {alice}"
+        assert sink.reasons == ["other_user"]
+        await factory.shutdown()
+
+    async def test_many_threads_at_once(self, process, new_user):
+        """Each with a loop of its own, some bound and some with a manager that was got for their user."""
+        users = [new_user() for _ in range(6)]
+        failed: list[BaseException] = []
+
+        def work(user: str, manager: Any) -> None:
+            async def send() -> None:
+                for step in range(40):
+                    message = {"type": "step", "payload": {"n": step}, "run_id": f"run-of-{user}"}
+                    assert await manager.send_to_user(user, message) is SendOutcome.STORED
+                    for other in users:
+                        if other != user:
+                            with pytest.raises(CrossUserSendError):
+                                await manager.send_to_user(other, {"type": "leak", "run_id": f"run-of-{other}"})
+
+            try:
+                asyncio.run(send())
+            except BaseException as error:  # noqa: BLE001 - told by the test
+                failed.append(error)
+
+        threads = []
+        for user in users:
+            with bind_context(context_of(user)):
+                threads.append(threading.Thread(target=work, args=(user, get_websocket_manager())))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        assert failed == []
+        for user in users:
+            (stream,) = user_streams(user)
+            assert (stream["run_id"], stream["head"]) == (f"run-of-{user}", 40)
 
     async def test_a_conversation_that_two_users_name_alike(self, process, sink, alice, bob):
         manager = get_websocket_manager()
@@ -711,6 +868,55 @@ class TestSockets:
             assert adapter.get_user_connections(alice) == []
             assert (lane_usage(alice) or {"connections": 0})["connections"] == 0
 
+    @pytest.mark.parametrize("leaves", ["cancelled", "removed", "another"])
+    async def test_a_socket_of_which_it_is_still_asked_whose_it_is(self, adapter, sink, alice, bob, leaves):
+        asked, answer = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+        class Asked:
+            known_user = None
+
+            async def user_of(self, connection: Any) -> str:
+                asked.set()
+                return await asyncio.shield(answer)
+
+        socket = Socket()
+        socket.scope = {"state": {"isolane": Asked()}}  # type: ignore[attr-defined]
+        name = adapter.add_connection(alice, socket)
+        await asked.wait()
+        assert await adapter.send_to_user(alice, {"type": "note"}) is SendOutcome.STORED
+        if leaves == "cancelled":
+            name.begun.cancel()
+            await asyncio.wait({name.begun})
+        elif leaves == "removed":
+            assert adapter.remove_connection(name)
+        answer.set_result(bob if leaves == "another" else alice)
+        with contextlib.suppress(CrossUserSendError, asyncio.CancelledError):
+            await name
+        assert adapter.get_user_connections(alice) == []
+        assert lane_usage(alice)["connections"] == 0
+        assert sink.reasons == (["socket"] if leaves == "another" else [])
+        assert socket.texts == []
+
+    async def test_a_socket_that_waited_is_sent_what_was_told_meanwhile(self, adapter, alice):
+        answer = asyncio.get_running_loop().create_future()
+
+        class Asked:
+            known_user = None
+
+            async def user_of(self, connection: Any) -> str:
+                return await answer
+
+        socket = Socket()
+        socket.scope = {"state": {"isolane": Asked()}}  # type: ignore[attr-defined]
+        name = adapter.add_connection(alice, socket)
+        for step in range(3):
+            await adapter.send_to_user(alice, {"type": "step", "n": step})
+        answer.set_result(f" {alice} ")
+        assert await name == name
+        await adapter.send_to_user(alice, {"type": "step", "n": 3})
+        await until(lambda: len(socket.texts) == 4)
+        assert [payload["n"] for payload in payloads(socket, "step")] == [0, 1, 2, 3]
+
     async def test_many_at_once(self, adapter, new_user):
         users = [new_user() for _ in range(10)]
         sockets = {user: Socket() for user in users}
@@ -813,9 +1019,34 @@ class TestModernBridge:
             with pytest.raises(CrossUserSendError):
                 await bridge.cleanup_user_session(bob)
             assert await bridge.cleanup_user_session(alice) == 1
-        assert sink.reasons == ["other_user", "message", "other_user"]
+        assert sink.reasons == ["bind", "other_user", "message", "other_user"]
         (stream,) = user_streams(alice)
         assert (stream["run_id"], stream["head"]) == (context.run_id, 3)
+
+
+async def test_what_a_request_leaves_behind_keeps_only_whose_it_was(alice):
+    class Scope:
+        isolane = run_context = None
+        known_user = alice
+
+        async def user_of(self, connection: Any) -> str:
+            return alice
+
+    scope, connection = Scope(), {"headers": []}
+    caller = Caller(scope, connection)
+    assert await caller.resolve() == alice
+    held = weakref.ref(scope)
+    caller.close()
+    caller.close()
+    del scope
+    gc.collect()
+    assert held() is None
+    assert (caller.user_id, await caller.resolve(), caller.run_context, caller.application) == (
+        alice,
+        alice,
+        None,
+        None,
+    )
 
 
 def test_a_message_is_converted_to_an_event(alice, bob):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from collections import Counter
 from typing import Any
 
 import isolane
 import pytest
 from isolane import ContextIsolationError, UserContextFactory
-from isolane._core import lane_usage
+from isolane._core import install_flags, lane_usage
+from isolane.migration.flags import MigrationFeatureFlags
 from isolane.migration.legacy import (
     BridgeSelector,
     CompatibilityAdapter,
@@ -254,6 +256,7 @@ async def test_what_cannot_be_an_older_bridge(alice, bob):
     bridge = HybridBridge(OlderManager())
     with pytest.raises(ContextIsolationError):
         await bridge.create_user_emitter(bob, UserContextFactory.create_context(alice))
+    assert bridge.get_stats()["refused"] == {"bind": 1}
 
 
 class Modes:
@@ -289,3 +292,53 @@ async def test_each_run_has_the_bridge_of_its_mode(older, alice):
         await context.cleanup()
     assert {message["run_id"] for message in got} == {contexts["hybrid"].run_id}
     await selector.hybrid.close()
+
+
+async def test_flags_that_flip_under_runs_lose_nothing_and_mix_nothing(older, new_user):
+    """Real flags, flipped while runs go on: each event is where its run's mode wants it, once."""
+    flags = MigrationFeatureFlags(document(1, 0)).install()
+    selector = BridgeSelector(flags, older)
+    got: dict[str, list[dict[str, Any]]] = {}
+    modes: dict[str, str] = {}
+    logs: dict[str, int] = {}
+
+    async def one_run(user: str) -> None:
+        got.setdefault(user, older.socket(user))
+        context = UserContextFactory.create_context(user)
+        modes[context.run_id] = flags.bridge_mode(context)
+        emitter = await selector.create_user_emitter(user, context)
+        assert emitter is not None
+        await emitter.notify_agent_started("data")
+        for step in range(20):
+            await emitter.notify_agent_thinking(f"step {step}")
+            await asyncio.sleep(0)
+            assert flags.bridge_mode(context) == modes[context.run_id]
+        await emitter.notify_agent_completed("done")
+        logs[context.run_id] = 22
+        await context.cleanup()
+
+    async def flip() -> None:
+        for revision in range(2, 40):
+            flags.load(document(revision, 100_000 if revision % 2 else 0))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    users = [new_user() for _ in range(6)]
+    try:
+        flipping = asyncio.create_task(flip())
+        for _ in range(4):
+            await asyncio.gather(*map(one_run, users))
+        await flipping
+    finally:
+        install_flags(None)
+    assert set(modes.values()) == {"hybrid", "modern"}
+    handed = Counter(message["run_id"] for user in users for message in got[user])
+    assert handed == {run: 22 for run, mode in modes.items() if mode == "hybrid"}
+    for user in users:
+        assert len({message["event_id"] for message in got[user]}) == len(got[user])
+    await selector.hybrid.close()
+
+
+def document(revision: int, rollout: int) -> str:
+    flags = {"modern_execution": {"rollout": rollout}, "hybrid_websocket_mode": {"rollout": 100_000}}
+    return json.dumps({"schema": 1, "revision": revision, "flags": flags})

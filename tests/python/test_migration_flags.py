@@ -150,7 +150,7 @@ def test_a_source_that_fails_leaves_the_last_good_document() -> None:
     assert (flags.status()["is_stale"], flags.status()["problem"]) == (False, "")
     source.error = OSError("gone")
     assert not flags.refresh()
-    assert flags.status()["problem"] == "gone"
+    assert (flags.status()["problem"], flags.status()["is_stale"]) == ("gone", True)
     assert flags.is_on("flag", "ann")
     source.error, source.text = None, document(2, flag={"rollout": 0})
     assert flags.refresh()

@@ -1,6 +1,8 @@
 //! Cohorts: what holds for every rollout, whoever the users are.
 
-use isolane::flags::{Algorithm, Attributes, Bucketing, Decision, Document, FULL, Step, Store, Unit, is_in};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use isolane::flags::{Algorithm, Attributes, Bucketing, Decision, Document, FULL, Reason, Step, Store, Unit, is_in};
 use proptest::prelude::*;
 
 fn algorithm() -> impl Strategy<Value = Algorithm> {
@@ -60,6 +62,126 @@ proptest! {
         if let Err(fault) = Document::read(&text, "") {
             prop_assert!(fault.path.is_empty() || fault.path.starts_with('/'));
             prop_assert!(!fault.problem.is_empty() && !fault.fix.is_empty());
+        }
+    }
+}
+
+/// What may happen to one flag.
+#[derive(Debug, Clone)]
+enum Change {
+    /// A document: its revision, who resumed in it, whether a rollback stands in it.
+    Load(u64, Option<u8>, bool),
+    /// One that is not valid.
+    Broken,
+    Latch,
+    Release,
+    Kill(bool),
+    Stale(bool),
+    Quarantine,
+    ReleaseUser,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => (1..6_u64, prop::option::of(0..2_u8), prop::bool::weighted(0.2))
+            .prop_map(|(revision, resumed, rollback)| Change::Load(revision, resumed, rollback)),
+        1 => Just(Change::Broken),
+        2 => Just(Change::Latch),
+        1 => Just(Change::Release),
+        1 => any::<bool>().prop_map(Change::Kill),
+        1 => any::<bool>().prop_map(Change::Stale),
+        1 => Just(Change::Quarantine),
+        1 => Just(Change::ReleaseUser),
+    ]
+}
+
+/// What should be so after each change.
+#[derive(Debug, Default)]
+struct Model {
+    revision: u64,
+    resumed: Option<u8>,
+    rollback: bool,
+    /// The revision and who had resumed when it was set.
+    latch: Option<(u64, Option<u8>)>,
+    killed: bool,
+    stale: bool,
+    quarantined: bool,
+}
+
+impl Model {
+    fn apply(&mut self, store: &Store, change: &Change) {
+        match *change {
+            Change::Load(revision, resumed, rollback) => {
+                let mut flag = serde_json::json!({"rollout": FULL});
+                if let Some(number) = resumed {
+                    flag["resumed"] = serde_json::json!({"ack": format!("INC-{number}"), "actor": "ann"});
+                }
+                if rollback {
+                    flag["rollback"] = serde_json::json!({"reason": "errors"});
+                }
+                let text = serde_json::json!({"schema": 1, "revision": revision, "flags": {"flag": flag}});
+                let loaded = store.load(&text.to_string(), "", false);
+                assert_eq!(loaded.is_ok(), revision >= self.revision);
+                self.stale = loaded.is_err();
+                if loaded.is_ok() {
+                    let ends =
+                        |(set_at, held): (u64, Option<u8>)| revision > set_at && resumed.is_some() && resumed != held;
+                    self.latch = self.latch.filter(|latch| !ends(*latch));
+                    (self.revision, self.resumed, self.rollback) = (revision, resumed, rollback);
+                }
+            }
+            Change::Broken => {
+                store.load("{", "", false).expect_err("not JSON");
+                self.stale = true;
+            }
+            Change::Latch => {
+                store.latch("flag", "errors").expect("one flag");
+                self.latch = self.latch.or(Some((self.revision, self.resumed)));
+            }
+            Change::Release => assert_eq!(store.release("flag"), self.latch.take().is_some()),
+            Change::Kill(killed) => {
+                store.set_killed(killed);
+                self.killed = killed;
+            }
+            Change::Stale(stale) => {
+                store.set_stale(stale);
+                self.stale = stale;
+            }
+            Change::Quarantine => {
+                store.quarantine("ann").expect("one user");
+                self.quarantined = true;
+            }
+            Change::ReleaseUser => assert_eq!(store.release_user("ann"), std::mem::take(&mut self.quarantined)),
+        }
+    }
+
+    fn step(&self) -> Step {
+        match () {
+            () if self.revision == 0 => Step::NotFound,
+            () if self.killed => Step::KillSwitch,
+            () if self.latch.is_some() || self.rollback => Step::Rollback,
+            () if self.quarantined => Step::Quarantine,
+            () => Step::Rollout,
+        }
+    }
+}
+
+proptest! {
+    /// Documents, rollbacks and what operators do, in any order: a rollback ends only when it may.
+    #[test]
+    fn the_store_is_as_its_model(changes in prop::collection::vec(change(), 1..40)) {
+        let (store, mut model) = (Store::new(), Model::default());
+        for change in &changes {
+            let before = store.state();
+            let pinned = before.decide("flag", Unit::of("ann"), &Attributes::default());
+            model.apply(&store, change);
+            let decision = decide(&store, "flag", "ann");
+            prop_assert_eq!(decision.step, model.step(), "after {:?} of {:?}", change, changes);
+            prop_assert_eq!(decision.value, model.step() == Step::Rollout);
+            prop_assert_eq!(decision.reason == Reason::Stale, model.stale && model.revision > 0);
+            prop_assert_eq!(decision.revision, model.revision);
+            // Who holds the state of a moment has the answers of that moment.
+            prop_assert_eq!(before.decide("flag", Unit::of("ann"), &Attributes::default()), pinned);
         }
     }
 }
@@ -131,6 +253,15 @@ fn flags_are_independent() {
     }
 }
 
+/// Tells readers to end, also when the test fails.
+struct EndsOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndsOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Documents are replaced while others decide: each decision is by one document as a whole, and revisions never go back.
 #[test]
 fn decisions_beside_loads_see_one_document() {
@@ -143,13 +274,14 @@ fn decisions_beside_loads_see_one_document() {
     };
     let store = Store::new();
     store.load(&text(1), "", false).expect("valid");
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let ends = EndsOnDrop(&done);
         let readers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
                     let (mut latest, mut seen) = (0, 0_u32);
-                    while !done.load(std::sync::atomic::Ordering::Acquire) {
+                    while !done.load(Ordering::Acquire) {
                         let state = store.state();
                         let known = Attributes::default();
                         let one = state.decide("one", Unit::of("ann"), &known);
@@ -169,7 +301,7 @@ fn decisions_beside_loads_see_one_document() {
             store.load(&text(revision - 1), "", false).expect_err("older");
             store.set_stale(false);
         }
-        done.store(true, std::sync::atomic::Ordering::Release);
+        drop(ends);
         for reader in readers {
             assert!(reader.join().expect("no reader panics") > 0);
         }

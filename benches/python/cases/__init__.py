@@ -6,6 +6,7 @@ from benches.python.cases import (
     copies,
     engines,
     events,
+    flags,
     flat,
     memory,
     permits,
@@ -30,6 +31,7 @@ def all_cases(*, thorough: bool) -> list[Case]:
         *sanitize.cases(),
         *sockets.cases(),
         *tools.cases(),
+        *flags.cases(),
         *flat.cases(),
         *memory.cases(thorough=thorough),
     ]

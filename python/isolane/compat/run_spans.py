@@ -86,7 +86,7 @@ class RunSpans:
         self._adopted[agent_name] = context.get_websocket_emitter()
         return True
 
-    async def started(self, agent_name: str, **payload: object) -> int:
+    async def started(self, agent_name: str, /, **payload: object) -> int:
         """Begin the execution of an agent. Returns the event's number."""
         self._check_open()
         emitter = self.executions.get(agent_name) or self._adopted.pop(agent_name, None)

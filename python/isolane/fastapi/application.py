@@ -72,6 +72,14 @@ AuthorizeCommand = Callable[[Principal, str, str], bool]
 _running: list[Isolane] = []
 
 
+def _check_variables() -> None:
+    """Refuse to start with a setting of the older names that is none: else the first request would find out."""
+    if os.environ.get("ISOLANE_LEGACY_BROADCAST"):
+        from isolane.migration.legacy.policy import BroadcastPolicy  # noqa: PLC0415 - only where it is set
+
+        BroadcastPolicy.from_env()
+
+
 def running_applications() -> tuple[Isolane, ...]:
     """Return what runs in this process, the latest last."""
     return tuple(_running)
@@ -178,6 +186,7 @@ class Isolane:
         """From the start of the application to its end."""
         # An application may be started again, as test suites do.
         self.draining = False
+        _check_variables()
         self.factory.reopen()
         self.bridge.reopen()
         set_default_limiter(self.limiter)

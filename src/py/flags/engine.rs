@@ -1,6 +1,7 @@
 //! `FlagEngine`, and the one that contexts take their snapshots from.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -13,7 +14,6 @@ use super::decision::FlagDecision;
 use super::snapshot::FlagSnapshot;
 use super::values::{self, Digits};
 use crate::flags::{Algorithm, Attributes, Bucketing, Document, FlagFault, State, Store, TooMany, Unit};
-use crate::sync::{Mutex, MutexGuard};
 
 /// Decides which users have a flag on, by a document in JSON.
 ///
@@ -109,14 +109,26 @@ impl FlagEngine {
     /// Puts a document in force and answers its revision. `origin` names where it came from. A document whose revision is lower
     /// than that in force is refused, unless `force`. Raises `FlagConfigError`: what was in force stays, and its decisions say
     /// `STALE` until a document is loaded.
-    #[pyo3(signature = (text, origin = "", *, force = false))]
-    fn load(&self, py: Python<'_>, text: &Bound<'_, PyString>, origin: &str, force: bool) -> PyResult<u64> {
+    #[pyo3(signature = (text, origin = None, *, force = false))]
+    fn load(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyString>,
+        origin: Option<&Bound<'_, PyString>>,
+        force: bool,
+    ) -> PyResult<u64> {
+        // The path of a file may hold what is no UTF-8.
+        let origin = origin.map(|origin| origin.to_string_lossy()).unwrap_or_default();
+        let before = self.store.state();
         let read = match document_text(text) {
             // A document may be large: other threads go on meanwhile.
-            Ok(text) => py.detach(|| Document::read(text, origin)),
+            Ok(text) => py.detach(|| Document::read(text, &origin)),
             Err(fault) => Err(fault),
         };
-        self.store.put(read, force).map_err(|fault| refused(py, fault))
+        let taken = self.store.put(read, force);
+        // The same goes for what it replaces.
+        py.detach(|| drop(before));
+        taken.map_err(|fault| refused(py, fault))
     }
 
     /// Answers the revision of a document without putting it in force. Raises `FlagConfigError`.
@@ -300,7 +312,7 @@ static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
 static WAS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
 fn lock() -> MutexGuard<'static, Option<Py<FlagEngine>>> {
-    INSTALLED.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    INSTALLED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn installed(py: Python<'_>) -> Option<Py<FlagEngine>> {

@@ -132,12 +132,7 @@ class LegacyConnections:
             ValueError: the metadata has keys of the identity, or the name is taken.
             BudgetExceeded: there are too many.
         """
-        wrong = sorted(IDENTITY_KEYS & {str(key).strip().lower() for key in metadata or ()})
-        if wrong:
-            raise ValueError(
-                f"metadata of a connection cannot say {', '.join(wrong)}: whose a connection is, is the argument "
-                "user_id, which is compared with who signed in; leave these keys out"
-            )
+        check_metadata(metadata)
         with self._lock:
             for held in self._of_user.get(user_id, {}).values():
                 if held.websocket is websocket:
@@ -206,6 +201,16 @@ class LegacyConnections:
     def remove_all(self) -> int:
         """Remove all. Returns how many there were."""
         return sum(self.remove(connection) for connection in list(self._by_id.values()))
+
+
+def check_metadata(metadata: Mapping[str, Any] | None) -> None:
+    """Raise ``ValueError`` for metadata that sets an identity."""
+    wrong = sorted(IDENTITY_KEYS & {str(key).strip().lower() for key in metadata or ()})
+    if wrong:
+        raise ValueError(
+            f"metadata of a connection cannot say {', '.join(wrong)}: whose a connection is, is the argument "
+            "user_id, which is compared with who signed in; leave these keys out"
+        )
 
 
 def _stop(link: SocketLink) -> None:

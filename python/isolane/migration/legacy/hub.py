@@ -7,12 +7,11 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from isolane._core import ContextIsolationError, RunClosed, UserExecutionContext, lane_usage
+from isolane._core import ContextIsolationError, RunClosed, UserExecutionContext, lane_usage, user_streams
 from isolane.compat.protocols import PooledSocket
 from isolane.events.bridge import WebSocketBridgeFactory
-from isolane.events.event import WebSocketEvent
 from isolane.migration.legacy import lifecycle
-from isolane.migration.legacy.connections import LegacyConnection, LegacyConnections
+from isolane.migration.legacy.connections import LegacyConnection, LegacyConnections, check_metadata
 from isolane.migration.legacy.errors import BroadcastDeniedError, CrossUserSendError
 from isolane.migration.legacy.identity import Bound, bound_here, bound_now
 from isolane.migration.legacy.mappings import UserMappings, clean
@@ -132,38 +131,45 @@ class LegacyHub:
 
     def deliver(self, target: str, message: LegacyMessage, bound: Bound | None, call: str) -> SendOutcome:
         """Publish a message into the lane of a user that was checked. It waits for nothing."""
+        return self.place(target, message, bound, call)[0]
+
+    def place(
+        self, target: str, message: LegacyMessage, bound: Bound | None, call: str
+    ) -> tuple[SendOutcome, str | None]:
+        """Do what ``deliver`` does. Returns also the run in whose log the message is, if it is in one."""
         context = None if bound is None else bound.context
         try:
             with self._lock:
                 self.runs.end_idle(target)
-                outcome = self._publish(target, message, context)
+                outcome, run_id = self._publish(target, message, context)
                 self._outcomes[outcome] += 1
         except ContextIsolationError as error:
             # The core has stopped it, as for a run of another user.
             self.refusals.note(error, target if bound is None else bound.user_id, call)
             raise
-        return outcome
+        return outcome, run_id
 
-    def _publish(self, target: str, message: LegacyMessage, context: UserExecutionContext | None) -> SendOutcome:
+    def _publish(
+        self, target: str, message: LegacyMessage, context: UserExecutionContext | None
+    ) -> tuple[SendOutcome, str | None]:
         run_id = message.run_id
         # A context that was changed meanwhile is not one that was checked.
         own = context if context is not None and context.user_id == target else None
         if own is not None and run_id in {None, own.run_id, own.request_id}:
             told = self._publish_in(own, message)
             if told is not None:
-                return told
+                return told, own.run_id
             run_id = own.run_id if message.kind in AGENT_EVENTS else None
-        if run_id is not None or message.kind in AGENT_EVENTS:
-            thread = message.thread_id or (own.thread_id if own is not None else None)
-            is_new = self.runs.publish(target, message, run_id, thread)
-            return reached(target) if is_new else SendOutcome.MERGED
-        if lifecycle.at_once(self.factory.broadcast_to_user(target, _as_event(target, message))):
-            return reached(target)
-        if not self.connections.of_user(target):
-            return SendOutcome.DROPPED
-        # A socket was added, and it is being asked whose it is: it is sent the runs that it finds.
-        self.runs.publish(target, message, None, message.thread_id)
-        return reached(target)
+        if run_id is None and message.kind not in AGENT_EVENTS and not self._has_reader(target):
+            return SendOutcome.DROPPED, None
+        # What names no run goes into one log of the user, the six as well: there it stays in order.
+        thread = message.thread_id or (own.thread_id if own is not None else None)
+        is_new = self.runs.publish(target, message, run_id, thread)
+        return reached(target) if is_new else SendOutcome.MERGED, self.runs.run_id_of(target, run_id)
+
+    def _has_reader(self, user_id: str) -> bool:
+        """Return whether somebody may come to read a notice: a socket is there, or a run goes on."""
+        return self.is_connected(user_id) or any(stream["outcome"] is None for stream in user_streams(user_id))
 
     def _publish_in(self, context: UserExecutionContext, message: LegacyMessage) -> SendOutcome | None:
         """Publish into the run of a context. Returns ``None`` where it has no place there."""
@@ -276,11 +282,12 @@ class LegacyHub:
         if bound is not None and bound.user_id != target:
             self.refuse(self._foreign_socket(call), bound, call)
         try:
-            return self.connections.add(target, websocket, metadata, thread_id, connection_id)
+            check_metadata(metadata)
         except ValueError:
             # Whoever sets an identity by metadata is told so, and it is on record.
             self.refusals.note(_metadata_refusal(call), target, call)
             raise
+        return self.connections.add(target, websocket, metadata, thread_id, connection_id)
 
     async def begin(self, connection: LegacyConnection, *, call: str = "add_connection") -> LegacyConnection:
         """Compare a socket with who signed in on it, and begin to deliver.
@@ -399,14 +406,6 @@ async def user_of_socket(websocket: object) -> str | None:
         # The application has let it in by a way of its own; the gate has recorded that it would not have.
         return None
     return user_id.strip() if isinstance(user_id, str) else None
-
-
-def _as_event(user_id: str, message: LegacyMessage) -> WebSocketEvent:
-    own: dict[str, Any] = {} if message.event_id is None else {"event_id": message.event_id}
-    payload = message.payload if message.message is None else {"message": message.message, **message.payload}
-    return WebSocketEvent(
-        message.kind, user_id, payload, thread_id=message.thread_id, agent_type=message.agent_name, **own
-    )
 
 
 def _named_user(message: object) -> str:

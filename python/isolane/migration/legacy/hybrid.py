@@ -18,10 +18,10 @@ from isolane.compat.run_spans import stream_head
 from isolane.events.bridge import WebSocketBridgeFactory
 from isolane.events.event import WebSocketEvent
 from isolane.migration.legacy.face import LegacyManagers
+from isolane.migration.legacy.identity import Bound
 from isolane.migration.legacy.messages import LegacyMessage
 from isolane.migration.legacy.modern import ModernWebSocketBridge
 from isolane.migration.legacy.outcome import SendOutcome
-from isolane.migration.legacy.policy import AGENT_EVENTS
 from isolane.security.events import AuditSink
 
 logger = logging.getLogger("isolane.migration")
@@ -117,16 +117,18 @@ class HybridBridge(ModernWebSocketBridge):
         if message.event_id is None:
             # By it a client with sockets on both sides knows that they are the same.
             message = replace(message, event_id=f"evt_{uuid.uuid4().hex}")
-        outcome = hub.deliver(target, message, bound, call)
-        run_id = message.run_id
-        if run_id is None and bound is not None and bound.context is not None:
-            run_id = bound.context.run_id
-        if message.kind in AGENT_EVENTS:
-            # Its id is the log's: the run is read from there.
-            self._forwarding_of(target).add(run_id or hub.runs.run_id_of(target))
-        elif not self._is_followed(target, run_id):
+        outcome, run_id = hub.place(target, message, bound, call)
+        if run_id is None or (self._is_modern(bound, run_id) and not self._is_followed(target, run_id)):
+            # It is in no log that the older bridge is handed.
             await self._hand_over(target, _as_dictionary(message))
+        else:
+            self._forwarding_of(target).add(run_id)
         return outcome
+
+    @staticmethod
+    def _is_modern(bound: Bound | None, run_id: str) -> bool:
+        """Whether a run is that of a context, which is handed over from its beginning or not at all."""
+        return bound is not None and bound.context is not None and bound.context.run_id == run_id
 
     def _forwarding_of(self, user_id: str) -> _Forwarding:
         forwarding = self._forwarding.get(user_id)
@@ -299,7 +301,7 @@ def _as_dictionary(message: LegacyMessage) -> dict[str, Any]:
 class FlagsOfBridges(Protocol):
     """Says by which bridge a user's runs go, as ``MigrationFeatureFlags`` does."""
 
-    def bridge_mode(self, subject: str | UserExecutionContext) -> Literal["legacy", "hybrid", "modern"]:
+    def bridge_mode(self, user: str | UserExecutionContext, /) -> Literal["legacy", "hybrid", "modern"]:
         """Return the mode. For a context it is the one that was decided when the context was made."""
 
 

@@ -9,9 +9,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from isolane._core import ContextIsolationError, UserExecutionContext
+from isolane.agents.execution import current_step
 from isolane.contexts.caller import current_caller
 from isolane.contexts.factory import validate_user_context
-from isolane.agents.execution import current_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,15 @@ def bind_context(context: UserExecutionContext) -> Iterator[None]:
 
     Raises:
         TypeError: it is no context.
-        ContextIsolationError: the code runs for another user already.
+        ContextIsolationError: the code runs for another user already. Recorded.
     """
     validate_user_context(context)
     bound = bound_now()
     if bound is not None and bound.user_id != context.user_id:
-        raise ContextIsolationError("this code runs for another user than the context's", "bind")
+        from isolane.migration.legacy.process import process_hub  # noqa: PLC0415 - it makes hubs, which import this
+
+        error = ContextIsolationError("this code runs for another user than the context's", "bind")
+        process_hub().refuse(error, bound, "bind_context")
     token = _explicit.set(_Held(context.user_id, weakref.ref(context)))
     try:
         yield

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
-from isolane._core import ContextIsolationError, UserExecutionContext
+from isolane._core import UserExecutionContext
 from isolane.migration.deprecation import deprecated
-from isolane.migration.legacy.errors import LegacyContextError
+from isolane.migration.legacy.errors import CrossUserSendError, LegacyContextError
 from isolane.migration.legacy.face import LegacyManagers, returns_itself
-from isolane.migration.legacy.identity import bound_here, bound_now
+from isolane.migration.legacy.identity import Bound, bound_here, bound_now
 from isolane.migration.legacy.outcome import SendOutcome
 from isolane.migration.legacy.process import process_hub, running_applications
 
@@ -117,24 +117,29 @@ class LegacyEngineProxy:
     async def execute_agent(self, context: Any, state: Any = None) -> Any:
         """Run an agent: ``(context, state)`` with an ``agent_name`` on the context, or ``(agent, request)``.
 
-        Raises ``LegacyContextError`` where no run context is bound, ``ContextIsolationError`` for a context of another
+        Raises ``LegacyContextError`` where no run context is bound, ``CrossUserSendError`` for a context of another
         user, and what the engine raises.
         """
         return await self._run(lambda engine: engine.execute_agent(context, state), context)
 
     async def execute_agent_pipeline(self, agents: Any, context: Any = None, input_data: Any = None) -> Any:
         """Run agents in order, as the engine does."""
-        return await self._run(
-            lambda engine: engine.execute_agent_pipeline(agents, None if _is_whose(context) else context, input_data),
-            context,
-        )
+        return await self._run(lambda engine: engine.execute_agent_pipeline(agents, context, input_data), context)
 
     @staticmethod
     async def _run(execute: Callable[[Any], Awaitable[Any]], named: Any) -> Any:
         context = await _context_for("get_execution_engine().execute_agent")
         whose = getattr(named, "user_id", context.user_id)
         if isinstance(whose, str) and whose.strip() != context.user_id:
-            raise ContextIsolationError("the execution context belongs to another user than the bound one", "bind")
+            process_hub().refuse(
+                CrossUserSendError(
+                    "the execution context belongs to another user than the one for whom this code runs",
+                    "bind",
+                    call="execute_agent",
+                ),
+                Bound(context.user_id, context),
+                "execute_agent",
+            )
         running = running_applications()
         if running:
             factory = running[-1].factory
@@ -213,11 +218,6 @@ async def _context_for(call: str) -> UserExecutionContext:
     if bound is None or bound.context is None:
         raise LegacyContextError(_no_context(call))
     return bound.context
-
-
-def _is_whose(context: Any) -> bool:
-    """Whether a second argument says whose an execution is, and is no request."""
-    return context is not None and isinstance(getattr(context, "user_id", None), str)
 
 
 def _no_context(call: str) -> str:

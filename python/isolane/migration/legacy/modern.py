@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from isolane._core import UserExecutionContext, UserWebSocketEmitter
+from isolane._core import ContextIsolationError, UserExecutionContext, UserWebSocketEmitter
 from isolane.events.bridge import WebSocketBridgeFactory
 from isolane.events.event import WebSocketEvent
 from isolane.migration.legacy.hub import LegacyHub
@@ -30,8 +30,15 @@ class ModernWebSocketBridge:
         return self._hub.factory
 
     async def create_user_emitter(self, user_id: str, context: UserExecutionContext) -> UserWebSocketEmitter:
-        """Return an emitter for the run of a context. Raises ``ContextIsolationError`` for another user's."""
-        return await self.factory.create_user_emitter(user_id, context)
+        """Return an emitter for the run of a context.
+
+        Raises ``ContextIsolationError``, which is recorded, for another user's.
+        """
+        try:
+            return await self.factory.create_user_emitter(user_id, context)
+        except ContextIsolationError as error:
+            self._hub.refusals.note(error, context.user_id, "create_user_emitter")
+            raise
 
     async def notify_agent_event(self, user_id: str, event: WebSocketEvent | Mapping[str, Any]) -> SendOutcome:
         """Publish an event of a user: for whom the code runs, or who has a socket here where it runs for nobody.
