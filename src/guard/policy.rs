@@ -13,6 +13,7 @@ pub(super) const CONFIDENCE: f64 = 0.99;
 
 /// How one metric is judged.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(clippy::struct_excessive_bools)] // four switches that are independent of each other, by the names of the document
 pub struct MetricPolicy {
     /// Whether it is watched at all.
     pub enabled: bool,

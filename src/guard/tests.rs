@@ -168,12 +168,13 @@ fn a_rollback_stays_whatever_comes_after_it() {
 
 #[test]
 fn one_violation_of_isolation_aborts_in_every_state() {
-    let states: [(&str, fn(&Guard)); 6] = [
+    type Reach = fn(&Guard);
+    let states: [(&str, Reach); 6] = [
         ("idle", |guard| guard.follow(0, 1, at(1))),
         ("collecting", |_| ()),
         ("healthy", |guard| feed(guard, 700)),
         ("warning", |guard| {
-            assert_eq!(see(guard, Metric::RunError, 2, 10, 2), None)
+            assert_eq!(see(guard, Metric::RunError, 2, 10, 2), None);
         }),
         ("paused", |guard| assert!(guard.pause())),
         ("at the top", |guard| guard.follow(FULL, 3, at(3))),

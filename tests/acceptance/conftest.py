@@ -20,6 +20,20 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
+def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "long: runs with --prove only")
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """Leave the long ones out, unless they were asked for."""
+    if config.getoption("--prove") and not config.getoption("--short"):
+        return
+    left_out = [item for item in items if item.path.is_relative_to(HERE) and item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def config() -> AcceptanceConfig:
     return AcceptanceConfig.read(HERE / "accept.toml")
@@ -57,7 +71,8 @@ def suite_with(config, running_service, monkeypatch) -> Callable[..., Awaitable[
     monkeypatch.setattr("isolane.acceptance.trials.resources.BACK_SECONDS", 0.5)
 
     async def run(fault: str, *names: str) -> AcceptanceTestResult:
-        httpx.post(f"{url}/fault/{fault or 'none'}", trust_env=False).raise_for_status()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            (await client.post(f"{url}/fault/{fault or 'none'}")).raise_for_status()
         faulty = dataclasses.replace(config, url=url, pid=pid)
         return await suite_of(faulty, 5).run_full_acceptance_suite(names or None)
 

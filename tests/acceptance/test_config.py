@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,14 +34,24 @@ def parsed(tmp_path: Path, text: str) -> AcceptanceConfig:
         (RUN.replace("/runs", "runs"), r"^run\.path: is 'runs'\. Allowed: a path that begins with /"),
         (RUN + 'text = "{canary}"', r"^run\.text: stands beside json\. Allowed: one body"),
         (RUN.replace('"/id"', '"id"'), r"^run\.save\.run: is 'id'\. Allowed: a JSON pointer"),
-        (RUN + '[socket]\npath = "/ws"\nprotocol = "grpc"', r"^socket\.protocol: is 'grpc'\. Allowed: isolane\.v1, plain, sse$"),
+        (
+            RUN + '[socket]\npath = "/ws"\nprotocol = "grpc"',
+            r"^socket\.protocol: is 'grpc'\. Allowed: isolane\.v1, plain, sse$",
+        ),
         (RUN + '[events]\ntyp = "/type"', r"^events\.typ: is not known; did you mean type\?"),
+        (
+            RUN + '[events]\nrun = "run_id"',
+            r"^events\.run: is 'run_id'\. Allowed: a JSON pointer such as /type, or a list",
+        ),
         (RUN + "[load]\nusers = 1", r"^load\.users: is 1\. Allowed: at least 2"),
         (RUN + "[thresholds]\nspeed = 1", r"^thresholds\.speed: is not known"),
         (RUN + '[[users.accounts]]\nuser = "ann"', r"^users\.accounts: has one user"),
         (RUN + "[login]\nheaders = 3", r"^login\.headers: is a number\. Allowed: a table of texts"),
         (RUN + '[security]\nrefused = ["no"]', r"^security\.refused: is \['no'\]\. Allowed: a list of status codes"),
-        (RUN.replace('save = { run = "/id" }\n', "") + '[[read]]\npath = "/runs/{run}"', r"^run\.save: does not name run"),
+        (
+            RUN.replace('save = { run = "/id" }\n', "") + '[[read]]\npath = "/runs/{run}"',
+            r"^run\.save: does not name run",
+        ),
         ("a =", r"is no TOML"),
     ],
 )
@@ -56,19 +67,21 @@ def test_a_file_that_is_not_there(tmp_path) -> None:
 
 def test_secrets_come_from_the_environment_and_are_not_shown(tmp_path, monkeypatch) -> None:
     text = RUN + '[[users.accounts]]\nuser = "ann"\npassword = "env:ANN_PW"\n[[users.accounts]]\nuser = "bob"\n'
-    with pytest.raises(AcceptanceConfigError, match=r"users\.accounts\[0\]\.password: is taken from ANN_PW, which is not set"):
+    with pytest.raises(
+        AcceptanceConfigError, match=r"users\.accounts\[0\]\.password: is taken from ANN_PW, which is not set"
+    ):
         parsed(tmp_path, text)
     monkeypatch.setenv("ANN_PW", "hunter2")
     assert parsed(tmp_path, text).accounts[0].values == {"password": "hunter2"}
 
 
-@pytest.mark.parametrize("path", ["examples/optimizer/accept.toml", "examples/legacy_service/accept.toml"])
+@pytest.mark.parametrize(
+    "path", ["examples/optimizer/accept.toml", "examples/legacy_service/accept.toml", "examples/host/accept.toml"]
+)
 def test_the_examples_are_valid(path) -> None:
     AcceptanceConfig.read(ROOT / path)
 
 
 def test_values_are_written_as_toml_reads_them() -> None:
-    import tomllib
-
     value = {"a b": 'x"\\y', "n": [1, 2.5, True], "t": {"u": "ä{canary}"}}
     assert tomllib.loads(f"value = {toml(value)}")["value"] == value

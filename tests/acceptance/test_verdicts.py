@@ -9,9 +9,9 @@ from isolane.acceptance import AcceptanceThresholds, Bound, IsolationTester, Met
 from isolane.acceptance.events import EventShape, judged
 from isolane.acceptance.leaks import plain_path
 from isolane.acceptance.records import Receipt, Run, Transcript
+from isolane.acceptance.target import Usage
 from isolane.acceptance.trials.concurrency import most_at_once
 from isolane.acceptance.trials.resources import left
-from isolane.acceptance.target import Usage
 
 tester = IsolationTester(7)
 
@@ -54,7 +54,9 @@ def two(*receipts: Receipt) -> list[Transcript]:
             "$.payload[key 0]",
         ),
         (
-            lambda mark: Receipt("frame", "/ws", json.dumps({"t": "ev", "b": [{"n": 1, "ev": {"type": "t", "x": mark}}]}), 0),
+            lambda mark: Receipt(
+                "frame", "/ws", json.dumps({"t": "ev", "b": [{"n": 1, "ev": {"type": "t", "x": mark}}]}), 0
+            ),
             "/ws, event t",
             "$.b[*].ev.x",
         ),
@@ -63,7 +65,9 @@ def two(*receipts: Receipt) -> list[Transcript]:
 )
 def test_a_canary_of_another_is_found_with_its_place(receipt, place, path) -> None:
     found = tester.examine(two(receipt(tester.mint("bob")))).leaks
-    assert [(one.owner, one.seen_by, one.place, one.path, one.count) for one in found] == [("bob", "ann", place, path, 1)]
+    assert [(one.owner, one.seen_by, one.place, one.path, one.count) for one in found] == [
+        ("bob", "ann", place, path, 1)
+    ]
     # Its nearest neighbour, an own one, is no leak.
     own = tester.examine(two(receipt(tester.mint("ann"))))
     assert (own.leaks, own.own["ann"]) == ([], 1)
@@ -74,6 +78,14 @@ def test_a_run_id_of_another_is_found_and_a_refusal_may_repeat_it() -> None:
     (leak,) = tester.examine(two(Receipt("body", "GET /x", body, 0))).leaks
     assert (leak.evidence, leak.owner, leak.path) == ("run id", "bob", "$.rows[*].run")
     assert tester.examine(two(Receipt("refusal", "GET /x", body, 0))).leaks == []
+
+
+def test_reports_show_names_and_no_data() -> None:
+    rows = {"ann@example.com has a key": {"rows": {"run-of-bob-1": 1}}, "run": "run-of-bob-1"}
+    found = tester.examine(two(Receipt("body", "GET /x", json.dumps(rows), 0))).leaks
+    assert sorted(one.path for one in found) == ["$.(no word).rows.(no word)", "$.run"]
+    told = said(event("the secret of bob", 1, run="r2"))
+    assert "foreign event: ann, (no word) of a run of somebody else over /ws" in told
 
 
 def test_paths_are_written_as_usual() -> None:
@@ -110,12 +122,18 @@ def test_right_events_have_no_faults() -> None:
     [
         ((RIGHT[0], RIGHT[3]), "missing: ann, nothing with number 2 came before agent_completed"),
         ((*RIGHT[1:],), "missing: ann, nothing with number 1 came before tool_executing"),
-        ((RIGHT[0], RIGHT[2], RIGHT[1], RIGHT[3]), "out of order: ann, tool_executing has number 2 and came after number 3"),
+        (
+            (RIGHT[0], RIGHT[2], RIGHT[1], RIGHT[3]),
+            "out of order: ann, tool_executing has number 2 and came after number 3",
+        ),
         ((*RIGHT, RIGHT[3]), "doubled: ann, agent_completed: a second end of one span"),
         ((*RIGHT[:3],), "missing: ann, the end of a span"),
         ((RIGHT[0], RIGHT[1], event("agent_completed", 3)), "missing: ann, the end of a call of the tool t"),
         ((*RIGHT, event("agent_thinking", 5)), "out of order: ann, agent_thinking came after the end of its span"),
-        ((*RIGHT, event("agent_thinking", 1, run="r2")), "foreign event: ann, agent_thinking of a run of somebody else over /ws"),
+        (
+            (*RIGHT, event("agent_thinking", 1, run="r2")),
+            "foreign event: ann, agent_thinking of a run of somebody else over /ws",
+        ),
         ((event("agent_thinking", 1),), "missing: ann, a completed run without agent_started"),
     ],
 )

@@ -23,6 +23,7 @@ from tests.adversity import (  # noqa: F401 - they add their scenarios to the ot
     contamination_scenarios,
     legacy_scenarios,
     flag_scenarios,
+    guard_scenarios,
     limit_scenarios,
     memory_scenarios,
     pool_scenarios,
@@ -64,6 +65,13 @@ NOT_OURS = {
     "KnowsItsUser.user_of": "a protocol; the request scope's is below",
     "open_websocket": "the websockets library's handshake; cancelled on real sockets in tests/clients",
 }
+
+SUITE = (
+    *("AcceptanceTestExecutor.", "ExecutionPatternAcceptanceTests.", "IsolationTester.", "EchoAgent.", "Recorder."),
+    *("Target.", "OwnTarget.", "ServiceTarget.", "UserSession.", "OwnSession.", "AppSession."),
+    *("RecordedHttp.", "ServiceProcess.", "UserSocket."),
+)
+"""The acceptance suite and its parts, which test a service from outside. Cancelled in tests/acceptance."""
 
 THE_HOSTS = ("AgentWebSocketBridge.", "ConnectionPool.", "PooledSocket.")
 """What the host brings: `isolane.compat.protocols` only describes it."""
@@ -151,6 +159,9 @@ def test_every_public_coroutine_has_a_scenario() -> None:
     """Found by looking: a coroutine that is added has to be added to the scenarios."""
     assert public_awaitables() - set(NOT_OURS) == set(COVERED)
     theirs = {name for name in compat_awaitables() if name.startswith(THE_HOSTS)} | {"get_factory_adapter"}
+    ours = {name for name in public_awaitables() if not name.startswith(SUITE)}
+    assert ours - set(NOT_OURS) == set(COVERED)
+    theirs = {name for name in compat_awaitables() if name.startswith(THE_HOSTS)}
     assert compat_awaitables() - theirs == set(COMPAT_COVERED)
 
 

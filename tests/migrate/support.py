@@ -35,9 +35,9 @@ def markers(text: str) -> list[tuple[int, str]]:
 
 
 def put(root: Path, **files: str) -> Path:
-    """Write files; two underscores in a name are a folder's slash."""
+    """Write files; two underscores in a name are a folder's slash, unless it has one."""
     for name, text in files.items():
-        path = root / f"{name.replace('__', '/')}.py"
+        path = root / f"{name if '/' in name else name.replace('__', '/')}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode())
     return root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 
 import pytest
@@ -48,6 +49,12 @@ def test_every_rule_has_its_files():
     for rule in RULES.values():
         names = {path.name for path in (CASES / rule.code.lower()).iterdir()} - {"__pycache__"}
         assert names == {"planted.py", "near.py", *({"before.py", "after.py"} if rule.fix != "none" else set())}
+
+
+def test_the_page_has_the_rules_as_they_are():
+    page = (CASES.parents[2] / "docs" / "migrate.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (MIG\d{3}) \| ([^|]+) \| (\w+) \| (\w+) \|$", page, re.MULTILINE)
+    assert rows == [(rule.code, rule.title, rule.severity, rule.fix) for rule in RULES.values()]
 
 
 def found_by_itself(rule: Rule, text: str, root) -> list:

@@ -35,6 +35,7 @@ class PythonFault:
 
 _AUTH = "security/authentication/"
 _LEGACY = "migration/legacy/"
+_CODEMOD = "migration/codemod/"
 
 PYTHON_FAULTS: dict[str, PythonFault] = {
     "DeprecatedIsNoCoroutine": PythonFault(
@@ -71,6 +72,21 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "a fault that was asked for and never came is no failure",
         "testing/faults.py",
         (("if missing := self.never_came:", "if (missing := self.never_came) is None:"),),
+    ),
+    "RollbackEventWithoutCode": PythonFault(
+        "runs that a rollback cancels do not say so",
+        "engines/factory.py",
+        (('set_end_code(engine.context.user_id, engine.context.run_id, "rolled_back")', "pass"),),
+    ),
+    "AbortEndsLegacyRuns": PythonFault(
+        "a rollback cancels the runs of the older side as well",
+        "engines/factory.py",
+        (("[engine for engine in self._numbers if belongs(engine.context)]", "list(self._numbers)"),),
+    ),
+    "RollbackNotWrittenAgain": PythonFault(
+        "a rollback that could not be written is lost with the process",
+        "migration/guard/guard.py",
+        (("        if self._unwritten is not None:\n            self._persist()\n", ""),),
     ),
     "ToolParametersNotAsked": PythonFault(
         "the detector is not asked about the parameters of a tool",
@@ -384,6 +400,72 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "decisions by a document that could not be read anew do not say so",
         "migration/flags/rollout.py",
         (("self._engine.set_stale(True)", "pass"),),
+    ),
+    "BareNameIsEnough": PythonFault(
+        "a class with the last name of the legacy state counts as it, LangChain's among them",
+        f"{_CODEMOD}names.py",
+        (('return any(name == one or name.endswith(f".{one}") for one in self._by_last[last])', "return True"),),
+    ),
+    "FixWithoutALook": PythonFault(
+        "fixes that somebody has to look at are made without being asked for",
+        f"{_CODEMOD}fix/engine.py",
+        (('(unsafe or one.fix.safety == "safe")', "True"),),
+    ),
+    "CommentLost": PythonFault(
+        "a fix takes comments out of the source",
+        f"{_CODEMOD}fix/engine.py",
+        (("if any(lost_comments(target, edit) for edit in edits):", "if False:"),),
+    ),
+    "ChangedFileOverwritten": PythonFault(
+        "what somebody saved after the scan is overwritten by a fix",
+        f"{_CODEMOD}fix/files.py",
+        (("if path.read_bytes() != source.raw:", "if False:"),),
+    ),
+    "BaselineByLine": PythonFault(
+        "a finding that is known is new again when its line moves",
+        f"{_CODEMOD}baseline.py",
+        (('" ".join(finding.snippet.split())', "str(finding.line)"),),
+    ),
+    "UnusedIgnoreIsQuiet": PythonFault(
+        "a comment that ignores nothing stays unseen, and ignores what comes later",
+        f"{_CODEMOD}suppress.py",
+        (("one not in comment.used", "False"),),
+    ),
+    "FramesNotScanned": PythonFault(
+        "the suite does not look into events for canaries of others",
+        "acceptance/leaks.py",
+        (
+            (
+                "    value = receipt.value\n    own",
+                "    value = '' if receipt.channel == 'frame' else receipt.value\n    own",
+            ),
+            ("    if value is not receipt.data:", "    if value and value is not receipt.data:"),
+        ),
+    ),
+    "UnseenControlsPass": PythonFault(
+        "a test of the suite passes though it did not report what was planted",
+        "acceptance/results.py",
+        (
+            (
+                "for one in self.controls if not one.seen]\n        if not",
+                "for one in () if not one.seen]\n        if not",
+            ),
+        ),
+    ),
+    "BlindUsersPass": PythonFault(
+        "a user who was shown no own canary has shown that no foreign one is shown",
+        "acceptance/isolation.py",
+        (("        if blind:\n", "        if False:\n"),),
+    ),
+    "RunsOfOthersPass": PythonFault(
+        "events of runs of somebody else are a user's own",
+        "acceptance/events.py",
+        (("if event.run and event.run not in own)", "if False)"),),
+    ),
+    "ShutDoorsPass": PythonFault(
+        "refusals count where nobody is let in",
+        "acceptance/trials/security.py",
+        (("seen=not control.refused)", "seen=True)"),),
     ),
 }
 """By the names under which the table has them."""

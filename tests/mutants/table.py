@@ -9,7 +9,9 @@ from __future__ import annotations
 P = "tests/python/test_"
 A = "lib::limits::adaptive::tests::"
 B = "tests/security/test_"
+M = "tests/migrate/test_"
 S = "tests/integrations/test_socket_sign_in.py::test_"
+ACCEPT = "tests/acceptance/test_"
 
 KILLERS: dict[str, tuple[str, ...]] = {
     # Permits.
@@ -121,6 +123,36 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "lib::loopaccount::budget::tests::a_budget_is_told_when_it_is_used_up_and_again_when_as_much_is",
     ),
     "BlockNotTold": (f"{P}loop_account.py::test_a_block_is_told_with_its_run_its_agent_and_its_line",),
+    # The guard of a rollout.
+    "GuardBetsOnTheBound": (
+        "guard_simulation::harmful_rollouts_are_caught_soon",
+        "lib::guard::eprocess::tests::nobody_may_expect_to_gain_while_the_bound_holds",
+    ),
+    "GuardLatchLost": (
+        "lib::guard::tests::a_rollback_stays_whatever_comes_after_it",
+        f"{P}guard.py::test_a_rollback_takes_the_flag_from_everybody_before_the_call_returns",
+    ),
+    "GuardIgnoresDwell": (
+        "lib::guard::tests::samples_and_dwell_together_are_needed",
+        f"{P}guard.py::test_it_climbs_the_ladder_with_samples_and_time_and_with_neither_alone",
+    ),
+    "GuardNeedsNoData": (
+        "lib::guard::tests::no_data_of_one_metric_holds",
+        f"{P}guard.py::test_it_climbs_the_ladder_with_samples_and_time_and_with_neither_alone",
+    ),
+    "GuardSleepsWhilePaused": (
+        "lib::guard::tests::one_violation_of_isolation_aborts_in_every_state",
+        f"{P}guard.py::test_one_violation_of_isolation_is_enough_in_every_state",
+    ),
+    "GuardIgnoresBaseline": ("guard_simulation::as_slow_as_the_older_side_is_never_rolled_back",),
+    # What it does.
+    "RollbackEventWithoutCode": (
+        f"{P}guard_runs.py::test_abort_cancels_the_modern_runs_with_one_last_event_each",
+    ),
+    "AbortEndsLegacyRuns": (f"{P}guard_runs.py::test_abort_cancels_the_modern_runs_with_one_last_event_each",),
+    "RollbackNotWrittenAgain": (
+        f"{P}guard.py::test_a_rollback_that_cannot_be_written_holds_here_and_is_tried_again",
+    ),
     # Events.
     "FoldDropsLatest": (f"{P}event_log.py::test_a_full_log_folds_into_the_latest_of_each_span_and_key",),
     "FoldForgetsOpenSpans": (
@@ -477,5 +509,21 @@ KILLERS: dict[str, tuple[str, ...]] = {
     ),
     "LabTrustsItself": (f"{P}pytest_plugin.py::test_planted_leaks_are_found_and_clean_neighbours_pass",),
     "FaultNeedNotCome": (f"{P}pytest_plugin.py::test_faults_come_or_the_test_fails",),
+    # The tools that move a code base.
+    "BareNameIsEnough": (f"{M}rules.py::test_near_misses_are_not_found",),
+    "FixWithoutALook": (f"{M}fixes.py::test_without_unsafe_only_safe_fixes_are_made",),
+    "CommentLost": (f"{M}fixes.py::test_a_fix_that_would_lose_a_comment_is_not_made",),
+    "ChangedFileOverwritten": (f"{M}fixes.py::TestWriting::test_what_changed_since_is_left_alone",),
+    "BaselineByLine": (f"{M}scan.py::TestBaseline::test_what_is_known_stays_known_when_lines_move",),
+    "UnusedIgnoreIsQuiet": (f"{M}scan.py::TestComments::test_comments_that_ignore_nothing_are_reported",),
+    # The acceptance suite.
+    "FramesNotScanned": (f"{ACCEPT}verdicts.py::test_a_canary_of_another_is_found_with_its_place",),
+    "UnseenControlsPass": (
+        f"{ACCEPT}verdicts.py::test_a_control_that_is_not_seen_makes_it_inconclusive",
+        f"{ACCEPT}own.py::test_a_checker_that_sees_nothing_makes_a_test_inconclusive",
+    ),
+    "BlindUsersPass": (f"{ACCEPT}own.py::test_users_who_hear_nothing_have_shown_nothing",),
+    "RunsOfOthersPass": (f"{ACCEPT}verdicts.py::test_each_fault_of_events_is_said",),
+    "ShutDoorsPass": (f"{ACCEPT}own.py::test_a_door_that_is_shut_for_everybody_is_inconclusive",),
 }
 """The fault, and the tests that must notice it."""

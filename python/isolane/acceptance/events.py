@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,13 @@ from typing import Any
 from isolane.acceptance.records import Receipt, Run, Transcript
 
 MISSING = object()
+NO_WORD = "(no word)"
+_WORD = re.compile(r"[\w.:/-]{1,80}")
+
+
+def as_word(text: str) -> str:
+    """Return a name that a service gave, for a report; what does not look like a name may be somebody's data."""
+    return text if _WORD.fullmatch(text) else NO_WORD
 
 
 def pointed(value: Any, pointer: str) -> Any:
@@ -25,6 +33,19 @@ def pointed(value: Any, pointer: str) -> Any:
         else:
             return MISSING
     return value
+
+
+Places = str | tuple[str, ...]
+"""A JSON pointer, or several of which the first that is there counts: services on the move have two shapes."""
+
+
+def found_at(value: Any, places: Places) -> Any:
+    """Return what the first of the pointers that leads somewhere points at, or `MISSING`."""
+    for place in (places,) if isinstance(places, str) else places:
+        found = pointed(value, place) if place else MISSING
+        if found is not MISSING:
+            return found
+    return MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +113,13 @@ class EventShape:
         spans: whether events are of spans at all.
     """
 
-    type: str = "/type"
-    run: str = "/run_id"
+    type: Places = "/type"
+    run: Places = "/run_id"
     span: tuple[str, ...] = ("/request_id", "/agent_name")
-    number: str = "/seq"
-    timestamp: str = "/timestamp"
-    tool: str = "/payload/tool_name"
-    user: str = ""
+    number: Places = "/seq"
+    timestamp: Places = "/timestamp"
+    tool: Places = "/payload/tool_name"
+    user: Places = ""
     started: tuple[str, ...] = ("agent_started",)
     ended: tuple[str, ...] = ("agent_completed", "agent_error")
     tool_started: tuple[str, ...] = ("tool_executing",)
@@ -125,7 +146,7 @@ class EventShape:
             case "ev" | "snap" | "skip":
                 yield from self._framed(receipt, value)
             case _:
-                kind = pointed(value, self.type)
+                kind = found_at(value, self.type)
                 if isinstance(kind, str) and kind not in self.ignored:
                     yield self._event(receipt, value, {})
 
@@ -147,7 +168,8 @@ class EventShape:
     def message(self, kind: str, run: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Return a message of this shape, as a fault that is planted needs one."""
         message: dict[str, Any] = {"payload": dict(payload)}
-        for pointer, value in ((self.type, kind), (self.run, run)):
+        for places, value in ((self.type, kind), (self.run, run)):
+            pointer = places if isinstance(places, str) else places[0]
             *above, last = pointer.split("/")[1:]
             place = message
             for part in above:
@@ -156,17 +178,17 @@ class EventShape:
         return message
 
     def _event(self, receipt: Receipt, message: Mapping[str, Any], entry: Mapping[str, Any]) -> ReceivedEvent:
-        number = entry.get("n", pointed(message, self.number) if self.number else MISSING)
-        span = next((found for place in self.span if (found := pointed(message, place)) is not MISSING), "")
-        run = entry.get("s", pointed(message, self.run))
+        number = entry.get("n", found_at(message, self.number))
+        span, kind = found_at(message, self.span), found_at(message, self.type)
+        run = entry.get("s", found_at(message, self.run))
         return ReceivedEvent(
-            type=str(pointed(message, self.type)) if pointed(message, self.type) is not MISSING else "",
+            type="" if kind is MISSING else as_word(str(kind)),
             run=run if isinstance(run, str) else "",
-            span=str(span),
+            span="" if span is MISSING else str(span),
             number=number if isinstance(number, int) else None,
             first=entry.get("f"),
             at=receipt.at,
-            sent=_moment(pointed(message, self.timestamp)) if self.timestamp else None,
+            sent=_moment(found_at(message, self.timestamp)),
             connection=receipt.connection,
             place=receipt.place,
             message=message,
@@ -210,7 +232,8 @@ def ownership_faults(
         yield Fault("foreign event", user, f"{kind} of a run of somebody else over {place}", count)
     if not shape.user:
         return
-    others = Counter(event.type for event in events if pointed(event.message, shape.user) not in {MISSING, None, user})
+    known = (MISSING, None, user)
+    others = Counter(event.type for event in events if found_at(event.message, shape.user) not in known)
     for kind, count in others.items():
         yield Fault("foreign event", user, f"{kind} under the name of somebody else at {shape.user}", count)
 
@@ -262,7 +285,7 @@ def _unended(user: str, spans: Mapping[str, _Span]) -> Iterator[Fault]:
         if span.started and not span.ends:
             yield Fault("missing", user, "the end of a span")
         for tool in span.tools:
-            yield Fault("missing", user, f"the end of a call of the tool {tool}")
+            yield Fault("missing", user, f"the end of a call of the tool {as_word(tool)}")
 
 
 def _before_start(user: str, event: ReceivedEvent, span: _Span) -> Iterator[Fault]:
@@ -276,7 +299,7 @@ def _after_end(user: str, event: ReceivedEvent, span: _Span) -> Iterator[Fault]:
 
 
 def _tool(user: str, event: ReceivedEvent, span: _Span, shape: EventShape) -> Iterator[Fault]:
-    named = pointed(event.message, shape.tool)
+    named = found_at(event.message, shape.tool)
     tool = "" if named is MISSING else str(named)
     if event.type in shape.tool_started:
         span.tools.append(tool)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isolane._core import Scanner
-from isolane.acceptance.events import EventShape
+from isolane.acceptance.events import NO_WORD, EventShape, as_word
 from isolane.acceptance.records import Receipt, Transcript
 
 SHORTEST_RUN_ID = 8
@@ -155,9 +155,10 @@ def _paths_of(value: Any, text: str) -> list[str]:
         path, item = stack.pop()
         if isinstance(item, dict):
             for key, child in item.items():
+                shown = as_word(str(key)) if text not in str(key) else NO_WORD
                 if text in str(key):
-                    found.append(f"{path}.<key>")
-                stack.append((f"{path}.{key}" if str(key) != text else f"{path}.<key>", child))
+                    found.append(f"{path}.{shown}")
+                stack.append((f"{path}.{shown}", child))
         elif isinstance(item, list):
             stack.extend((f"{path}[{number}]", child) for number, child in enumerate(item))
         elif isinstance(item, str) and text in item:
@@ -188,7 +189,7 @@ def _texts(value: Any, path: str = "$") -> Iterator[tuple[str, str]]:
     while stack:
         at, item = stack.pop()
         if isinstance(item, dict):
-            stack.extend((f"{at}.{key}", child) for key, child in item.items())
+            stack.extend((f"{at}.{as_word(str(key))}", child) for key, child in item.items())
         elif isinstance(item, list):
             stack.extend((f"{at}[*]", child) for child in item)
         elif isinstance(item, str):

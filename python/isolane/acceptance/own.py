@@ -161,9 +161,10 @@ class OwnSession:
         """Start a run, and return when its first event was received."""
         seen = len(self.transcript.receipts)
         task = asyncio.create_task(self.run("long"))
+        self._begun[id(task)] = task
         await self.recorder.until(lambda: task.done() or len(self.transcript.receipts) > seen, 2.0)
         run = self.transcript.runs[-1]
-        self._begun[id(run)] = task
+        self._begun = {id(run): task}
         return run
 
     async def finish(self, run: Run) -> None:
@@ -175,9 +176,11 @@ class OwnSession:
     async def abandon(self) -> Run:
         """Cancel a run in the middle, as a request that is given up is cancelled."""
         task = asyncio.create_task(self.run("long"))
-        await asyncio.wait({task}, timeout=LONG_SECONDS / 4)
-        task.cancel()
-        await asyncio.wait({task})
+        try:
+            await asyncio.wait({task}, timeout=LONG_SECONDS / 4)
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
         run = self.transcript.runs[-1]
         run.outcome = "cancelled"
         return run

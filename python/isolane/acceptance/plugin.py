@@ -99,11 +99,11 @@ class AcceptanceItem(pytest.Item):
         if result.verdict is Verdict.SKIPPED:
             pytest.skip(result.skipped)
         if not result.success:
-            raise AcceptanceFailedError("\n".join(result.problems()))
+            raise _FailedError("\n".join(result.problems()))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return what was wrong, without a traceback of the suite."""
-        if isinstance(excinfo.value, AcceptanceFailedError):
+        if isinstance(excinfo.value, _FailedError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
@@ -112,5 +112,5 @@ class AcceptanceItem(pytest.Item):
         return "isolane-accept", None, f"isolane accept: {self.name}"
 
 
-class AcceptanceFailedError(Exception):
+class _FailedError(Exception):
     """A test of the suite did not pass. The text says why."""

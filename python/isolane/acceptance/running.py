@@ -101,7 +101,7 @@ def _write(path: str | None, text: str) -> None:
 
 def _init(options: argparse.Namespace) -> int:
     if options.output.exists() and not options.force:
-        print(f"{options.output} is there already; --force writes over it, --output takes another name", sys.stderr)
+        _say(f"{options.output} is there already; --force writes over it, --output takes another name", sys.stderr)
         return 2
     found = Candidates()
     if options.url:

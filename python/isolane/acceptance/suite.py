@@ -101,8 +101,8 @@ class ExecutionPatternAcceptanceTests:
         if unknown:
             raise ValueError(f"there is no test {unknown[0]!r}; the tests are {', '.join(TESTS)}")
         results = AcceptanceTestResult(self.target.name, self.seed)
-        await self.target.open()
         try:
+            await self.target.open()
             for name in names:
                 result = await self.run_opened(name)
                 results.add_test_result(name, result)

@@ -242,8 +242,9 @@ class UserExecutionEngine:
                 self._factory.tell_run_end(self, failed, time.monotonic() - started, waits.seconds)
             # Its traceback leads back to this frame.
             failed = None
-        if tells and self._fence is not None and self._fence.is_up:
-            # It ended after all, but too late: nothing of it was recorded.
+        was_late = self._fence is not None and self._fence.is_up
+        if tells and (was_late or self.end_reason == "rolled_back"):
+            # It ended after all, but too late, or what it came to is not to be believed.
             raise self._closed_error()
         return result
 

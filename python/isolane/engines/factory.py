@@ -186,11 +186,7 @@ class ExecutionEngineFactory:
                 raise ExecutionEngineFactoryError(f"Engine creation failed: {error}") from error
             raise
         self._register(engine, slot)
-        for observer in tuple(self.run_observers):
-            try:
-                observer.run_started(engine.context)
-            except Exception:
-                logger.exception("an observer of runs failed; the run goes on")
+        self._tell_run_start(context)
         return engine
 
     create_execution_engine = create_for_user
@@ -398,6 +394,13 @@ class ExecutionEngineFactory:
             engine._cancelled = engine._cancelled or reason  # noqa: SLF001 - the engine's other half
         await asyncio.gather(*(self._end(engine, "cancelled", reason) for engine in engines))
         return bool(engines)
+
+    def _tell_run_start(self, context: UserExecutionContext) -> None:
+        for observer in tuple(self.run_observers):
+            try:
+                observer.run_started(context)
+            except Exception:
+                logger.exception("an observer of runs failed; the run goes on")
 
     def tell_run_end(
         self, engine: UserExecutionEngine, error: BaseException | None, duration: float, waited: float

@@ -50,10 +50,10 @@ current_waits: ContextVar[RunWaits | None] = ContextVar("isolane_run_waits", def
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Mark what the run waits for and cannot help, such as the answer of a model: ``with waiting(): await ...``.
+    """Mark a wait that the run cannot help, such as for the answer of a model.
 
-    The time of the block does not count when it is judged whether the run was slow. Waiting for permits and
-    ``permit.suspend()`` are marked already. Outside of a run it does nothing.
+    Use it as ``with waiting(): await ...``. The time of the block does not count when it is judged whether the run was
+    slow. Waiting for permits and ``permit.suspend()`` are marked already. Outside of a run it does nothing.
     """
     waits = current_waits.get()
     if waits is None:

@@ -36,7 +36,7 @@ def require_httpx() -> Any:
         import httpx  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "`isolane accept` needs httpx, websockets and uvicorn: install isolane[acceptance]", name=error.name
+            "`isolane accept` needs httpx, websockets and uvicorn: pip install 'isolane[acceptance]'", name=error.name
         ) from error
     return httpx
 

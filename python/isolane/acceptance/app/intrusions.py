@@ -10,7 +10,7 @@ from typing import Any
 from isolane.acceptance.app.config import AcceptanceConfig, SocketConfig, Step
 from isolane.acceptance.app.http import Answer, RecordedHttp
 from isolane.acceptance.app.session import AppSession
-from isolane.acceptance.app.sockets import EventSocket, SocketRefusedError
+from isolane.acceptance.app.sockets import SocketRefusedError, UserSocket
 from isolane.acceptance.app.tables import placeholders
 from isolane.acceptance.target import Attempt
 
@@ -163,7 +163,7 @@ async def _opens(
 ) -> tuple[bool, str]:
     """Return whether the server keeps a socket open, and what happened."""
     async with _stranger(thief) as http:
-        connection = EventSocket(socket, thief.url, thief.recorder, 0)
+        connection = UserSocket(socket, thief.url, thief.recorder, 0)
         connection.channel = "refusal"
         try:
             await connection.open(dict(values), headers, http, {} if socket.query else query)
@@ -191,7 +191,7 @@ async def _subscriptions(socket: SocketConfig, thief: AppSession, victim: AppSes
 
 async def _asks(socket: SocketConfig, session: AppSession, run: str) -> str:
     """Ask for a run on a connection of its own. Returns what the server says of it."""
-    connection = EventSocket(socket, session.url, session.recorder, 0)
+    connection = UserSocket(socket, session.url, session.recorder, 0)
     connection.channel = "refusal"
     seen = len(session.transcript.receipts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 from isolane.acceptance.app.config import AcceptanceConfig
 from isolane.acceptance.target import TargetError
@@ -29,7 +31,7 @@ class ServiceProcess:
     def __init__(self, config: AcceptanceConfig) -> None:
         self._config = config
         self._process: asyncio.subprocess.Process | None = None
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self._log: IO[bytes] | None = None
         self.url = ""
 
     @property
@@ -44,6 +46,7 @@ class ServiceProcess:
             TargetError: it ended instead, or does not answer in time; with the last lines of its log.
         """
         config = self._config
+        log = self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
             listener.set_inheritable(True)
             port = listener.getsockname()[1]
@@ -59,8 +62,8 @@ class ServiceProcess:
                 env={**os.environ, "PYTHONPATH": python_path, **config.env},
                 pass_fds=(listener.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
+                stdout=log,
+                stderr=log,
             )
         self.url = f"http://127.0.0.1:{port}"
         await self._answering(port)
@@ -84,9 +87,12 @@ class ServiceProcess:
 
     def log(self) -> str:
         """Return the last lines that it wrote."""
-        self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, self._log.tell() - _LOG_BYTES))
-        lines = self._log.read().decode("utf-8", "replace").splitlines()
+        if self._log is None:
+            return "  (nothing)"
+        size = os.fstat(self._log.fileno()).st_size
+        lines = (
+            os.pread(self._log.fileno(), _LOG_BYTES, max(0, size - _LOG_BYTES)).decode("utf-8", "replace").splitlines()
+        )
         return "\n".join(f"  {line}" for line in lines[-_LOG_LINES:]) or "  (nothing)"
 
     async def stop(self) -> None:
@@ -95,14 +101,19 @@ class ServiceProcess:
         if process is not None and process.returncode is None:
             process.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(process.wait(), STOP_SECONDS)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            finally:
+                # Also where nobody waits any more.
+                if process.returncode is None:
+                    process.kill()
+            await process.wait()
 
     def close(self) -> None:
         """Let go of its log."""
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
 
 async def _answers(port: int) -> bool:

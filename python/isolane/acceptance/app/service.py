@@ -127,7 +127,8 @@ class ServiceTarget:
                 if pointed(event.message, key) is MISSING:
                     missing[event.type, key] = missing.get((event.type, key), 0) + 1
         return [
-            f"{kind} has no {key}, which older clients read, {count} times" for (kind, key), count in missing.items()
+            f"{kind} has no {key}, which older clients read, in {count} messages"
+            for (kind, key), count in missing.items()
         ]
 
 

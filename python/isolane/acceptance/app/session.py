@@ -13,7 +13,7 @@ from typing import Any
 from isolane.acceptance.app.config import AcceptanceConfig, SocketConfig, Step
 from isolane.acceptance.app.http import TOO_MANY, Answer, RecordedHttp
 from isolane.acceptance.app.recorder import Recorder
-from isolane.acceptance.app.sockets import EventSocket, SocketRefusedError
+from isolane.acceptance.app.sockets import SocketRefusedError, UserSocket
 from isolane.acceptance.events import MISSING, EventShape, ReceivedEvent, pointed
 from isolane.acceptance.records import Run, Transcript
 from isolane.acceptance.target import Account, RunKind, TargetError
@@ -45,7 +45,7 @@ class AppSession:
         self.http = RecordedHttp(url, self.recorder, config.run_seconds)
         self.config = config
         self.url = url
-        self.socket: EventSocket | None = None
+        self.socket: UserSocket | None = None
         self._mint = mint
         self._reader = StreamReader()
         self._connections = 0
@@ -95,10 +95,10 @@ class AppSession:
     async def _open(self, config: SocketConfig) -> None:
         self._connections += 1
         reader = self._reader if config.protocol == "isolane.v1" else None
-        socket = EventSocket(config, self.url, self.recorder, self._connections, reader)
+        # Kept before it is open, so that it is closed whatever becomes of this.
+        self.socket = UserSocket(config, self.url, self.recorder, self._connections, reader)
         query = {} if config.query else self.config.query
-        await socket.open(self.values, self.socket_headers(), self.http, query)
-        self.socket = socket
+        await self.socket.open(self.values, self.socket_headers(), self.http, query)
 
     # -- runs --------------------------------------------------------------------------------------------------------
 
@@ -267,9 +267,11 @@ class AppSession:
         """Give a request up before it is answered."""
         self._abandoned = True
         task = asyncio.create_task(self.run("long"))
-        await asyncio.wait({task}, timeout=ABANDON_SECONDS)
-        task.cancel()
-        await asyncio.wait({task})
+        try:
+            await asyncio.wait({task}, timeout=ABANDON_SECONDS)
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
         run = self.transcript.runs[-1]
         if not task.cancelled() and task.exception() is None:
             return run

@@ -32,7 +32,7 @@ class SocketRefusedError(Exception):
     """The socket was refused: the server said so, or closed it."""
 
 
-class EventSocket:
+class UserSocket:
     """One connection of a user. What it receives is recorded.
 
     Args:
@@ -120,8 +120,10 @@ class EventSocket:
     async def _await_first(self) -> None:
         waiting = asyncio.create_task(self.welcomed.wait())
         assert self._task is not None  # noqa: S101 - it was made just now
-        await asyncio.wait({waiting, self._task}, timeout=OPEN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        try:
+            await asyncio.wait({waiting, self._task}, timeout=OPEN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
         if not self.welcomed.is_set():
             await self.drop()
             raise SocketRefusedError("it was closed before its first message")
@@ -245,4 +247,6 @@ def require_websockets() -> None:
     try:
         import websockets  # noqa: F401, PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise TargetError("`isolane accept` needs websockets for [socket]: install isolane[acceptance]") from error
+        raise TargetError(
+            "`isolane accept` needs websockets for [socket]: pip install 'isolane[acceptance]'"
+        ) from error

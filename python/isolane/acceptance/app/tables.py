@@ -104,6 +104,14 @@ class Table:
             raise AcceptanceConfigError(self.key(name), f"is {kind_of(value)}", "a list of texts")
         return tuple(value)
 
+    def places(self, name: str) -> tuple[str, ...]:
+        """Return JSON pointers: one, or a list; none for an empty text."""
+        value = self.raw(name)
+        found = [value] if isinstance(value, str) else value
+        if not isinstance(found, list) or not all(isinstance(one, str) and one[:1] in {"", "/"} for one in found):
+            raise AcceptanceConfigError(self.key(name), f"is {value!r}", "a JSON pointer such as /type, or a list")
+        return tuple(one for one in found if one)
+
     def wholes(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
         """Return a list of HTTP status codes."""
         value = self.raw(name)

@@ -24,8 +24,13 @@ async def error_handling_recovery(bench: Bench, result: TestResult) -> None:
             return
         harmed, spared = _parts(users)
         work = [asyncio.create_task(_harm(session, number, bench, result)) for number, session in enumerate(harmed)]
-        runs = await bench.executor.together(spared)
-        await asyncio.gather(*work)
+        try:
+            runs = await bench.executor.together(spared)
+            await asyncio.gather(*work)
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.wait(work)
         result.add_check("runs of others while some failed", len(runs))
         for problem in spoilt(runs):
             result.add_failure(problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from isolane.acceptance.events import EventShape, ReceivedEvent, judged
+from isolane.acceptance.events import EventShape, Places, ReceivedEvent, judged
 from isolane.acceptance.executor import transcripts
 from isolane.acceptance.records import Transcript
 from isolane.acceptance.results import TestResult
@@ -33,6 +33,13 @@ async def websocket_event_isolation(bench: Bench, result: TestResult) -> None:
 def judge_events(received: Sequence[Transcript], shape: EventShape, result: TestResult) -> None:
     """Note what is wrong with the events of these users, and plant faults into a copy: each must be reported."""
     told = 0
+    named = sum(bool(run.run_id) for one in received for run in one.runs)
+    result.add_check("runs whose events were judged", named)
+    if not named:
+        result.add_note("events cannot be told apart by their runs: run.save does not say where the run's id is")
+    events = [event for one in received for event in shape.events(one)]
+    if events and not any(event.run for event in events):
+        result.add_failure(f"no event has the id of its run at {_shown(shape.run)} (events.run)")
     for transcript in received:
         events = shape.events(transcript)
         result.add_check("events judged for owner and order", len(events))
@@ -61,6 +68,10 @@ def _controls(received: Sequence[Transcript], shape: EventShape, result: TestRes
         copy = plant(list(events), shape)
         if copy is not None:
             result.add_control(planted, seen=bool(judged(own, copy, shape)))
+
+
+def _shown(places: Places) -> str:
+    return places if isinstance(places, str) else " or ".join(places)
 
 
 def told_any(result: TestResult) -> bool:

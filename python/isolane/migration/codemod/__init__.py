@@ -5,7 +5,8 @@ The scan needs nothing but Python. The fixes need LibCST, which the extra ``migr
 
 from __future__ import annotations
 
-from isolane.migration.codemod.config import MigrateConfig, MigrateConfigError, load_config
+from isolane.migration.codemod.config import MigrateConfig, load_config
+from isolane.migration.codemod.errors import MigrateConfigError, MigrateInputError
 from isolane.migration.codemod.findings import FileProblem, Finding, Fix, LedgerSite, Replacement, ScanReport, Span
 from isolane.migration.codemod.rules import RULES, Rule
 from isolane.migration.codemod.scan import scan_paths
@@ -18,6 +19,7 @@ __all__ = [
     "LedgerSite",
     "MigrateConfig",
     "MigrateConfigError",
+    "MigrateInputError",
     "Replacement",
     "Rule",
     "ScanReport",

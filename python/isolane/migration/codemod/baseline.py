@@ -10,11 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from isolane.migration.codemod.errors import MigrateInputError
 from isolane.migration.codemod.findings import Finding
-
-
-class BaselineError(ValueError):
-    """A file is no baseline. The text says why, and how to make one."""
 
 
 def fingerprint(finding: Finding) -> str:
@@ -42,20 +39,22 @@ def write_baseline(path: Path, findings: Iterable[Finding]) -> int:
 
 
 def read_baseline(path: Path) -> Counter[str]:
-    """Read how often each finding is known. Raises ``BaselineError``."""
+    """Read how often each finding is known. Raises ``MigrateInputError``."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document["version"] != 1:
-            raise BaselineError(f"{path} is of version {document['version']}, which this isolane does not know")
-        return Counter({key: int(entry["count"]) for key, entry in document["findings"].items()})
-    except BaselineError:
-        raise
+        version = document["version"]
+        known = Counter({key: int(entry["count"]) for key, entry in document["findings"].items()})
     except OSError as error:
-        raise BaselineError(f"{path} cannot be read: {error.strerror}; make it with --write-baseline {path}") from error
+        raise MigrateInputError(
+            f"{path} cannot be read: {error.strerror}; make it with --write-baseline {path}"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BaselineError(
+        raise MigrateInputError(
             f"{path} is no baseline of isolane migrate; make it with --write-baseline {path}"
         ) from error
+    if version != 1:
+        raise MigrateInputError(f"{path} is of version {version}, which this isolane does not know")
+    return known
 
 
 def without_known(findings: Iterable[Finding], known: Counter[str]) -> tuple[list[Finding], int, int]:

@@ -16,12 +16,13 @@ from types import ModuleType
 from typing import Any
 
 from isolane.migration.codemod import formats
-from isolane.migration.codemod.baseline import BaselineError, read_baseline, without_known, write_baseline
-from isolane.migration.codemod.config import MigrateConfig, MigrateConfigError, load_config
+from isolane.migration.codemod.baseline import read_baseline, without_known, write_baseline
+from isolane.migration.codemod.config import MigrateConfig, load_config
+from isolane.migration.codemod.errors import MigrateConfigError, MigrateInputError, NotWrittenError
 from isolane.migration.codemod.findings import ScanReport
-from isolane.migration.codemod.fix import FileFix, MissingExtraError, fix_report
-from isolane.migration.codemod.fix.files import NotWrittenError, write
-from isolane.migration.codemod.ledger import LedgerError, join, read_ledger
+from isolane.migration.codemod.fix import FileFix, fix_report
+from isolane.migration.codemod.fix.files import write
+from isolane.migration.codemod.ledger import join, read_ledger
 from isolane.migration.codemod.rules import RULES
 from isolane.migration.codemod.scan import scan_paths
 
@@ -79,9 +80,10 @@ def _fix(options: argparse.Namespace) -> int:
         elif one.changed:
             print(one.diff(), end="")
         for finding, why in one.refused:
-            print(f"{one.path}:{finding.line}: {finding.rule} is left as it is: {why}", file=sys.stderr)
+            left = f"{one.path}:{finding.line}: {finding.rule} is left as it is: {why}"
+            print(formats.printable(left), file=sys.stderr)
     for line in failed:
-        print(line, file=sys.stderr)
+        print(formats.printable(line), file=sys.stderr)
     print(_fixed(report, fixes, options, written), file=sys.stdout if options.write else sys.stderr)
     if failed:
         return UNUSABLE
@@ -189,7 +191,12 @@ def run(options: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int] = options.run
     try:
         return command(options)
-    except (MigrateConfigError, BaselineError, LedgerError, MissingExtraError) as error:
+    except (MigrateConfigError, MigrateInputError) as error:
+        print(f"isolane migrate: {error}", file=sys.stderr)
+        return UNUSABLE
+    except ModuleNotFoundError as error:
+        if error.name != "libcst":
+            raise
         print(f"isolane migrate: {error}", file=sys.stderr)
         return UNUSABLE
     except OSError as error:

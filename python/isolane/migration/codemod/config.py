@@ -8,9 +8,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from isolane.migration.codemod.errors import MigrateConfigError
 from isolane.migration.codemod.names import NameList
 
 STATES = ("app.agents.state.DeepAgentState", "schemas.agent_models.DeepAgentState", "agents.state.DeepAgentState")
@@ -65,10 +67,6 @@ PER_USER_CLASSES = (
 )
 
 
-class MigrateConfigError(ValueError):
-    """The configuration says something that cannot be meant. The text says where, and what is allowed."""
-
-
 @dataclass(frozen=True)
 class MigrateConfig:
     """What to look for. Lists of ``[tool.isolane.migrate]`` are added to these; ``extend = false`` leaves these out.
@@ -113,6 +111,7 @@ class MigrateConfig:
     user_names: tuple[str, ...] = ("user_id", "uid", "current_user_id", "user_uuid", "account_id", "customer_id")
     identity_names: tuple[str, ...] = ("user_id", "thread_id", "chat_thread_id", "run_id", "tenant_id", "session_id")
     identity_literals: tuple[str, ...] = (
+        "default",
         "default_user",
         "legacy_user",
         "anonymous",
@@ -139,8 +138,8 @@ class MigrateConfig:
             bare = [one for one in getattr(self, name) if "." not in one]
             if bare:
                 raise MigrateConfigError(
-                    f"{name} has {bare[0]!r}, a name without a module; write it as 'app.module.{bare[0]}', because other "
-                    "libraries have names like it"
+                    f"{name} has {bare[0]!r}, a name without a module; write it as 'app.module.{bare[0]}', because "
+                    "other libraries have names like it"
                 )
 
     # What the rules ask, ready to be asked often.
@@ -195,9 +194,8 @@ QUALIFIED = (
     *("states", "contexts", "emitter_getters", "dispatcher_getters", "singleton_getters", "async_getters"),
     "per_user_classes",
 )
-_LISTS = tuple(
-    one.name for one in fields(MigrateConfig) if one.name not in {"send_method", "flag", "per_file_ignores", "root"}
-)
+_SINGLE = ("send_method", "flag")
+_LISTS = tuple(one.name for one in fields(MigrateConfig) if one.name not in {*_SINGLE, "per_file_ignores", "root"})
 _CODE = re.compile(r"MIG0(?:0[1-9]|1[0-2])")
 
 
@@ -240,33 +238,34 @@ def config_from(table: Mapping[str, Any], *, root: Path) -> MigrateConfig:
     extend = table.pop("extend", True)
     if not isinstance(extend, bool):
         raise MigrateConfigError(f"extend is true or false, got {extend!r}")
-    values: dict[str, Any] = {}
-    defaults = MigrateConfig(root=root)
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name in _LISTS:
-            own = _texts(name, value)
-            values[name] = tuple(dict.fromkeys((*(getattr(defaults, name) if extend else ()), *own)))
-        elif name in {"send_method", "flag"}:
-            if not isinstance(value, str) or not value:
-                raise MigrateConfigError(f"{name} is a text, got {value!r}")
-            values[name] = value
-        elif name == "per_file_ignores":
-            if not isinstance(value, dict):
-                raise MigrateConfigError("per_file_ignores is a table of patterns, each with a list of codes")
-            values[name] = {pattern: _texts(f"per_file_ignores.{pattern}", codes) for pattern, codes in value.items()}
-        else:
-            allowed = ", ".join(sorted([*_LISTS, "send_method", "flag", "per_file_ignores", "extend"]))
-            raise MigrateConfigError(f"tool.isolane.migrate has no {key!r}; it has {allowed}")
-    for code in (
-        *values.get("ignore", ()),
-        *(one for codes in values.get("per_file_ignores", {}).values() for one in codes),
-    ):
+    values = {(name := key.replace("-", "_")): _value(name, value) for key, value in table.items()}
+    for code in (*values.get("ignore", ()), *chain.from_iterable(values.get("per_file_ignores", {}).values())):
         if not _CODE.fullmatch(code):
             raise MigrateConfigError(f"there is no rule {code!r}; the rules are MIG001 to MIG012")
-    if not extend:
+    known = MigrateConfig(root=root)
+    if extend:
+        values |= {
+            name: tuple(dict.fromkeys((*getattr(known, name), *values[name]))) for name in _LISTS if name in values
+        }
+    else:
         values = {**dict.fromkeys(QUALIFIED, ()), **values}
     return MigrateConfig(**values, root=root)
+
+
+def _value(name: str, value: Any) -> Any:
+    """Return one setting as ``MigrateConfig`` has it. Raises ``MigrateConfigError``."""
+    if name in _LISTS:
+        return _texts(name, value)
+    if name in _SINGLE:
+        if not isinstance(value, str) or not value:
+            raise MigrateConfigError(f"{name} is a text, got {value!r}")
+        return value
+    if name == "per_file_ignores":
+        if not isinstance(value, dict):
+            raise MigrateConfigError("per_file_ignores is a table of patterns, each with a list of codes")
+        return {pattern: _texts(f"per_file_ignores.{pattern}", codes) for pattern, codes in value.items()}
+    allowed = ", ".join(sorted([*_LISTS, *_SINGLE, "per_file_ignores", "extend"]))
+    raise MigrateConfigError(f"tool.isolane.migrate has no {name!r}; it has {allowed}")
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:

@@ -43,6 +43,16 @@ def _plural(count: int, noun: str) -> str:
 
 def text(report: ScanReport) -> Iterator[str]:
     """Yield the lines for people."""
+    yield from map(printable, _lines(report))
+    yield summary(report)
+
+
+def printable(line: str) -> str:
+    """Return a line without what a terminal would obey: names of files and pieces of source are somebody else's."""
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
+def _lines(report: ScanReport) -> Iterator[str]:
     for finding in report.findings:
         mark = f" [{finding.fix.safety} fix]" if finding.fix else ""
         hits = f" ({finding.hits} calls in the ledger)" if finding.hits else ""
@@ -54,7 +64,6 @@ def text(report: ScanReport) -> Iterator[str]:
         yield f"{site.path}:{site.line}: {site.symbol} was called {site.count} times; nothing is found there"
     if len(report.unseen) > _MOST_UNSEEN:
         yield f"and {len(report.unseen) - _MOST_UNSEEN} more such calls"
-    yield summary(report)
 
 
 def as_json(report: ScanReport) -> str:

@@ -7,32 +7,36 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from isolane.migration.codemod.errors import MigrateInputError
 from isolane.migration.codemod.findings import Finding, LedgerSite
 
 
-class LedgerError(ValueError):
-    """A file is no ledger. The text says why."""
-
-
 def read_ledger(path: Path) -> list[LedgerSite]:
-    """Read what ``GET /migration`` answers, what ``isolane migrate status --json`` prints, or a folder of workers' files.
+    """Read what ``GET /migration`` answers, ``isolane migrate status --json`` prints, or a folder of workers' files.
 
     Sites are the objects with ``symbol``, ``file``, ``line`` and ``count``, wherever in the document they are.
 
     Raises:
-        LedgerError: it cannot be read, or is not JSON.
+        MigrateInputError: it cannot be read, or is not JSON.
     """
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    try:
+        document = _folder(path) if path.is_dir() else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise MigrateInputError(f"{path} is no ledger: {error}") from error
     found: dict[tuple[str, str, int], int] = {}
-    for file in files:
-        try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise LedgerError(f"{file} is no ledger: {error}") from error
-        for site in _sites(document):
-            key = (site.symbol, site.path, site.line)
-            found[key] = found.get(key, 0) + site.count
+    for site in _sites(document):
+        key = (site.symbol, site.path, site.line)
+        found[key] = found.get(key, 0) + site.count
     return [LedgerSite(*key, count) for key, count in sorted(found.items())]
+
+
+def _folder(path: Path) -> Any:
+    """Read the files of all workers, each call once."""
+    # What keeps the ledger is not needed for anything else here.
+    from isolane.migration.deprecation.folder import LedgerFolder  # noqa: PLC0415
+    from isolane.migration.deprecation.status import reading_dict  # noqa: PLC0415
+
+    return reading_dict(LedgerFolder(path).read())
 
 
 def _sites(document: Any) -> Iterator[LedgerSite]:

@@ -22,6 +22,7 @@ _NODES = frozenset(
     # Contexts and operators are shared objects of the parser that say nothing of their own.
     and not issubclass(one, ast.expr_context | ast.operator | ast.unaryop | ast.boolop | ast.cmpop)
 )
+_PARAMETERS = ("posonlyargs", "args", "vararg", "kwonlyargs", "kwarg")
 _DEFINED = frozenset({"body", "args"})
 _EVERYTHING = frozenset({"body", "args", "elt", "key", "value", "generators"})
 _INSIDE = {
@@ -157,10 +158,16 @@ class Module:
             node, scope = waiting.pop()
             kind = node.__class__
             nodes[kind].append(node)
+            if isinstance(node, ast.arguments) and scope.parent is not None:
+                # A default is evaluated where the definition stands.
+                for default in (*node.defaults, *node.kw_defaults):
+                    if default is not None:
+                        links[default] = (node, scope.parent)
+                        waiting.append((default, scope.parent))
             bind = _BINDERS.get(kind)
             inner = scope if bind is None else (bind(self, node, scope) or scope)
             values = node.__dict__
-            for name in kind._fields:
+            for name in kind._fields if kind is not ast.arguments else _PARAMETERS:
                 value = values.get(name)
                 if value.__class__ is list:
                     child = scope if inner is not scope and name not in _INSIDE[kind] else inner

@@ -109,7 +109,7 @@ class Scope:
         return frozenset(f"{origin}{tail}" for origin in self.resolve_name(node.id))
 
     def resolve_name(self, name: str) -> frozenset[str]:
-        """Return the qualified names that a name may stand for. One that nothing binds is a builtin, or a starred one."""
+        """Return the qualified names that a name may stand for. What nothing binds is a builtin, or is starred."""
         home = self.home(name)
         if home is None:
             return frozenset([f"builtins.{name}", *(f"{module}.{name}" for module in self.top().stars)])

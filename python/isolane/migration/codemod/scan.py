@@ -9,18 +9,20 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isolane.migration.codemod.config import MigrateConfig, load_config
+from isolane.migration.codemod.errors import UnreadableError
 from isolane.migration.codemod.files import find_files, relative
 from isolane.migration.codemod.findings import FileProblem, Finding, ScanReport
 from isolane.migration.codemod.module import Module
 from isolane.migration.codemod.names import NameList
 from isolane.migration.codemod.rules import RULES
 from isolane.migration.codemod.rules.mig005 import facts as changed_in_subclasses
-from isolane.migration.codemod.source import SourceText, UnreadableError, parse, read
+from isolane.migration.codemod.source import SourceText, parse, read
 from isolane.migration.codemod.suppress import Suppressions
 
 PARALLEL_FROM = 300
@@ -62,8 +64,9 @@ class _Triggers:
 
 
 def module_name(path: str) -> str:
-    """Return the dotted name of a file by its path. What comes before the packages does no harm: names are compared
-    by how they end.
+    """Return the dotted name of a file by its path.
+
+    What comes before the packages does no harm: names are compared by how they end.
     """
     parts = [part for part in path.removesuffix(".py").split("/") if part not in {"", ".", ".."}]
     return ".".join(parts[:-1] if parts and parts[-1] == "__init__" else parts)
@@ -128,6 +131,14 @@ def _all(paths: list[Path], root: Path, config: MigrateConfig, processes: int | 
     count = processes if processes is not None else min(usable, _MOST_PROCESSES) if len(paths) >= PARALLEL_FROM else 1
     if count <= 1:
         return _scan_files(paths, root, config)
+    try:
+        return _share_out(paths, root, config, count)
+    except BrokenProcessPool:
+        # A process could not be started, for instance from an interactive session.
+        return _scan_files(paths, root, config)
+
+
+def _share_out(paths: list[Path], root: Path, config: MigrateConfig, count: int) -> list[FileResult]:
     chunks = [paths[at : at + _CHUNK] for at in range(0, len(paths), _CHUNK)]
     # Not a fork: the caller may have threads.
     context = multiprocessing.get_context("spawn")
@@ -206,7 +217,7 @@ def settle(results: Iterable[FileResult], config: MigrateConfig) -> ScanReport:
 
 
 def scan_paths(
-    paths: Iterable[str | os.PathLike[str]], config: MigrateConfig | None = None, *, processes: int | None = None
+    paths: Iterable[str | os.PathLike[str]], config: MigrateConfig | None = None, *, processes: int | None = 1
 ) -> ScanReport:
     """Look for the patterns of a service of singletons in Python files. Nothing is written, and nothing is imported.
 
@@ -214,7 +225,8 @@ def scan_paths(
         paths: files, and folders, whose ``.py`` files are looked at.
         config: what to look for. Default: ``[tool.isolane.migrate]`` of the nearest ``pyproject.toml`` above the first
             path.
-        processes: how many processes work. Default: one for each processor, up to 8, from 300 files on; else one.
+        processes: how many processes work. ``None`` is one for each processor, up to 8, from 300 files on. With more
+            than one, each imports the main module of the caller again, so that must not do its work at import.
 
     Raises:
         MigrateConfigError: the configuration cannot be meant.

@@ -12,20 +12,13 @@ import warnings
 from functools import cached_property
 from pathlib import Path
 
+from isolane.migration.codemod.errors import UnreadableError
 from isolane.migration.codemod.findings import Span
 
 MAX_BYTES = 4 * 1024 * 1024
 """A larger file is data that somebody has put into Python; it is reported and left out."""
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
-
-
-class UnreadableError(Exception):
-    """A file cannot be looked at. ``line`` is where, if that is known."""
-
-    def __init__(self, message: str, line: int | None = None) -> None:
-        super().__init__(message)
-        self.line = line
 
 
 class SourceText:

@@ -164,11 +164,11 @@ class RolloutGuard:
     # -- the application -----------------------------------------------------------------------------------------------
 
     def attach(self, application: Application) -> None:
-        """Hear of the runs of an application, of their events, and of violations of isolation. Doing it again is nothing.
+        """Hear of the runs of an application, of their events, and of violations of isolation.
 
-        Heard of are the runs of ``application.factory``; the reports of ``application.contamination`` and the events of
-        ``application.audit``, if there are any. An event of this process is slow by the policy of the guard attached
-        last.
+        Doing it again is nothing. Heard of are the runs of ``application.factory``; the reports of
+        ``application.contamination`` and the events of ``application.audit``, if there are any. An event of this
+        process is slow by the policy of the guard attached last.
         """
         if any(signals.factory is application.factory for signals in self._signals):
             return
@@ -229,7 +229,7 @@ class RolloutGuard:
         """
         self._follow()
         rollout = self._core.next_by_hand(force)
-        await asyncio.to_thread(self._step, rollout, _named(actor), reason)
+        await self._beside(partial(self._step, rollout, _named(actor), reason))
         return rollout
 
     def _step(self, rollout: int, actor: str, reason: str) -> None:
@@ -275,7 +275,7 @@ class RolloutGuard:
             return
         if not ack.strip():
             raise ValueError("a rollback is resumed with ack=: what was found out, such as the number of the incident")
-        await asyncio.to_thread(self._resume, ack, actor, data)
+        await self._beside(partial(self._resume, ack, actor, data))
 
     def _resume(self, ack: str, actor: str, data: dict[str, Any]) -> None:
         self._record("rollout_resumed", AuditClass.ADMIN, Severity.WARNING, data)
@@ -400,6 +400,13 @@ class RolloutGuard:
         if self.audit is not None:
             data = {"flag": self.flag, **data}
             self.audit.record(SecurityEvent(name=name, audit_class=audit_class, severity=severity, data=data))
+
+    async def _beside(self, work: Callable[[], None]) -> None:
+        """Do what may wait for a disk in a thread; without a writer there is none."""
+        if self._document.writer is None:
+            work()
+        else:
+            await asyncio.to_thread(work)
 
     def _do(self, work: Callable[[], None], what: str) -> None:
         """Do what may wait for a disk: in a thread beside the loop that runs, or here where there is none."""

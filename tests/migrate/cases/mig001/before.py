@@ -1,4 +1,4 @@
-"""Nothing here uses it any more."""
+"""Nothing here uses DeepAgentState any more."""
 
 from app.agents.state import DeepAgentState  # the old way
 

@@ -36,3 +36,8 @@ async def late(user_id: str, ctx: "UserExecutionContext | None" = None) -> None:
     # TODO(MIG003): get_websocket_manager() is one object for all users; take it from the context of the user
     elif get_websocket_manager("x"):
         pass
+
+
+# TODO(MIG003): get_tool_dispatcher() is one object for all users; take it from the context of the user
+def default(context: UserExecutionContext, tools=get_tool_dispatcher()) -> object:
+    return context, tools

@@ -32,3 +32,7 @@ async def late(user_id: str, ctx: "UserExecutionContext | None" = None) -> None:
         pass
     elif get_websocket_manager("x"):
         pass
+
+
+def default(context: UserExecutionContext, tools=get_tool_dispatcher()) -> object:
+    return context, tools

@@ -8,6 +8,10 @@ def use(real) -> object:
     return [get_websocket_manager(), real(), real]
 
 
+def depends(Depends):
+    return Depends(real)
+
+
 def mention() -> object:
     return real
 

@@ -8,14 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isolane.migration.codemod.config import MigrateConfig
+from isolane.migration.codemod.errors import UnreadableError
 from isolane.migration.codemod.findings import FileProblem, Finding, ScanReport
-from isolane.migration.codemod.source import SourceText, UnreadableError, read
+from isolane.migration.codemod.source import SourceText, read
 
 _NEEDS_EXTRA = "isolane migrate fix needs LibCST: pip install 'isolane[migrate]'"
-
-
-class MissingExtraError(ModuleNotFoundError):
-    """LibCST is not installed. The text names the extra."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +60,14 @@ def fix_report(
         unsafe: whether fixes count that need somebody to look at them.
 
     Raises:
-        MissingExtraError: LibCST is not installed.
+        ModuleNotFoundError: LibCST is not installed; the text names the extra.
     """
     try:
         from isolane.migration.codemod.fix.engine import fix_text  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name != "libcst":
             raise
-        raise MissingExtraError(_NEEDS_EXTRA, name="libcst") from error
+        raise ModuleNotFoundError(_NEEDS_EXTRA, name="libcst") from error
     by_path: dict[str, list[Finding]] = {}
     for finding in report.findings:
         by_path.setdefault(finding.path, []).append(finding)

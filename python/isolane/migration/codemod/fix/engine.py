@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import libcst as cst
+
+from isolane.migration.codemod.errors import NotFixableError, UnreadableError
 from isolane.migration.codemod.findings import Finding
 from isolane.migration.codemod.fix.imports import import_edit
-from isolane.migration.codemod.fix.operations import OPERATIONS, Edit, NotFixableError, Target, lost_comments
-from isolane.migration.codemod.source import SourceText, UnreadableError, parse
+from isolane.migration.codemod.fix.operations import OPERATIONS, Edit, Target, lost_comments
+from isolane.migration.codemod.source import SourceText, parse
 
 ROUNDS = 8
-"""A fix may make another one possible, such as an import that nothing uses any more. More than three rounds are rare."""
+"""A fix may make another one possible, such as an import that nothing uses any more. More than three are rare."""
 
 
 @dataclass
@@ -105,9 +108,13 @@ def _edits(target: Target) -> list[Edit]:
     fix = target.finding.fix
     if fix is None:
         raise NotFixableError("there is no fix")
-    edits = list(OPERATIONS[fix.operation](target))
-    for replacement in fix.replacements:
-        edits.append(Edit(*target.source.slice(replacement.span), replacement.text))
+    try:
+        edits = list(OPERATIONS[fix.operation](target))
+    except RecursionError as error:
+        raise NotFixableError("it is nested too deeply to be rewritten") from error
+    except cst.ParserSyntaxError as error:
+        raise NotFixableError("LibCST does not know this syntax") from error
+    edits += [Edit(*target.source.slice(one.span), one.text) for one in fix.replacements]
     if any(lost_comments(target, edit) for edit in edits):
         raise NotFixableError("a comment inside it would be lost; move it first")
     return edits

@@ -8,11 +8,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from isolane.migration.codemod.errors import NotWrittenError
 from isolane.migration.codemod.source import SourceText
-
-
-class NotWrittenError(Exception):
-    """A file was left as it is. The text says why."""
 
 
 def encoded(source: SourceText, text: str) -> bytes:

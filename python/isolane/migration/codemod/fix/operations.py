@@ -15,12 +15,9 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from isolane.migration.codemod.errors import NotFixableError
 from isolane.migration.codemod.findings import Finding
 from isolane.migration.codemod.source import SourceText
-
-
-class NotFixableError(Exception):
-    """A finding cannot be fixed where it stands. The text says why."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def _expression(text: str) -> cst.BaseExpression:
         return cst.parse_expression(text)
     except cst.ParserSyntaxError:
         wrapped = cst.parse_expression(f"({text}\n)")
-        return wrapped.with_changes(lpar=wrapped.lpar[1:], rpar=wrapped.rpar[:-1])  # type: ignore[attr-defined]
+        return wrapped.with_changes(lpar=wrapped.lpar[1:], rpar=wrapped.rpar[:-1])
 
 
 def _code(node: cst.CSTNode) -> str:
@@ -328,14 +325,11 @@ _COMMENT = re.compile(r"#[^\r\n]*")
 
 def _comments(text: str) -> list[str]:
     """Return the comments of a text that is part of a statement."""
-    found = []
     try:
-        for token in tokenize.generate_tokens(io.StringIO(f"({text}\n)", newline="").readline):
-            if token.type == tokenize.COMMENT:
-                found.append(token.string)
+        tokens = list(tokenize.generate_tokens(io.StringIO(f"({text}\n)", newline="").readline))
     except (tokenize.TokenError, SyntaxError):
         return _COMMENT.findall(text)
-    return found
+    return [token.string for token in tokens if token.type == tokenize.COMMENT]
 
 
 def lost_comments(target: Target, edit: Edit) -> bool:

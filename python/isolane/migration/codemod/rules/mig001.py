@@ -14,15 +14,18 @@ MODERN = ("isolane", "UserExecutionContext")
 
 
 def _is_used(module: Module, name: str, scope: object) -> bool:
-    """Say whether something besides its import uses a name: code, an annotation in quotes, or ``__all__``."""
+    """Say whether anything but its import and docstrings uses a name: code, an annotation in quotes, ``__all__``."""
     for node in module.nodes(ast.Name):
         if node.id == name and module.scope_at(node).home(name) is scope:
             return True
     word = re.compile(rf"\b{re.escape(name)}\b")
-    return any(isinstance(node.value, str) and word.search(node.value) for node in module.nodes(ast.Constant))
+    return any(
+        isinstance(node.value, str) and word.search(node.value) and not isinstance(module.parent(node), ast.Expr)
+        for node in module.nodes(ast.Constant)
+    )
 
 
-def _fix(module: Module, statement: ast.ImportFrom, alias: ast.alias) -> tuple[Fix | None, str]:
+def _fix(module: Module, alias: ast.alias) -> tuple[Fix | None, str]:
     bound = alias.asname or alias.name
     scope = module.scope_at(alias)
     if module.path.endswith("__init__.py") or alias.asname == alias.name:
@@ -57,7 +60,7 @@ def _check(module: Module) -> Iterator[Finding]:
                         "MIG001", "warning", statement, message, no_fix="the import has no name to swap"
                     )
             elif states.matches(f"{origin}.{alias.name}"):
-                fix, no_fix = _fix(module, statement, alias)
+                fix, no_fix = _fix(module, alias)
                 message = f"{origin}.{alias.name} is one state for all users; take isolane.UserExecutionContext"
                 yield module.finding("MIG001", "warning", alias, message, fix=fix, no_fix=no_fix)
     for node in module.nodes(ast.Attribute):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from isolane.migration.codemod.findings import Finding, Fix, Replacement
 from isolane.migration.codemod.module import FunctionNode, Module
 from isolane.migration.codemod.names import annotated
-from isolane.migration.codemod.rules.base import Rule
+from isolane.migration.codemod.rules.base import Rule, terminal
 
 READS = {
     "user_id": "context.user_id",
@@ -70,33 +70,38 @@ def _defaults(function: FunctionNode) -> set[str]:
 
 
 def _plan(module: Module, function: FunctionNode, state: ast.arg) -> _Plan:
-    owner = module.scope_at(function).node
-    owner = owner if isinstance(owner, ast.ClassDef) else None
-    entry = owner is not None and function.name in module.config.legacy_methods
-    plan = _Plan(function, state, owner, entry)
+    around = module.scope_at(function).node
+    owner = around if isinstance(around, ast.ClassDef) else None
+    plan = _Plan(function, state, owner, entry=owner is not None and function.name in module.config.legacy_methods)
+    plan.problem = _obstacle(module, plan)
     scope = module.scope_of(function)
     parameters = {one.arg for one in _parameters(function)}
     # Events of a run always reach whoever listens, so nobody is asked whether they should.
-    own = {name: text for name, text in OWN.items() if entry and name in parameters}
-    if state.arg in _defaults(function) or state in function.args.posonlyargs:
-        plan.problem = f"{state.arg} has a default, or is positional only"
-    for name in ("context", "request"):
-        if name in scope.origins and name != state.arg:
-            plan.problem = f"{name} is already a name in it"
+    own = {name: text for name, text in OWN.items() if plan.entry and name in parameters}
     for node in module.nodes(ast.Name):
-        if node.id not in {state.arg, "run_id", "stream_updates"}:
-            continue
-        if module.scope_at(node).home(node.id) is not scope:
+        if node.id not in {state.arg, *own} or module.scope_at(node).home(node.id) is not scope:
             continue
         if node.id == state.arg:
             _state_use(module, plan, node)
-        elif node.id in own:
+        else:
             _own_use(module, plan, node, own[node.id])
-    if entry and function.name == "execute" and owner is not None:
-        taken = {one.name for one in owner.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
-        if MODERN_NAME in taken:
-            plan.problem = f"its class has {MODERN_NAME} already"
     return plan
+
+
+def _obstacle(module: Module, plan: _Plan) -> str:
+    """Return why a function cannot take other parameters, whatever is in it; empty if it can."""
+    function, name = plan.function, plan.state.arg
+    if name in _defaults(function) or plan.state in function.args.posonlyargs:
+        return f"{name} has a default, or is positional only"
+    taken = next(
+        (one for one in ("context", "request") if one != name and one in module.scope_of(function).origins), ""
+    )
+    if taken:
+        return f"{taken} is already a name in it"
+    methods = plan.owner.body if plan.owner and plan.entry and function.name == "execute" else ()
+    if any(isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and one.name == MODERN_NAME for one in methods):
+        return f"its class has {MODERN_NAME} already"
+    return ""
 
 
 def _own_use(module: Module, plan: _Plan, node: ast.Name, text: str) -> None:
@@ -127,9 +132,9 @@ def _state_use(module: Module, plan: _Plan, node: ast.Name) -> None:
         and not any(isinstance(a, ast.Starred) for a in parent.args)
     ):
         called = parent.func
-        own = isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "self"
-        if own and plan.owner is not None:
-            plan.passes.append((f"{plan.owner.name}.{called.attr}", node))  # type: ignore[union-attr] # see own
+        of_self = isinstance(called, ast.Attribute) and terminal(called.value) == "self"
+        if isinstance(called, ast.Attribute) and of_self and plan.owner is not None:
+            plan.passes.append((f"{plan.owner.name}.{called.attr}", node))
             return
         if isinstance(called, ast.Name):
             plan.passes.append((called.id, node))

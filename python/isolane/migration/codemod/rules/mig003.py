@@ -10,6 +10,7 @@ from isolane.migration.codemod.module import Module
 from isolane.migration.codemod.rules.base import Rule, context_in_scope
 
 MARKER = "TODO(MIG003):"
+_DEPENDS = frozenset({"fastapi.Depends", "fastapi.params.Depends", "fastapi.Security"})
 
 
 def _marked(module: Module, node: ast.expr) -> bool:
@@ -22,6 +23,13 @@ def _marked(module: Module, node: ast.expr) -> bool:
         above = module.parent(statement)
         statement = above if isinstance(above, ast.stmt) and above.lineno == statement.lineno else None
     return False
+
+
+def _injected(module: Module, node: ast.Call) -> str | None:
+    """Return the getter that FastAPI is told to call: ``Depends(get_websocket_manager)``."""
+    if node.args and _DEPENDS.intersection(module.resolve(node.func)):
+        return module.config.getter_list.find(module.resolve(node.args[0]))
+    return None
 
 
 def _fix(module: Module, node: ast.Call, name: str) -> Fix:
@@ -43,7 +51,7 @@ def _fix(module: Module, node: ast.Call, name: str) -> Fix:
 def _check(module: Module) -> Iterator[Finding]:
     getters = module.config.getter_list
     for node in module.nodes(ast.Call):
-        name = getters.find(module.resolve(node.func))
+        name = getters.find(module.resolve(node.func)) or _injected(module, node)
         if name is None:
             continue
         message = f"{name.rpartition('.')[2]}() returns one object for all users; take it from the user's context"
@@ -61,7 +69,7 @@ RULE = Rule(
     why=(
         "What a getter returns is shared by all users, so whatever is kept in it or sent through it can reach another "
         "one. Where a context is in scope, the fix takes the user's own emitter or dispatcher from it. Where none is, "
-        "it leaves a marker, since somebody has to bring the context there."
+        "it leaves a marker, since somebody has to bring the context there. Depends(getter) of FastAPI is a call, too."
     ),
     before=("async def think(context: UserExecutionContext) -> None:\n    emitter = get_websocket_manager()\n"),
     after=("async def think(context: UserExecutionContext) -> None:\n    emitter = context.get_websocket_emitter()\n"),

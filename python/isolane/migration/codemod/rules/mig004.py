@@ -16,7 +16,7 @@ def _used_as_result(module: Module, node: ast.Call) -> bool:
     if isinstance(parent, ast.Expr):
         return True
     if isinstance(parent, ast.Attribute):
-        return parent.attr not in {"send", "throw", "close"}
+        return parent.attr not in {"throw", "close"}
     if not isinstance(parent, ast.Assign) or len(parent.targets) != 1 or not isinstance(parent.targets[0], ast.Name):
         return False
     name = parent.targets[0].id
@@ -69,9 +69,9 @@ RULE = Rule(
     fix="safe",
     title="await of a getter that is not async, or no await of one that is",
     why=(
-        "A getter that became synchronous, or asynchronous, and a caller that did not notice: the call raises TypeError, "
-        "or makes a coroutine that nobody runs. Whether a getter is async is read from its definition where that is "
-        "scanned as well, and else from async_getters. The getters of isolane.migration can be used both ways."
+        "A getter that became synchronous, or asynchronous, and a caller that did not notice: the call raises "
+        "TypeError, or makes a coroutine that nobody runs. Whether a getter is async is read from its definition where "
+        "that is scanned as well, and else from async_getters. The getters of isolane.migration can be used both ways."
     ),
     before="manager = await get_websocket_manager()\n",
     after="manager = get_websocket_manager()\n",

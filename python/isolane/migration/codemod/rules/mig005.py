@@ -37,7 +37,7 @@ _BASES = re.compile(r"^[ \t]*class[ \t]+\w+[ \t]*\(([^)]*)\)", re.MULTILINE)
 
 
 def facts(text: str) -> Iterator[str]:
-    """Yield what subclasses in a text change of their bases: ``mutates:Base.attribute``. A look at the text is enough."""
+    """Yield what subclasses in a text change of their bases: ``mutates:Base.attribute``. The text is enough for it."""
     changed = set(_CHANGED.findall(text)) if "self." in text else None
     if changed:
         bases = {base.strip().rpartition(".")[2] for listed in _BASES.findall(text) for base in listed.split(",")}
@@ -167,7 +167,7 @@ RULE = Rule(
     title="a module or class that keeps what is a user's own",
     why=(
         "An instance of a per-user class in a module, in a class or in a parameter's default lives as long as the "
-        "process and serves whoever comes. A list, dict or set in the body of a class is the same one in all instances; "
+        "process and serves whoever comes. A list, dict or set in the body of a class is the same one in all of them; "
         "it is reported where a method of the class, or of a subclass in the scanned files, changes it through self. "
         "Tables that nobody changes are left alone."
     ),

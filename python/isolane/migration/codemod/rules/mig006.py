@@ -69,8 +69,8 @@ RULE = Rule(
     fix="unsafe",
     title="a broadcast where a user is known",
     why=(
-        "What a run says goes to all connected users, and each browser is trusted to leave out what is another's. It is "
-        "reported in functions that know a user: by a context, a parameter such as user_id, or the id of a run. A "
+        "What a run says goes to all connected users, and each browser is trusted to leave out what is another's. It "
+        "is reported in functions that know a user: by a context, a parameter such as user_id, or the id of a run. A "
         "message that is meant for all, such as a notice of maintenance, wants a comment that ignores the rule."
     ),
     before="async def tell(user_id, message):\n    await manager.broadcast_message(message)\n",

@@ -7,18 +7,22 @@ from collections.abc import Iterator
 
 from isolane.migration.codemod.findings import Finding
 from isolane.migration.codemod.module import FunctionNode, Module
-from isolane.migration.codemod.rules.base import Rule, terminal
+from isolane.migration.codemod.rules.base import Rule, terminal, words
 
-_LOGGERS = frozenset({"logger", "log", "logging", "_logger", "_log", "LOGGER", "LOG", "print", "warnings"})
+_LOGGERS = frozenset({"logger", "log", "logging", "print", "warnings"})
+_NOBODY = frozenset({"me", "self", "current", "all"})
+"""Texts that stand for the caller itself, or for everybody, and so make nobody up."""
 
 
 def _text(node: ast.AST | None) -> str:
-    """Return a text that names somebody; empty for anything else."""
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.strip() else ""
+    """Return a text that names somebody; empty for anything else, such as a dash in a table."""
+    if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+        return ""
+    return node.value if any(map(str.isalnum, node.value)) and node.value not in _NOBODY else ""
 
 
 def _identity(module: Module, node: ast.AST) -> str:
-    """Return the name of the identity that an expression reads: a name, an attribute, ``d["user_id"]``, ``d.get(...)``."""
+    """Return the identity that an expression reads: a name, an attribute, ``d["user_id"]``, ``d.get(...)``."""
     names = module.config.identity_names
     if isinstance(node, ast.Subscript):
         name = _text(node.slice)
@@ -36,13 +40,41 @@ def _for_display(module: Module, node: ast.AST) -> bool:
     for one in module.parents(node):
         if isinstance(one, ast.Call):
             called = one.func
-            if terminal(called) in _LOGGERS or (
-                isinstance(called, ast.Attribute) and terminal(called.value) in _LOGGERS
-            ):
+            owner = words(terminal(called.value)) if isinstance(called, ast.Attribute) else frozenset()
+            if not _LOGGERS.isdisjoint(words(terminal(called)) | owner):
                 return True
         if isinstance(one, ast.stmt):
             return False
     return False
+
+
+def _absent(test: ast.expr) -> ast.expr | None:
+    """Return what a condition asks the absence of: ``not x``, ``x is None``, ``x == ""``."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return test.operand
+    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Is | ast.Eq):
+        other = test.comparators[0]
+        return test.left if isinstance(other, ast.Constant) and not other.value else None
+    return None
+
+
+def _choices(module: Module) -> Iterator[tuple[ast.AST, str, str]]:
+    """Yield conditions whose one side is the identity and whose other side is a text."""
+    for one in module.nodes(ast.IfExp):
+        for value, other in ((one.body, one.orelse), (one.orelse, one.body)):
+            if (name := _identity(module, value)) and (text := _text(other)):
+                yield one, name, text
+                break
+    for condition in module.nodes(ast.If):
+        absent = _absent(condition.test)
+        name = _identity(module, absent) if absent is not None else ""
+        for statement in condition.body if name else ():
+            if (
+                isinstance(statement, ast.Assign)
+                and any(_identity(module, target) == name for target in statement.targets)
+                and (text := _text(statement.value))
+            ):
+                yield statement, name, text
 
 
 def _fallbacks(module: Module) -> Iterator[tuple[ast.AST, str, str]]:
@@ -53,13 +85,7 @@ def _fallbacks(module: Module) -> Iterator[tuple[ast.AST, str, str]]:
                 if name := _identity(module, value):
                     yield choice, name, text
                     break
-    for one in module.nodes(ast.IfExp):
-        for value, other in ((one.body, one.orelse), (one.orelse, one.body)):
-            if (name := _identity(module, value)) and (text := _text(other)):
-                yield one, name, text
-                break
     for call in module.nodes(ast.Call):
-        # d.get("user_id", "nobody") and getattr(state, "user_id", "nobody")
         places = {"get": 1, "pop": 1, "getattr": 2}
         place = places.get(terminal(call.func), 9)
         if len(call.args) == place + 1 and (text := _text(call.args[place])):
@@ -77,12 +103,19 @@ def _constants(module: Module) -> Iterator[tuple[ast.AST, str, str]]:
     for keyword in module.nodes(ast.keyword):
         if keyword.arg in names and (text := _text(keyword.value)) in literals:
             yield keyword.value, str(keyword.arg), text
-    for assignment in (*module.nodes(ast.Assign), *module.nodes(ast.AnnAssign)):
-        targets = assignment.targets if isinstance(assignment, ast.Assign) else [assignment.target]
-        if (text := _text(assignment.value)) in literals:
+    assigned: list[tuple[ast.stmt, list[ast.expr], ast.expr | None]] = [
+        *((one, one.targets, one.value) for one in module.nodes(ast.Assign)),
+        *((one, [_target(one)], one.value) for one in module.nodes(ast.AnnAssign)),
+    ]
+    for statement, targets, value in assigned:
+        if (text := _text(value)) in literals:
             for target in targets:
                 if name := _identity(module, target):
-                    yield assignment, name, text
+                    yield statement, name, text
+
+
+def _target(statement: ast.AnnAssign) -> ast.expr:
+    return statement.target
 
 
 def _parameters(function: FunctionNode) -> Iterator[tuple[ast.AST, str, str]]:
@@ -99,7 +132,7 @@ def _parameters(function: FunctionNode) -> Iterator[tuple[ast.AST, str, str]]:
 
 def _check(module: Module) -> Iterator[Finding]:
     seen: set[ast.AST] = set()
-    for node, name, text in (*_fallbacks(module), *_constants(module)):
+    for node, name, text in (*_fallbacks(module), *_choices(module), *_constants(module)):
         if node in seen or _for_display(module, node):
             continue
         seen.add(node)
@@ -114,7 +147,7 @@ RULE = Rule(
     title="an identity that is made up",
     why=(
         "user_id or 'default_user' turns everybody whose id is missing into one user, who then reads what the others "
-        "left. Contexts refuse such ids. The fallback is also found in dict.get, getattr, conditional expressions and "
+        "left. Contexts refuse such ids. The fallback is also found in dict.get, getattr, conditions and "
         "parameters' defaults, and the literals of identity_literals wherever they are given as an identity. What is "
         "only written to a log is left alone."
     ),

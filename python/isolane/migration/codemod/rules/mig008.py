@@ -9,6 +9,7 @@ from isolane.migration.codemod.findings import Finding, Fix
 from isolane.migration.codemod.module import Module
 from isolane.migration.codemod.rules.base import Rule, terminal
 
+_COPIERS = frozenset({"builtins.dict", "builtins.list", "copy.copy"})
 _OF_A_CONTEXT = frozenset({"metadata", "messages"})
 """Fields whose names are common: they count where it is known to be a context or a state that has them."""
 
@@ -37,15 +38,13 @@ def _copies(module: Module) -> Iterator[tuple[ast.expr, ast.expr]]:
     """Yield every shallow copy, with what is copied."""
     for node in module.nodes(ast.Call):
         called = node.func
-        if isinstance(called, ast.Attribute) and called.attr == "copy" and not node.args and not node.keywords:
-            yield node, called.value
-        elif len(node.args) == 1 and not node.keywords:
-            if (
-                isinstance(called, ast.Name)
-                and called.id in {"dict", "list"}
-                and module.resolve(called) == {f"builtins.{called.id}"}
-            ) or "copy.copy" in module.resolve(called):
-                yield node, node.args[0]
+        if node.keywords or len(node.args) > 1:
+            continue
+        if not node.args:
+            if isinstance(called, ast.Attribute) and called.attr == "copy":
+                yield node, called.value
+        elif not _COPIERS.isdisjoint(module.resolve(called)):
+            yield node, node.args[0]
     for shown in module.nodes(ast.Dict):
         for key, value in zip(shown.keys, shown.values, strict=True):
             if key is None:
@@ -73,8 +72,8 @@ RULE = Rule(
     why=(
         "dict.copy(), dict(x), {**x} and copy.copy copy the outermost level: lists and dicts inside are still shared "
         "with whom the data came from. It is reported for the fields of context_fields, for metadata and messages of "
-        "what is annotated as a context or a state, and inside the classes of states themselves. Deep copies cost more, "
-        "and fail for what cannot be copied, so the fix is unsafe."
+        "what is annotated as a context or a state, and inside the classes of states themselves. Deep copies cost "
+        "more, and fail for what cannot be copied, so the fix is unsafe."
     ),
     before="import copy\n\nmine = parent.agent_context.copy()\n",
     after="import copy\n\nmine = copy.deepcopy(parent.agent_context)\n",

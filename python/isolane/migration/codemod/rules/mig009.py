@@ -41,7 +41,7 @@ def _says(node: ast.AST, some: frozenset[str]) -> bool:
 
 
 def _is_cohort(module: Module, node: ast.expr) -> bool:
-    """Say whether what is around a draw is about who gets something: what it is compared with, or its function's name."""
+    """Say whether a draw is about who gets something: by what it is compared with, or by its function's name."""
     parent = module.parent(node)
     while isinstance(parent, ast.BinOp | ast.Call | ast.UnaryOp):
         parent = module.parent(parent)
@@ -116,10 +116,10 @@ RULE = Rule(
     fix="unsafe",
     title="a cohort by hash() or by a draw",
     why=(
-        "hash() of a text differs between processes, so a user is in the cohort in one worker and out of it in the next. "
-        "A draw differs at each call. hash(x) % n is reported where x names a user, or where it is compared with a "
-        "percentage; a draw where it is compared with one. The fix asks the flag named by the setting flag: of an object "
-        "called flags, if the file has one, else of the installed ones. The cohort becomes another one, once."
+        "hash() of a text differs between processes, so a user is in the cohort in one worker and out of it in the "
+        "next. A draw differs at each call. hash(x) % n is reported where x names a user, or where it is compared with "
+        "a percentage; a draw where it is compared with one. The fix asks the flag named by the setting flag: of an "
+        "object called flags, if the file has one, else of the installed ones. The cohort becomes another one, once."
     ),
     before="def long_answers(user_id, flags):\n    return hash(user_id) % 100 < 25\n",
     after='def long_answers(user_id, flags):\n    return flags.decide("modern_execution", user_id).value\n',

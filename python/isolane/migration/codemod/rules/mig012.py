@@ -23,10 +23,12 @@ def _made(module: Module, node: ast.expr) -> set[str]:
         values: list[ast.expr] = home.values.get(node.id, []) if home else []
     elif isinstance(node, ast.Attribute):
         values = []
-        for one in (*module.nodes(ast.Assign), *module.nodes(ast.AnnAssign)):
-            targets = one.targets if isinstance(one, ast.Assign) else [one.target]
-            if any(terminal(target) == node.attr for target in targets) and one.value is not None:
-                values.append(one.value)
+        for assigned in module.nodes(ast.Assign):
+            if any(terminal(target) == node.attr for target in assigned.targets):
+                values.append(assigned.value)
+        for declared in module.nodes(ast.AnnAssign):
+            if terminal(declared.target) == node.attr and declared.value is not None:
+                values.append(declared.value)
     else:
         return found
     for value in values:
@@ -79,10 +81,15 @@ RULE = Rule(
     title="a threading lock that is held across an await",
     why=(
         "While the coroutine waits, the loop runs others; one that wants the lock stops the whole loop, and the first "
-        "never goes on. Where sockets are written to, one slow client stops everybody. Copy what the lock guards, leave "
-        "it, then send; or use asyncio.Lock, with `async with`."
+        "never goes on. Where sockets are written to, one slow client stops everybody. Copy what the lock guards, "
+        "leave it, then send; or use asyncio.Lock, with `async with`."
     ),
-    before="async def send(message):\n    with lock:\n        for socket in sockets:\n            await socket.send_json(message)\n",
+    before=(
+        "async def send(message):\n"
+        "    with lock:\n"
+        "        for socket in sockets:\n"
+        "            await socket.send_json(message)\n"
+    ),
     after=(
         "async def send(message):\n"
         "    with lock:\n"
