@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         LegacyIdentityError,
         LegacyState,
         LegacyStateAdapter,
+    )
     from isolane.migration.deprecation import (
         IsolaneDeprecationWarning,
         RemovedInV2Warning,
