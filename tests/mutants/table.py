@@ -146,13 +146,9 @@ KILLERS: dict[str, tuple[str, ...]] = {
     ),
     "GuardIgnoresBaseline": ("guard_simulation::as_slow_as_the_older_side_is_never_rolled_back",),
     # What it does.
-    "RollbackEventWithoutCode": (
-        f"{P}guard_runs.py::test_abort_cancels_the_modern_runs_with_one_last_event_each",
-    ),
+    "RollbackEventWithoutCode": (f"{P}guard_runs.py::test_abort_cancels_the_modern_runs_with_one_last_event_each",),
     "AbortEndsLegacyRuns": (f"{P}guard_runs.py::test_abort_cancels_the_modern_runs_with_one_last_event_each",),
-    "RollbackNotWrittenAgain": (
-        f"{P}guard.py::test_a_rollback_that_cannot_be_written_holds_here_and_is_tried_again",
-    ),
+    "RollbackNotWrittenAgain": (f"{P}guard.py::test_a_rollback_that_cannot_be_written_holds_here_and_is_tried_again",),
     # Events.
     "FoldDropsLatest": (f"{P}event_log.py::test_a_full_log_folds_into_the_latest_of_each_span_and_key",),
     "FoldForgetsOpenSpans": (
