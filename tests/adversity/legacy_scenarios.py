@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from typing import Any
 
 from isolane import UserExecutionContext
@@ -12,6 +13,7 @@ from isolane.compat.execution_engine_factory import configure_execution_engine_f
 from isolane.compat.unified_emitter import UnifiedWebSocketEmitter
 from isolane.contexts.caller import Caller, current_caller
 from isolane.fastapi.scope import RequestScope
+from isolane.migration.deprecation import RemovedInV2Warning
 from isolane.migration.legacy import (
     BridgeSelector,
     HybridBridge,
@@ -78,6 +80,39 @@ async def an_older_manager_sends(world: World) -> None:
         await ticks(1)
     finally:
         hub.close()
+
+
+@uses(
+    "LegacyManagers.connect_user",
+    "LegacyManagers.send_to_user",
+    "LegacyManagers.send_to_connection",
+    "LegacyManagers.send_to_thread",
+    "LegacyManagers.emit_critical_event",
+    "LegacyManagers.broadcast_message",
+    "LegacyManagers.broadcast_to_all",
+    "LegacyManagers.broadcast",
+)
+async def an_older_manager_is_used_by_its_names(world: World) -> None:
+    hub = LegacyHub(world.bridge, broadcast="context_user")
+    manager = LegacyManagers(lambda: hub)
+    note = {"type": "note"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RemovedInV2Warning)
+        try:
+            connection = await manager.connect_user(world.user, Socket())
+            await ticks(1)
+            with bind_context(world.context()):
+                await manager.send_to_user(world.user, note)
+                await manager.send_to_connection(str(connection), note)
+                await manager.send_to_thread("nowhere", note)
+                await manager.emit_critical_event(world.user, "note", {})
+                await ticks(1)
+                await manager.broadcast_message(note)
+                await manager.broadcast_to_all(note)
+                await manager.broadcast(note)
+            await ticks(1)
+        finally:
+            hub.close()
 
 
 @uses("Caller.resolve", "RequestScope.user_of")
