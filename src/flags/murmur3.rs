@@ -28,13 +28,17 @@ impl Murmur3 {
         let pending = self.length % 4;
         let fill = if pending == 0 { 0 } else { 4 - pending as usize };
         let (first, rest) = bytes.split_at(fill.min(bytes.len()));
-        first.iter().for_each(|byte| self.push(*byte));
+        for byte in first {
+            self.push(*byte);
+        }
         let (blocks, last) = rest.as_chunks::<4>();
         for block in blocks {
             self.block(u32::from_le_bytes(*block));
             self.length = self.length.wrapping_add(4);
         }
-        last.iter().for_each(|byte| self.push(*byte));
+        for byte in last {
+            self.push(*byte);
+        }
         self
     }
 

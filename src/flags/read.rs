@@ -181,9 +181,9 @@ impl<'a> Reader<'a> {
             "A flag is an object: {\"state\": \"on\", \"rollout\": 2500}",
         )?;
         let mut take = |key: &'static str| (Path::Key(path, key), entries.take(key));
-        let (at, state) = take("state");
-        let on = match state {
-            Some(Node::Text(state)) if matches!(&**state, "on" | "off") => &**state == "on",
+        let (at, found) = take("state");
+        let on = match found {
+            Some(Node::Text(word)) if matches!(&**word, "on" | "off") => &**word == "on",
             None => true,
             Some(_) => return at.fault("\"on\" or \"off\" is wanted", "\"off\" is the control for everybody"),
         };
@@ -412,8 +412,8 @@ fn algorithm(path: &Path<'_>, node: Option<&Node>) -> Fallible<Algorithm> {
     };
     named.map_or_else(
         || {
-            let names = Algorithm::ALL.map(Algorithm::name).join(", ");
-            path.fault("this algorithm is not known", format!("Known are: {names}"))
+            let known = Algorithm::ALL.map(Algorithm::name).join(", ");
+            path.fault("this algorithm is not known", format!("Known are: {known}"))
         },
         Ok,
     )
@@ -465,8 +465,8 @@ fn stage(path: &Path<'_>, node: Option<&Node>) -> Fallible<Option<Stage>> {
         Some(_) => None,
     };
     if named.is_none() {
-        let names = Stage::ALL.map(Stage::name).join(", ");
-        return path.fault("this stage is not known", format!("Known are: {names}"));
+        let known = Stage::ALL.map(Stage::name).join(", ");
+        return path.fault("this stage is not known", format!("Known are: {known}"));
     }
     Ok(named)
 }

@@ -293,10 +293,8 @@ mod tests {
         store
             .latch("flag", "")
             .expect("a flag of the document can always be rolled back");
-        let state = Arc::new(TextSet::from_iter(
-            (0..MAX_QUARANTINED).map(|number| number.to_string().into()),
-        ));
-        store.change(|held| held.quarantined = state);
+        let users: TextSet = (0..MAX_QUARANTINED).map(|number| number.to_string().into()).collect();
+        store.change(|held| held.quarantined = Arc::new(users));
         assert!(store.quarantine("one-more").is_err());
         store.quarantine("7").expect("is there already");
     }

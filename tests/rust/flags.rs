@@ -97,6 +97,7 @@ fn change() -> impl Strategy<Value = Change> {
 
 /// What should be so after each change.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // each is true or not by itself
 struct Model {
     revision: u64,
     resumed: Option<u8>,

@@ -41,7 +41,7 @@ impl FlagDecision {
         self.decision.value
     }
 
-    /// Why, in the words of OpenFeature: `STATIC`, `DEFAULT`, `TARGETING_MATCH`, `SPLIT`, `DISABLED`, `STALE` or `ERROR`.
+    /// Why, in the words of `OpenFeature`: `STATIC`, `DEFAULT`, `TARGETING_MATCH`, `SPLIT`, `DISABLED`, `STALE` or `ERROR`.
     #[getter]
     fn reason(&self) -> &'static str {
         self.decision.reason.name()

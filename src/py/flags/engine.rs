@@ -275,7 +275,7 @@ impl FlagEngine {
     /// The names of its flags, in order.
     fn flags(&self) -> Vec<String> {
         let state = self.store.state();
-        state.document().flags().map(|flag| flag.to_string()).collect()
+        state.document().flags().map(ToString::to_string).collect()
     }
 
     /// The stage of a flag's migration of data, as the document has it, or `None`.
