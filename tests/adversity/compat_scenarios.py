@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from isolane import UnifiedIDManager
+from isolane import PermissionEngine, UnifiedIDManager
 from isolane.compat import execution_engine_factory as engines
 from isolane.compat.agent_instance_factory import UserWebSocketEmitter as RunEmitter
 from isolane.compat.agent_instance_factory import configure_agent_instance_factory
 from isolane.compat.execution_context import AgentExecutionContext
+from isolane.compat.request_scoped_tool_dispatcher import RequestScopedToolDispatcher
+from isolane.compat.unified_tool_dispatcher import UnifiedToolDispatcherFactory, create_request_scoped_dispatcher
 from isolane.compat.user_execution_context import managed_user_context
 from isolane.compat.websocket_bridge_factory import WebSocketBridgeFactory, WebSocketFactoryConfig
 
@@ -210,3 +212,48 @@ async def a_managed_context_ends_with_its_block(world: World) -> None:
         await ticks(2)
     assert ctx.status.value == "cleaned"
     await asyncio.sleep(0)
+
+
+class Manager:
+    """A WebSocket manager of the host's, which takes its time."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    async def send_event(self, event_type: str, data: Any) -> None:
+        await ticks(1)
+        self.sent.append(event_type)
+
+
+async def tool(query: str) -> str:
+    await ticks(2)
+    return query
+
+
+@uses(
+    "UnifiedToolDispatcher.execute_tool",
+    "UnifiedToolDispatcher.dispatch_tool",
+    "UnifiedToolDispatcher.dispatch",
+    "UnifiedToolDispatcher.cleanup",
+    "UnifiedToolDispatcherFactory.cleanup_all_dispatchers",
+    "RequestScopedToolDispatcher.dispatch",
+    "RequestScopedToolDispatcher.dispatch_tool",
+    "RequestScopedToolDispatcher.cleanup",
+    "ManagerEvents.flush",
+    "ManagerEvents.close",
+    "create_request_scoped_dispatcher",
+)
+async def tools_of_the_host_are_called(world: World) -> None:
+    factory = UnifiedToolDispatcherFactory.configure(PermissionEngine.for_tools({"everyone": ["*"]}))
+    world.owed.append(factory.cleanup_all_dispatchers)
+    ctx, manager = world.context(), Manager()
+    async with create_request_scoped_dispatcher(ctx, manager, [tool]) as dispatcher:
+        assert (await dispatcher.execute_tool("tool", {"query": "x"})).success
+        assert (await dispatcher.dispatch_tool("tool", {"query": "x"})).success
+        assert (await dispatcher.dispatch("tool", query="x")).success
+    assert manager.sent == ["tool_executing", "tool_completed"] * 3
+    scoped = RequestScopedToolDispatcher(ctx, [tool], manager)
+    assert (await scoped.dispatch("tool", query="x")).success
+    assert (await scoped.dispatch_tool("tool", {"query": "x"}, None, ctx.run_id)).success
+    await scoped.cleanup()
+    await factory.cleanup_all_dispatchers()

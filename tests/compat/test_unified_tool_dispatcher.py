@@ -29,6 +29,7 @@ from isolane.compat.unified_tool_dispatcher import (
     UnifiedToolDispatcherFactory,
     create_request_scoped_dispatcher,
 )
+from isolane.migration.legacy import bind_context
 
 pytestmark = pytest.mark.filterwarnings("ignore::isolane.migration.deprecation.RemovedInV2Warning")
 
@@ -214,7 +215,7 @@ class TestCalling:
             UnifiedToolDispatcherFactory.create_for_admin(admin, None, None),
         ):
             assert made.strategy is DispatchStrategy.ADMIN
-            assert (await made.execute_tool("user_admin", account)).result == "closed 7"
+            assert (await made.execute_tool("user_admin", {"account": "7"})).result == "closed 7"
         with pytest.raises(PermissionDeniedError):
             UnifiedToolDispatcherFactory.create_for_admin(admin, None, told)
 
@@ -394,5 +395,9 @@ class TestTheGlobalOne:
         for context, result in await asyncio.gather(*(run() for _ in range(3))):
             assert result == (context.user_id, context.user_id)
         assert shared._made == {}
-        with pytest.raises(AuthenticationError, match="none runs here"):
+        with pytest.raises(AuthenticationError, match="there is none here"):
             await shared.execute_tool("whose")
+        with bind_context(context := new_context()):
+            assert (await shared.execute_tool("whose")).result == context.user_id
+        await context.cleanup()
+        assert shared._made == {}

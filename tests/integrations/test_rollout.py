@@ -72,6 +72,7 @@ def processes(path: Path, tmp_path: Path, workers: int) -> Iterator[str]:
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "ISOLANE_FLAGS_FILE": str(path)},
             pass_fds=[listener.fileno()],
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -89,7 +90,9 @@ def processes(path: Path, tmp_path: Path, workers: int) -> Iterator[str]:
 
 def ask(url: str) -> dict[str, Any]:
     """Over a connection of its own, which any of the workers takes."""
-    answer: dict[str, Any] = httpx.get(f"{url}/mode", headers=auth("ann"), timeout=20).raise_for_status().json()
+    answer: dict[str, Any] = (
+        httpx.get(f"{url}/mode", headers=auth("of-a-rollout"), timeout=20).raise_for_status().json()
+    )
     return answer
 
 
@@ -317,12 +320,12 @@ def test_a_broken_file_does_not_keep_a_service_from_starting(writer, monkeypatch
     app = make_app()
     with TestClient(app) as client:
         assert client.get("/_isolane/ready").json() == {"status": "degraded", "flags": "stale"}
-        assert client.get("/mode", headers=auth("ann")).json()["bridge"] == "legacy"
+        assert client.get("/mode", headers=auth("of-a-rollout")).json()["bridge"] == "legacy"
         assert app.state.isolane.introspect()["rollout"]["stale"] is True
         assert "it is no JSON" in caplog.text
         writer.path.write_text(good)
         limit = time.monotonic() + 20
-        while client.get("/mode", headers=auth("ann")).json()["bridge"] == "legacy":
+        while client.get("/mode", headers=auth("of-a-rollout")).json()["bridge"] == "legacy":
             assert time.monotonic() < limit
             time.sleep(0.05)
         assert client.get("/_isolane/ready").json() == {"status": "ready"}
@@ -333,7 +336,7 @@ def test_a_broken_file_does_not_keep_a_service_from_starting(writer, monkeypatch
 def test_flags_of_the_environment_alone_are_enough(monkeypatch) -> None:
     monkeypatch.setenv("ISOLANE_FLAG_MODERN_EXECUTION", "true")
     with TestClient(make_app()) as client:
-        assert client.get("/mode", headers=auth("ann")).json()["bridge"] == "modern"
+        assert client.get("/mode", headers=auth("of-a-rollout")).json()["bridge"] == "modern"
 
 
 def test_an_application_can_be_started_again_and_gives_back_what_was_installed(writer) -> None:
@@ -367,7 +370,7 @@ def test_without_flags_their_dependencies_say_how_to_have_them() -> None:
     with TestClient(app) as client:
         for path in ("/flags", "/modes"):
             with pytest.raises(RuntimeError, match="ISOLANE_FLAGS_FILE"):
-                client.get(path, headers=auth("ann"))
+                client.get(path, headers=auth("of-a-rollout"))
         assert client.get("/_isolane/ready").json() == {"status": "ready"}
 
 
@@ -378,7 +381,7 @@ def test_on_a_socket_the_run_has_the_flags(writer) -> None:
     async def wrong(websocket: Any, flags: Flags) -> None: ...
 
     wrong_use = pytest.raises(RuntimeError, match="start_run")
-    with TestClient(app) as client, wrong_use, client.websocket_connect("/wrong", headers=auth("ann")):
+    with TestClient(app) as client, wrong_use, client.websocket_connect("/wrong", headers=auth("of-a-rollout")):
         pass
 
 
@@ -391,7 +394,7 @@ def test_on_a_socket_the_run_has_the_flags(writer) -> None:
 )
 def test_misfits_are_refused_before_the_start(given, text) -> None:
     with pytest.raises(TypeError, match=text):
-        setup(FastAPI(), authenticate=lambda _: Principal("ann"), **given)
+        setup(FastAPI(), authenticate=lambda _: Principal("of-a-rollout"), **given)
 
 
 class Guard:

@@ -28,7 +28,9 @@ def places(report: ScanReport, rule: str | None = None) -> list[tuple[str, int, 
 def markers(text: str) -> list[tuple[int, str]]:
     """What a case says is in which line."""
     return [
-        (number, match[1]) for number, line in enumerate(text.splitlines(), 1) if (match := _MARKER.search(line)) is not None
+        (number, match[1])
+        for number, line in enumerate(text.splitlines(), 1)
+        if (match := _MARKER.search(line)) is not None
     ]
 
 

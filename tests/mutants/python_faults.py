@@ -268,6 +268,77 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "acceptance/trials/security.py",
         (("seen=not control.refused)", "seen=True)"),),
     ),
+    "RunChangesItsMode": PythonFault(
+        "the modes of a run are those of now",
+        "migration/flags/rollout.py",
+        (("snapshot = engine.pin(user) if", "snapshot = engine.snapshot(user.user_id) if"),),
+    ),
+    "FlagsWrittenInPlace": PythonFault(
+        "who reads a file of flags while it is written, or after its writer was killed, has half of it",
+        "migration/flags/sources/atomic.py",
+        (
+            (
+                "_write(scratch, data, target)",
+                "target.write_bytes(data[:9]), target.write_bytes(data), scratch.touch()",
+            ),
+            ("scratch.rename(target)", "scratch.unlink()"),
+        ),
+    ),
+    "FlagWritersMeet": PythonFault(
+        "of two writers of flags at once one is lost",
+        "migration/flags/sources/locking.py",
+        (("fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),),
+    ),
+    "HalfDocumentTaken": PythonFault(
+        "a file of flags is read while somebody writes it",
+        "migration/flags/sources/file.py",
+        (("await self._settle()", "pass"),),
+    ),
+    "EnvironmentBeforeFile": PythonFault(
+        "a roll-back in the file does not reach a process whose environment has the flag",
+        "migration/flags/sources/environment.py",
+        (('document["flags"] = own | flags', 'document["flags"] = flags | own'),),
+    ),
+    "ResumedRuleGoesOn": PythonFault(
+        "a flag that is resumed is at once what a rule made of it before",
+        "migration/flags/sources/edits.py",
+        (('for share in (held, *held.get("rules", [])):', "for share in (held,):"),),
+    ),
+    "LegacyIdMadeUp": PythonFault(
+        "users of older code whose id is not known are all one user",
+        "migration/agents/identity.py",
+        (("        if value.strip().lower() not in FALLBACKS:\n", "        if True:\n"),),
+    ),
+    "LegacyDataCopiedShallow": PythonFault(
+        "a context shares what is nested in the legacy state that it was made of",
+        "migration/agents/adapter.py",
+        (("        return copy.deepcopy(value)\n", "        return copy.copy(value)\n"),),
+    ),
+    "LegacyStateOfAnotherTaken": PythonFault(
+        "an older agent is handed the state of another user",
+        "migration/agents/identity.py",
+        (('if not _is_left_out(user) and _checked("user_id", user, state) != context.user_id:', "if False:"),),
+    ),
+    "ReturnedStateNotAsked": PythonFault(
+        "a state that an older agent keeps in its class goes to the next user",
+        "migration/agents/state.py",
+        (("    if left is not state:\n", "    if False:\n"),),
+    ),
+    "FrozenStateWritten": PythonFault(
+        "a write to a legacy state that was adapted is lost, and nobody is told",
+        "migration/agents/frozen.py",
+        (("            self.on_write(self.field)\n", "            pass\n"),),
+    ),
+    "CancelledSpanLeftOpen": PythonFault(
+        "the span of an agent that was made by hand has no end when it is cancelled",
+        "agents/execution.py",
+        (("                emitter.close_open(_reason(left))\n", "                pass\n"),),
+    ),
+    "StateOfAnotherCallsTools": PythonFault(
+        "the host's dispatcher calls tools for the state of another user",
+        "compat/unified_tool_dispatcher.py",
+        (("        if not self._is_of_this_run(state, run_id):\n", "        if False:\n"),),
+    ),
 }
 """By the names under which the table has them."""
 

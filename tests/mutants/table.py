@@ -400,5 +400,31 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "BlindUsersPass": (f"{ACCEPT}own.py::test_users_who_hear_nothing_have_shown_nothing",),
     "RunsOfOthersPass": (f"{ACCEPT}verdicts.py::test_each_fault_of_events_is_said",),
     "ShutDoorsPass": (f"{ACCEPT}own.py::test_a_door_that_is_shut_for_everybody_is_inconclusive",),
+    # Flags.
+    "RunChangesItsMode": (
+        (
+            "tests/integrations/test_rollout.py::"
+            "test_a_client_that_comes_back_finds_its_live_run_in_the_mode_in_which_it_began"
+        ),
+    ),
+    "FlagsWrittenInPlace": (f"{P}flag_sources.py::test_a_writer_that_is_killed_at_any_moment_leaves_a_whole_file",),
+    "FlagWritersMeet": (f"{P}flag_sources.py::test_many_processes_that_write_at_once_lose_no_write",),
+    "HalfDocumentTaken": (f"{P}flag_sources.py::test_a_file_that_is_written_in_pieces_is_taken_when_it_is_whole",),
+    "EnvironmentBeforeFile": (
+        f"{P}flag_sources.py::test_the_file_counts_before_the_environment_so_that_a_rollback_reaches_the_process",
+    ),
+    "ResumedRuleGoesOn": (f"{P}rollout_cli.py::test_kill_and_resume_a_flag",),
+    # Older agents.
+    "LegacyIdMadeUp": (f"{P}legacy_states.py::TestIdentity::test_a_placeholder_is_an_error",),
+    "LegacyDataCopiedShallow": (f"{P}legacy_states.py::TestCopies::test_nothing_is_shared_at_any_depth",),
+    "LegacyStateOfAnotherTaken": (f"{P}legacy_agents.py::TestInEngines::test_a_state_of_another_user_is_refused",),
+    "ReturnedStateNotAsked": (
+        f"{P}legacy_agents.py::TestInEngines::test_a_state_that_an_agent_keeps_for_all_users_is_not_handed_on",
+    ),
+    "FrozenStateWritten": (f"{P}legacy_states.py::TestLaterWrites::test_strict_they_raise",),
+    "CancelledSpanLeftOpen": (
+        f"{P}agent_templates.py::TestTheTemplate::test_a_cancellation_ends_record_and_span_and_gives_the_permit_back",
+    ),
+    "StateOfAnotherCallsTools": ("tests/compat/test_unified_tool_dispatcher.py::TestCalling::test_the_ways_to_ask",),
 }
 """The fault, and the tests that must notice it."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from typing import Any, ClassVar
 
 import isolane
@@ -29,6 +30,8 @@ from isolane.migration.agents import (
     DataProcessingAgent,
     DataResult,
 )
+from isolane.migration.agents.data_processing import check_rows
+from pydantic import BaseModel
 
 
 class Analyst(AgentMigrationTemplate):
@@ -266,12 +269,26 @@ class TestDataProcessing:
         assert isinstance(result.error, ContextIsolationError)
         assert open_in_tool == []
 
-    async def test_one_value_and_what_has_no_owner_pass(self, new_context):
-        for rows in ({"total": 3}, "text", [1, 2], ()):
-            context, _, _ = self.prepared(new_context, lambda _, rows=rows: rows)
-            result = await Rows.create_with_context(context).execute_with_isolation("q")
-            assert result.success or isinstance(result.error, Exception)
-            assert not isinstance(result.error, ContextIsolationError)
+    @pytest.mark.parametrize("rows", [[1, 2], (), [{"total": 3}]])
+    async def test_what_has_no_owner_passes(self, new_context, rows):
+        context, _, _ = self.prepared(new_context, lambda _: rows)
+        result = await Rows.create_with_context(context).execute_with_isolation("q")
+        assert result.success, result.error
+
+    def test_one_value_is_looked_at_as_well(self):
+        class Row(BaseModel):
+            user_id: str
+
+        check_rows(Row(user_id="ann"), "ann")
+        check_rows("text", "ann")
+        for other in (Row(user_id="bob"), {"user_id": "bob"}, {Frozen("bob")}):
+            with pytest.raises(ContextIsolationError):
+                check_rows(other, "ann")
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    user_id: str
 
 
 class Part(AgentMigrationTemplate):

@@ -25,6 +25,17 @@ def test_a_module_that_needs_the_extra_names_it(module, missing):
     assert "pip install 'isolane[fastapi]'" in text
 
 
+def test_the_hosts_state_without_its_extra_names_it():
+    code = (
+        "try:\n  import isolane.compat.deep_agent_state\n"
+        "except ModuleNotFoundError as error:\n  print(error.name, error)"
+    )
+    done = without("pydantic", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("pydantic ")
+    assert "pip install 'isolane[tools]'" in done.stdout
+
+
 def test_a_client_without_its_extra_names_it():
     code = (
         "from isolane.client import connect\n"
@@ -67,6 +78,8 @@ def test_the_command_line_names_the_extra_instead_of_a_traceback():
         "isolane",
         "isolane.compat.user_execution_context",
         "isolane.compat.execution_engine_factory",
+        "isolane.compat.unified_tool_dispatcher",
+        "isolane.migration.agents",
         "isolane.client",
         "isolane.testing",
     ],

@@ -3,7 +3,12 @@
 import asyncio
 import gc
 import inspect
+import json
+import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -30,6 +35,7 @@ from isolane.migration.agents import (
 from isolane.migration.agents.shim import LegacyAgentShim
 from isolane.migration.agents.state import LegacyState
 from isolane.migration.deprecation import RemovedInV2Warning
+from isolane.migration.legacy import get_websocket_manager
 
 from tests.support.legacy_states import DeepAgentState, aliases
 
@@ -397,6 +403,120 @@ class TestInEngines:
         factory = engines_of(Leaves)
         async with factory.user_execution_scope(new_context()) as engine:
             assert (await engine.execute_agent("Leaves")).result == 7
+
+
+class Broadcasting:
+    """As the older service writes them: everything from singletons, and its own lifecycle told by itself."""
+
+    name = "broadcasting"
+
+    def __init__(self, tool_dispatcher: Any) -> None:
+        self.tool_dispatcher = tool_dispatcher
+        self.websocket_bridge = get_websocket_manager()
+
+    async def execute(self, state: DeepAgentState, run_id: str, stream_updates: bool) -> dict[str, Any]:
+        manager = await get_websocket_manager()
+        told = {"agent_name": self.name, "run_id": run_id}
+        await manager.send_to_user(state.user_id, {"type": "agent_started", **told})
+        await self.websocket_bridge.broadcast_message({"type": "agent_thinking", "content": f"of {state.user_id}"})
+        await asyncio.sleep(0)
+        rows = await self.tool_dispatcher.execute_tool("rows_of", {"what": state.user_request})
+        await manager.send_to_user(state.user_id, {"type": "progress_report", "payload": {"rows": rows}})
+        if state.user_request.startswith("bob"):
+            await manager.send_to_user("somebody-else", {"type": "progress_report", "payload": {"rows": rows}})
+        await manager.send_to_user(state.user_id, {"type": "agent_completed", "result": rows, **told})
+        return {"rows": rows}
+
+
+class TestSingletons:
+    async def test_two_users_at_once_get_what_is_theirs_and_each_span_one_end(self, new_context, kinds, read_plain):
+        """Getters of singletons, a broadcast, and events of the agent's own, in one class that nobody has changed."""
+        factory = engines_of(Broadcasting, Report)
+
+        async def run(request: str) -> tuple[UserExecutionContext, Any]:
+            context = new_context()
+            async with factory.user_execution_scope(context) as engine:
+                return context, await engine.execute_agent("broadcasting", state_of(context, user_request=request))
+
+        runs = await asyncio.gather(run("a"), run("b"))
+        for (context, outcome), request in zip(runs, "ab", strict=True):
+            assert outcome.success, outcome.error
+            assert outcome.result == {"rows": [f"{request} of {context.user_id}"]}
+            messages = read_plain(context.user_id, context.run_id)
+            others = [other.user_id for other, _ in runs if other is not context]
+            assert not any(other in str(messages) for other in others)
+            assert [kind for kind, _ in kinds(context)] == [
+                "agent_started",
+                "agent_thinking",
+                "tool_executing",
+                "tool_completed",
+                "progress_report",
+                "agent_completed",
+            ]
+            assert f"of {context.user_id}" in str(messages[1]["payload"])
+
+    async def test_a_message_to_another_user_is_refused_and_ends_the_span(self, new_context, kinds):
+        factory = engines_of(Broadcasting)
+        async with factory.user_execution_scope(context := new_context()) as engine:
+            outcome = await engine.execute_agent("broadcasting", state_of(context, user_request="bob's"))
+        assert isinstance(outcome.error, ContextIsolationError)
+        assert kinds(context)[-1] == ("agent_error", "broadcasting")
+        assert user_streams("somebody-else") == []
+
+
+EXAMPLE = """
+import asyncio, json
+from app.agents import DraftAgent, ResearchAgent, ReviewAgent
+from app.agents.state import DEFAULT_METADATA, DeepAgentState
+from isolane import (AgentInstanceFactory, AgentRegistry, ExecutionEngineFactory, PermissionEngine,
+    UnifiedToolDispatcherFactory, UserContextFactory, UserExecutionContext)
+
+async def search_notes(words: str, context: UserExecutionContext) -> list[str]:
+    await asyncio.sleep(0.01)
+    return [f"note of {context.user_id}"]
+
+async def run(engines, user):
+    context = UserContextFactory.create_context(user)
+    state = DeepAgentState(
+        user_request=f"asked by {user}", user_id=user, chat_thread_id=context.thread_id, run_id=context.run_id
+    )
+    async with engines.user_execution_scope(context) as engine:
+        outcome = await engine.execute_agent_pipeline(["research", "draft", "review"], state)
+    return outcome.result.model_dump(), repr(outcome.error)
+
+async def main():
+    registry = AgentRegistry()
+    for agent in (ResearchAgent, DraftAgent, ReviewAgent):
+        registry.register(agent)
+    tools = UnifiedToolDispatcherFactory([search_notes], permissions=PermissionEngine.for_tools({"everyone": ["*"]}))
+    engines = ExecutionEngineFactory(agent_factory=AgentInstanceFactory(registry), tool_dispatcher_factory=tools)
+    results = await asyncio.gather(run(engines, "ann"), run(engines, "bob"))
+    print(json.dumps([results, DEFAULT_METADATA]))
+
+asyncio.run(main())
+"""
+
+
+def test_the_agents_of_the_example_run_unchanged_for_two_users_at_once():
+    """Its states share a default and its dispatcher a user; here neither is shared."""
+    folder = Path(__file__).resolve().parents[2] / "examples" / "legacy_service"
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMPLE],
+        cwd=folder,
+        env={**os.environ, "ISOLANE_WARN": "off"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results, default = json.loads(done.stdout)
+    for user, other, (state, error) in zip(("ann", "bob"), ("bob", "ann"), results, strict=True):
+        assert error == "None"
+        assert state["research_result"] == state["metadata"]["sources"] == [f"note of {user}"]
+        assert state["step_count"] == 3
+        assert f"asked by {user}" in state["report_result"]
+        assert other not in json.dumps(state)
+    assert default["sources"] == []
 
 
 class TestRegistering:

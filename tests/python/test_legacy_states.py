@@ -128,6 +128,8 @@ class TestCopies:
         state = self.state(new_state)
         held = {name: get(state, name) for name in ("messages", "metadata")}
         adapter = LegacyExecutionAdapter(state)
+        # Who holds a list of the state itself can still write into it: the adapter has read it already.
+        held["messages"][0]["content"].append("later")
         one, two = adapter.create_temporary_context(), adapter.create_temporary_context()
         for context in (one, two):
             data = {name: context.agent_context[name] for name in held}
@@ -136,7 +138,8 @@ class TestCopies:
             assert context.agent_context["messages"] == [{"content": ["hello"]}]
         assert aliases(dict(one.agent_context), dict(two.agent_context)) == []
         one.agent_context["messages"][0]["content"].append("mine")
-        assert two.agent_context["messages"] == held["messages"] == [{"content": ["hello"]}]
+        assert two.agent_context["messages"] == [{"content": ["hello"]}]
+        assert held["messages"] == [{"content": ["hello", "later"]}]
 
     def test_the_search_finds_a_shallow_copy(self, new_state):
         """The positive control: what older services do, `state.agent_context.copy()`, is seen."""
@@ -300,6 +303,32 @@ class TestLaterWrites:
         for write in (lambda: state.one["x"].append(1), lambda: state.two[1][1].append(1)):
             with pytest.raises(FrozenLegacyState):
                 write()
+
+    def test_what_others_hold_as_well_is_not_frozen(self):
+        """A default of the process, say: what is frozen below a state is the state's own copy."""
+        shared = AgentMetadata(custom_fields={"a": 1})
+        state = PlainState(
+            user_id="ann-7", thread_id="t-7", run_id="run-7", metadata=shared, names=shared.custom_fields
+        )
+        LegacyExecutionAdapter(state)
+        for write in (
+            lambda: setattr(state.metadata, "custom_fields", {}),
+            lambda: state.metadata.custom_fields.update(b=2),
+            lambda: state.names.update(b=2),
+        ):
+            with pytest.raises(FrozenLegacyState):
+                write()
+        assert state.metadata == shared
+        shared.custom_fields["b"] = 2
+        shared.custom_fields = {}
+
+    def test_fields_that_the_model_does_not_declare_are_frozen(self):
+        state = DeepAgentState(user_id="ann-7", chat_thread_id="t-7", run_id="run-7", more=[1])
+        adapter = LegacyExecutionAdapter(state)
+        with pytest.raises(FrozenLegacyState):
+            state.more.append(2)
+        assert state.model_dump()["more"] == [1]
+        assert adapter.create_temporary_context().agent_context["more"] == [1]
 
     def test_services_of_a_state_are_left_alone(self):
         class Service:

@@ -84,6 +84,13 @@ async def bridge(context: UserExecutionContext) -> None:
     assert_type(LoopLagMonitor().latest, list[LoopLag])
 
 
+class Older(BaseAgent):
+    """Of the older signature, which does not have to fit another one."""
+
+    async def execute(self, state: object, run_id: str, stream_updates: bool) -> object:
+        return state
+
+
 async def core(context: UserExecutionContext) -> None:
     assert_type(context.user_id, str)
     assert_type(context.agent_context, dict[str, Any])
@@ -97,7 +104,10 @@ async def core(context: UserExecutionContext) -> None:
     async with limiter.slot(context.user_id, timeout=1.0, ctx=context) as permit:
         assert_type(permit, Permit)
     limiter.slot(7)  # type: ignore[arg-type]
-    AgentRegistry().register(Agent())  # type: ignore[arg-type]
+    AgentRegistry().register(Agent())  # type: ignore[type-var]
+    same: type[Agent] = AgentRegistry().register(Agent)
+    assert same is Agent
+    AgentRegistry().register(Older)
 
 
 def who(_: HTTPConnection) -> Principal | None:

@@ -1,22 +1,26 @@
-"""Answers that were given before."""
+"""What was found before."""
 
 
-class AnswerCache:
-    """The latest answers, by question."""
+class SearchCache:
+    """The latest searches, by their words. A new note empties it."""
 
     def __init__(self, limit: int = 1000) -> None:
         self._limit = limit
-        self._answers: dict[str, str] = {}
+        self._found: dict[str, list[str]] = {}
 
-    def get(self, key: str) -> str | None:
-        """Return an answer, if it was given before."""
-        return self._answers.get(key)
+    def get(self, key: str) -> list[str] | None:
+        """Return what was found, if it was looked for before."""
+        return self._found.get(key)
 
-    def set(self, key: str, answer: str) -> None:
-        """Keep an answer."""
-        while len(self._answers) >= self._limit:
-            del self._answers[next(iter(self._answers))]
-        self._answers[key] = answer
+    def set(self, key: str, found: list[str]) -> None:
+        """Keep what was found."""
+        while len(self._found) >= self._limit:
+            del self._found[next(iter(self._found))]
+        self._found[key] = found
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._found.clear()
 
 
-cache = AnswerCache()
+cache = SearchCache()

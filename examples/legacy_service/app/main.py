@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fastapi import FastAPI, HTTPException, Response, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, Field
 
-from .cache import cache
 from .current_user import CurrentUserMiddleware, signed_in_user, token_of
 from .engine import get_execution_engine
 from .notes import add_note
@@ -66,10 +65,7 @@ async def note(body: Note) -> dict[str, str]:
 async def run(body: Question) -> dict[str, str]:
     user_id = signed_in_user()
     run_id = f"run_{uuid.uuid4().hex}"
-    text = cache.get(f"answer:{body.question}")
-    if text is None:
-        text = await get_execution_engine().run(user_id, body.thread_id, run_id, body.question)
-        cache.set(f"answer:{body.question}", text)
+    text = await get_execution_engine().run(user_id, body.thread_id, run_id, body.question)
     if not gets_long_answers(user_id):
         text = text[:4000]
     while len(answers) >= 1000:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 from isolane._core import UserExecutionContext
 from isolane.agents.base import BaseAgent
-from isolane.agents.registry import AgentRegistry, as_agent_class
+from isolane.agents.registry import AgentRegistry, Services, as_agent_class
 
 
 class AgentInstanceFactory:
@@ -16,19 +14,18 @@ class AgentInstanceFactory:
 
     Args:
         registry: the classes of agents by name. Default: an empty one.
-        services: what the constructors of older agents want, by the names of their parameters, such as
-            ``{"llm_manager": lambda context: ...}``; called for each execution, with its context. Modern agents have no
-            parameters.
+        services: what the constructors of older agents want, as in the registry, whose services they are added to.
+            Modern agents have no parameters.
     """
 
     def __init__(
         self,
         registry: AgentRegistry | None = None,
         *,
-        services: Mapping[str, Callable[[UserExecutionContext], Any]] = MappingProxyType({}),
+        services: Services = MappingProxyType({}),
     ) -> None:
         self.registry = registry if registry is not None else AgentRegistry()
-        self.services = MappingProxyType(dict(services))
+        self.services = MappingProxyType({**self.registry.services, **services})
 
     def agent_class(self, agent: str | type[BaseAgent]) -> type[BaseAgent]:
         """Return the class of an agent that is named or given. Raises ``UnknownAgentError`` or ``TypeError``."""

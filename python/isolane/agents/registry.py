@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
 
+from isolane._core import UserExecutionContext
 from isolane.agents.base import BaseAgent
 
-Agent = TypeVar("Agent")
+Services = Mapping[str, Callable[[UserExecutionContext], Any]]
+"""How what the constructors of older agents want is made, by the names of their parameters."""
+
+AgentClass = TypeVar("AgentClass", bound=Callable[..., object])
+"""A class; as what makes instances, since of ``type`` checkers want one that is not abstract, as older agents look."""
 
 
 class UnknownAgentError(LookupError):
@@ -36,13 +42,19 @@ def as_agent_class(agent: object) -> type[BaseAgent] | None:
 
 
 class AgentRegistry:
-    """Classes of agents by name. Never instances: an instance would be shared by users."""
+    """Classes of agents by name. Never instances: an instance would be shared by users.
 
-    def __init__(self) -> None:
+    Args:
+        services: what the constructors of older agents want, by the names of their parameters, such as
+            ``{"llm_manager": lambda context: ...}``; called for each execution, with its context.
+    """
+
+    def __init__(self, *, services: Services = MappingProxyType({})) -> None:
+        self.services = MappingProxyType(dict(services))
         self._classes: dict[str, type[BaseAgent]] = {}
         self._lock = threading.Lock()
 
-    def register(self, agent: type[Agent], name: str | None = None) -> type[Agent]:
+    def register(self, agent: AgentClass, name: str | None = None) -> AgentClass:
         """Add a class, under its own name unless another is given. Usable as a decorator.
 
         A class of the older signature ``execute(state, run_id, stream_updates)`` is taken as it is, whatever it derives

@@ -9,16 +9,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 from isolane._core import ContextIsolationError, UserExecutionContext
 from isolane.agents.instances import AgentInstanceFactory as ModernFactory
-from isolane.agents.registry import AgentRegistry, UnknownAgentError
+from isolane.agents.registry import AgentRegistry, Services, UnknownAgentError
 from isolane.compat.protocols import AgentClassRegistry, AgentWebSocketBridge
 from isolane.compat.redaction import safe_error, safe_input, safe_output
 from isolane.compat.run_spans import RunSpans
 from isolane.contexts.factory import UserContextFactory, validate_user_context
 from isolane.events.bridge import WebSocketBridgeFactory
+from isolane.migration.agents.legacy import has_legacy_signature
+from isolane.migration.agents.shim import LegacyAgentShim, is_legacy_agent
 
 __all__ = [
     "AgentInstanceFactory",
@@ -31,12 +34,18 @@ __all__ = [
 class AgentInstanceFactory(ModernFactory):
     """Makes an instance of an agent for one execution of one user, and keeps none.
 
-    Agents are isolane's, in its ``AgentRegistry``, or the host's: classes without arguments that have
-    ``execute(context, state)``, in any registry with ``get_agent_class``.
+    Agents are isolane's, in its ``AgentRegistry``, or the host's: classes that have ``execute(context, state)`` and no
+    arguments, or ``execute(state, run_id, stream_updates)``, in any registry with ``get_agent_class``. ``services`` are
+    those of ``isolane.AgentInstanceFactory``.
     """
 
-    def __init__(self, agent_registry: AgentRegistry | AgentClassRegistry | None = None) -> None:
-        super().__init__(agent_registry if isinstance(agent_registry, AgentRegistry) else None)
+    def __init__(
+        self,
+        agent_registry: AgentRegistry | AgentClassRegistry | None = None,
+        *,
+        services: Services = MappingProxyType({}),
+    ) -> None:
+        super().__init__(agent_registry if isinstance(agent_registry, AgentRegistry) else None, services=services)
         self._host_registry = None if isinstance(agent_registry, AgentRegistry) else agent_registry
 
     def create_agent_instance(self, agent_name: str, user_context: UserExecutionContext) -> Any:
@@ -50,12 +59,16 @@ class AgentInstanceFactory(ModernFactory):
         agent = self._host_registry.get_agent_class(agent_name)
         if agent is None:
             raise UnknownAgentError(f"no agent {agent_name!r} is registered; the registry has no class of that name")
-        made: object = agent
+        made: Any = agent
         if not isinstance(made, type):
             raise TypeError(
                 f"the registry must hold the class of agent {agent_name!r}, not an instance, which users would share"
             )
-        return agent()
+        if not is_legacy_agent(made) or not has_legacy_signature(cast("Any", made).execute):
+            return agent()
+        shim = LegacyAgentShim.of(made)()
+        shim.services = self.services
+        return shim
 
 
 class UserWebSocketEmitter:

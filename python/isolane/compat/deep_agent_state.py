@@ -15,10 +15,13 @@ from isolane.migration.deprecation import deprecated_call
 
 try:
     from pydantic import BaseModel, ConfigDict, Field
-except ImportError as missing:  # pragma: no cover - seen by the tests of extras
-    raise ImportError(
+except ModuleNotFoundError as missing:
+    if missing.name != "pydantic":
+        raise
+    raise ModuleNotFoundError(
         "isolane.compat.deep_agent_state needs pydantic: pip install 'isolane[tools]'. LegacyExecutionAdapter of "
-        "isolane.migration.agents reads states without it"
+        "isolane reads states without it",
+        name=missing.name,
     ) from missing
 
 __all__ = [

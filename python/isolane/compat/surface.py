@@ -172,7 +172,7 @@ CONTEXTS = Module(
             "left out",
             "get_dependency has_dependency set_dependency remove_dependency get_available_dependencies",
             "the host keeps handles among data that is deep-copied, which breaks children; sessions and tools are "
-            "bound to the run, and AgentInstanceFactory(services=...) makes what constructors want",
+            "bound to the run, and AgentRegistry(services=...) makes what constructors want",
             "UserExecutionContext.",
         ),
         Name("UserExecutionContext.get_tool_dispatcher", "changed", "made by the factory that the run has"),
@@ -590,21 +590,55 @@ BRIDGES: tuple[Module, ...] = (
         ),
     ),
     Module(
-        "services.user_websocket_emitter, websocket_core.unified_emitter",
-        None,
+        "services.user_websocket_emitter",
+        "user_websocket_emitter",
         (
-            *_all(
-                "later",
-                "UserWebSocketEmitter(context,router) UnifiedWebSocketEmitter CRITICAL_EVENTS",
-                "comes with the migration; use one of the two emitters above",
+            Name(
+                "UserWebSocketEmitter",
+                "changed",
+                "publishes into the run's log, which every socket of the user is sent; the router is kept and not "
+                "called. Methods as in agents.supervisor.agent_instance_factory",
+                "context, router=None, connection_id=None",
             ),
+        ),
+    ),
+    Module(
+        "websocket_core.unified_emitter",
+        "unified_emitter",
+        (
+            Name("CRITICAL_EVENTS", "kept"),
+            Name(
+                "UnifiedWebSocketEmitter",
+                "changed",
+                "refuses a context of another user. Over the log, where nothing is lost by a socket and nothing is "
+                "tried again; a manager of the host's is called as it is",
+                "manager=None, user_id=None, context=None",
+                older="websocket_manager",
+            ),
+            Name("UnifiedWebSocketEmitter.CRITICAL_EVENTS", "kept"),
+            Name("UnifiedWebSocketEmitter.emit", "changed", "True when the event was taken", "event_type, data=None"),
+            *_all(
+                "kept",
+                "emit_agent_started emit_agent_thinking emit_tool_executing emit_tool_completed emit_agent_completed",
+                prefix="UnifiedWebSocketEmitter.",
+            ),
+            *_all(
+                "changed",
+                "notify_agent_started notify_agent_thinking notify_tool_executing notify_tool_completed "
+                "notify_agent_completed notify_agent_error notify_progress_update notify_custom",
+                "True when the event was taken; the host's answer nothing",
+                "UnifiedWebSocketEmitter.",
+            ),
+            *_all(
+                "changed", "acquire release cleanup", "nothing is held, so nothing is done", "UnifiedWebSocketEmitter."
+            ),
+            Name("UnifiedWebSocketEmitter.get_stats", "kept", "", ""),
         ),
     ),
 )
 
-# -- what comes later ------------------------------------------------------------------------------------------------
+# -- tools, states, managers ------------------------------------------------------------------------------------------
 
-_MIGRATION = "comes with the migration"
 
 _REQUEST_TOOLS = "user_context, tools=None, websocket_emitter=None"
 
@@ -633,7 +667,8 @@ TOOLS: tuple[Module, ...] = (
                 "UnifiedToolDispatcher",
                 "changed",
                 "over isolane's dispatcher: every call is checked by the wall and by roles, and without roles "
-                "nothing may be called; see UnifiedToolDispatcherFactory.configure(). A parameter never stands in for the context",
+                "nothing may be called; see UnifiedToolDispatcherFactory.configure(). No parameter stands in for the "
+                "context",
             ),
             Name(
                 "UnifiedToolDispatcher.create_for_user",
@@ -762,23 +797,107 @@ STATE = Module(
     ),
 )
 
-LEGACY = Module(
-    "websocket_core, services.factory_adapter",
-    None,
+_WHOSE = "a call for another user than the one for whom the code runs is refused and recorded"
+
+MANAGERS = Module(
+    "websocket_core.manager, .unified_manager, .migration_adapter",
+    "websocket_core",
     (
         *_all(
-            "later",
-            "WebSocketManager UnifiedWebSocketManager WebSocketManagerAdapter get_websocket_manager "
-            "get_legacy_websocket_manager FactoryAdapter MigrationMode",
-            _MIGRATION,
+            "changed",
+            "WebSocketManager UnifiedWebSocketManager WebSocketManagerAdapter",
+            "each instance is the manager of the process, over isolane's lanes; the three have the same methods",
         ),
-        Name("broadcast_message", "left out", "a message to everybody crosses the lanes"),
+        *_all(
+            "changed",
+            "get_websocket_manager get_legacy_websocket_manager",
+            "what it returns works at once and when it is awaited",
+        ),
+        Name("WebSocketManager.send_to_user", "changed", f"an event in the user's log; {_WHOSE}", "user_id, message"),
+        Name(
+            "WebSocketManager.send_to_thread",
+            "changed",
+            "false where nobody has the conversation",
+            "thread_id, message",
+        ),
+        Name(
+            "WebSocketManager.send_to_connection",
+            "changed",
+            "to every socket of the connection's user",
+            "connection_id, message",
+        ),
+        Name("WebSocketManager.emit_critical_event", "changed", "as send_to_user", "user_id, event_type, data"),
+        Name(
+            "WebSocketManager.connect_user",
+            "changed",
+            "the user is compared with who signed in on the socket",
+            "user_id, websocket, thread_id=None, client_ip=None",
+        ),
+        Name(
+            "WebSocketManager.add_connection",
+            "changed",
+            "also a record of the host's; works without an await. Metadata cannot say whose it is",
+            "user_id, websocket=None, metadata=None",
+        ),
+        Name(
+            "WebSocketManager.disconnect_user",
+            "changed",
+            "ends no run; leaves the socket open",
+            "user_id, websocket=None",
+        ),
+        Name(
+            "WebSocketManager.remove_connection", "changed", "also (user_id, websocket)", "connection, websocket=None"
+        ),
+        Name("WebSocketManager.update_connection_thread", "kept", "", "connection_id, thread_id"),
+        *_all(
+            "changed",
+            "broadcast_message broadcast_to_all broadcast",
+            "ISOLANE_LEGACY_BROADCAST says what it does: by default it goes to the bound user",
+            "WebSocketManager.",
+        ),
+        *_all(
+            "changed",
+            "get_user_connections is_connection_active get_connection_health",
+            "of the bound user only, where one is bound",
+            "WebSocketManager.",
+        ),
+        Name("WebSocketManager.get_stats", "changed", "other keys, and nobody's id", ""),
+        Name(
+            "broadcast_message",
+            "changed",
+            "as the method; a room is no way to reach others",
+            "message, user_id=None, room_id=None",
+        ),
+    ),
+)
+
+FACTORY_ADAPTER = Module(
+    "services.factory_adapter",
+    "factory_adapter",
+    (
+        Name(
+            "FactoryAdapter",
+            "changed",
+            "an error sends nobody the older way by itself; a context of another user is refused. Time-outs and "
+            "logging are the factories' own",
+            "execution_engine_factory, websocket_bridge_factory",
+        ),
+        *_all(
+            "changed",
+            "get_execution_engine get_websocket_bridge",
+            "takes a context or its ids; the older way wants legacy_engine= or legacy_bridge=",
+            "FactoryAdapter.",
+        ),
+        *_all("kept", "enable_factory_for_route disable_factory_for_route", prefix="FactoryAdapter."),
+        Name("FactoryAdapter.get_migration_status", "changed", "other keys", ""),
+        Name("MigrationMode", "kept"),
+        *_all("kept", "LEGACY_ONLY FACTORY_PREFERRED FACTORY_ONLY GRADUAL", prefix="MigrationMode."),
     ),
 )
 
 DEPENDENCIES = Module(
     "dependencies",
-    None,
+    "dependencies",
     (
         Name("RequestScopedContext", "left out", "use isolane.fastapi.Ctx"),
         *_all(
@@ -799,14 +918,31 @@ DEPENDENCIES = Module(
             "use isolane.fastapi.Emitter",
         ),
         *_all("left out", "configure_factory_dependencies get_factory_health_status", "use isolane.fastapi.setup()"),
-        Name("FactoryAdapterDep", "later", _MIGRATION),
+        Name("FactoryAdapterDep", "kept", "app.state.factory_adapter"),
+        Name("get_factory_adapter", "kept"),
     ),
 )
 
 FLAGS = Module(
     "shared.feature_flags",
-    None,
-    tuple(_all("later", "ProductionFeatureFlags RolloutStage", _MIGRATION)),
+    "feature_flags",
+    (
+        Name(
+            "ProductionFeatureFlags",
+            "changed",
+            "over MigrationFeatureFlags, which it is given; nothing of Redis",
+        ),
+        Name(
+            "ProductionFeatureFlags.is_enabled_for_user",
+            "changed",
+            "the same answer in every process; works at once and when it is awaited",
+            "flag_name, user_id",
+        ),
+        Name("ProductionFeatureFlags.emergency_disable_all", "changed", "in this process", "reason=''"),
+        *_all("kept", "get_rollout_stage emergency_enable_all", prefix="ProductionFeatureFlags."),
+        Name("RolloutStage", "changed", "follows from the rollout of a flag; it is not set"),
+        *_all("kept", "OFF INTERNAL CANARY STAGED FULL", prefix="RolloutStage."),
+    ),
 )
 
 SURFACE: tuple[Module, ...] = (
@@ -822,7 +958,8 @@ SURFACE: tuple[Module, ...] = (
     *BRIDGES,
     *TOOLS,
     STATE,
-    LEGACY,
+    MANAGERS,
+    FACTORY_ADAPTER,
     DEPENDENCIES,
     FLAGS,
 )

@@ -17,7 +17,6 @@ from types import MappingProxyType
 from typing import Any
 
 from isolane._core import ContextIsolationError, UserExecutionContext, UserWebSocketEmitter
-from isolane.agents.execution import current_step
 from isolane.compat.tool_events import ManagerEvents
 from isolane.migration.deprecation import deprecated_call
 from isolane.security.permissions.boundary import PermissionBoundarySystem
@@ -412,9 +411,10 @@ class UnifiedToolDispatcherFactory:
 
     @staticmethod
     def create_legacy_global(tools: Iterable[Any] | None = None) -> Any:
-        """Return what looks like a dispatcher of all users, and is that of the user for whom an agent runs.
+        """Return what looks like a dispatcher of all users, and is that of the run for which its user's code runs.
 
-        Outside of an agent execution its use raises ``AuthenticationError``. Deprecated: ``ISO-D009``.
+        That is an agent execution, a block of ``bind_context``, or a request that has its context; elsewhere its use
+        raises ``AuthenticationError``. Deprecated: ``ISO-D009``.
         """
         deprecated_call("UnifiedToolDispatcherFactory.create_legacy_global", "ISO-D009")
         return _OfWhomItRunsFor(tuple(tools or ()))
@@ -431,11 +431,14 @@ class _OfWhomItRunsFor:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        context = current_step()
+        from isolane.migration.legacy.identity import bound_now  # noqa: PLC0415 - the other legacy names, on first use
+
+        bound = bound_now()
+        context = bound.context if bound is not None else None
         if context is None:
             raise AuthenticationError(
-                "a dispatcher of all users is that of the user for whom an agent runs, and none runs here. Make one "
-                "for the request: await UnifiedToolDispatcher.create_for_user(user_context)"
+                "a dispatcher of all users is that of the run for which the code runs, and there is none here. Make "
+                "one for the request: await UnifiedToolDispatcher.create_for_user(user_context)"
             )
         return getattr(self._of(context), name)
 

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from isolane.engines import ExecutionEngineFactory as _Factory
 from isolane.engines import UserExecutionEngine as _Engine
 from isolane.engines.engine import _call
 from isolane.limits import LimitTimeout
+from isolane.migration.agents.legacy import has_legacy_signature, run_legacy
 
 __all__ = ["AgentExecutionContext", "AgentExecutionResult", "UserExecutionEngine"]
 
@@ -53,6 +55,8 @@ class _NoFactory:
     """Stands in for the factory of an engine that was constructed directly: no slot, and no lifetime of its own."""
 
     admission_timeout: float | None = None
+    run_observers: tuple[Any, ...] = ()
+    """Nobody is told how its runs end."""
 
     @property
     def limiter(self) -> FairLimiter:
@@ -329,7 +333,8 @@ class UserExecutionEngine(_Engine):
             seconds = agent.timeout_seconds
         seconds = self.AGENT_EXECUTION_TIMEOUT if seconds is None else seconds
         if not hasattr(agent, "execute_with_context"):
-            agent = _HostAgent(agent.execute)
+            legacy = has_legacy_signature(agent.execute)
+            agent = _HostAgent(partial(run_legacy, agent, results=results, name=name) if legacy else agent.execute)
         limit = asyncio.timeout(seconds)
         try:
             async with limit:

@@ -111,7 +111,7 @@ def rollout_of(
     """
     if flags is None and (settings.flags_file or EnvironmentSource.is_configured()):
         # A file that is broken when a process is started again must not keep it from starting: nobody has a flag then.
-        flags = MigrationFeatureFlags(EnvironmentSource(flags_file=settings.flags_file or None), required=False)
+        flags = MigrationFeatureFlags(EnvironmentSource(flags_file=settings.flags_file), required=False)
     if flags is not None:
         return Rollout(flags, guard, audit)
     if guard is not None:

@@ -9,6 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from isolane.migration.agents import (
+        AgentMigrationTemplate,
+        CollaborationResult,
+        CollaborativeAgent,
+        ContextRequiredError,
+        DataProcessingAgent,
+        DataResult,
+        EntryConditionsError,
+        FrozenLegacyState,
+        LegacyAgentShim,
+        LegacyExecutionAdapter,
+        LegacyIdentity,
+        LegacyIdentityError,
+        LegacyState,
+        LegacyStateAdapter,
+    )
     from isolane.migration.flags import (
         EnvironmentSource,
         FileSource,
@@ -26,6 +42,20 @@ if TYPE_CHECKING:
     from isolane.migration.guard import GuardPolicy, GuardStatus, MetricPolicy, RollbackRecord, RolloutGuard
 
 _MODULES = {
+    "AgentMigrationTemplate": "isolane.migration.agents",
+    "CollaborationResult": "isolane.migration.agents",
+    "CollaborativeAgent": "isolane.migration.agents",
+    "ContextRequiredError": "isolane.migration.agents",
+    "DataProcessingAgent": "isolane.migration.agents",
+    "DataResult": "isolane.migration.agents",
+    "EntryConditionsError": "isolane.migration.agents",
+    "FrozenLegacyState": "isolane.migration.agents",
+    "LegacyAgentShim": "isolane.migration.agents",
+    "LegacyExecutionAdapter": "isolane.migration.agents",
+    "LegacyIdentity": "isolane.migration.agents",
+    "LegacyIdentityError": "isolane.migration.agents",
+    "LegacyState": "isolane.migration.agents",
+    "LegacyStateAdapter": "isolane.migration.agents",
     "EnvironmentSource": "isolane.migration.flags",
     "FileSource": "isolane.migration.flags",
     "FlagChangeRefusedError": "isolane.migration.flags",
@@ -47,6 +77,13 @@ _MODULES = {
 """Where each public name is."""
 
 __all__ = [
+    "AgentMigrationTemplate",
+    "CollaborationResult",
+    "CollaborativeAgent",
+    "ContextRequiredError",
+    "DataProcessingAgent",
+    "DataResult",
+    "EntryConditionsError",
     "EnvironmentSource",
     "FileSource",
     "FlagChangeRefusedError",
@@ -56,8 +93,15 @@ __all__ = [
     "FlagText",
     "FlagWatcher",
     "FlagWriter",
+    "FrozenLegacyState",
     "GuardPolicy",
     "GuardStatus",
+    "LegacyAgentShim",
+    "LegacyExecutionAdapter",
+    "LegacyIdentity",
+    "LegacyIdentityError",
+    "LegacyState",
+    "LegacyStateAdapter",
     "MetricPolicy",
     "MigrationFeatureFlags",
     "OpenFeatureSource",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..cache import cache
 from ..notes import notes_of
 
 
@@ -17,7 +18,11 @@ class ToolDispatcher:
         if tool_name != "search_notes":
             raise LookupError(f"There is no tool {tool_name}")
         words = set(str(parameters["words"]).lower().split())
-        found = [note for note in await notes_of(self.current_user) if words & set(note.lower().split())]
+        key = " ".join(sorted(words))
+        found = cache.get(f"search:{key}")
+        if found is None:
+            found = [note for note in await notes_of(self.current_user) if words & set(note.lower().split())]
+            cache.set(f"search:{key}", found)
         self.last_result = found
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -31,8 +31,8 @@ class DataResult:
 class DataProcessingAgent(AgentMigrationTemplate):
     """Reads data of its user in one transaction, lets the connection go, and calls a tool with what it read.
 
-    Write ``fetch_data(session, request)``. What it returns is looked at: a row with another user's ``user_id`` is a
-    ``ContextIsolationError``, and the tool is not called.
+    Write ``fetch_data(session, request)``. What it returns is looked at, a value or a list of rows: another user's
+    ``user_id`` is a ``ContextIsolationError``, and the tool is not called. Iterators are not looked into.
 
     Class attributes:
         tool_name: the tool that analyzes. Default ``data_analyzer``.
@@ -65,9 +65,8 @@ class DataProcessingAgent(AgentMigrationTemplate):
 
 def check_rows(data: Any, user_id: str) -> None:
     """Refuse rows that say they are another user's. Raises ``ContextIsolationError``."""
-    rows = data if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)) else (data,)
-    if isinstance(rows, (list, tuple, set, frozenset)) or rows is not data:
-        for row in rows:
-            owner = read(row, "user_id")
-            if owner is not None and str(owner) != user_id:
-                raise ContextIsolationError("a row that was read belongs to another user than the context", "access")
+    rows = data if isinstance(data, (list, tuple, set, frozenset)) else (data,)
+    for row in rows:
+        owner = read(row, "user_id")
+        if owner is not None and str(owner) != user_id:
+            raise ContextIsolationError("a row that was read belongs to another user than the context", "access")

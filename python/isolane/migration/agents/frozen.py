@@ -72,7 +72,12 @@ def _container(base: type, changing: dict[str, Callable[..., Any]]) -> type:
 
 def _follow(state: Any, on_write: OnWrite, field: str) -> None:
     number = id(state)
-    _told[number] = (weakref.ref(state, lambda _: _told.pop(number, None)), on_write, field)
+
+    # The map as an argument: at the exit of the process the module may be empty already.
+    def gone(_: object, told: dict[int, _Told] = _told) -> None:
+        told.pop(number, None)
+
+    _told[number] = (weakref.ref(state, gone), on_write, field)
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -147,8 +152,11 @@ class _Freezer:
             if frozen is value:
                 continue
             try:
+                extra = getattr(state, "__pydantic_extra__", None)
                 if isinstance(state, dict):
                     dict.__setitem__(state, name, frozen)
+                elif extra and name in extra:
+                    extra[name] = frozen
                 else:
                     object.__setattr__(state, name, frozen)
             except (AttributeError, TypeError):
@@ -182,9 +190,18 @@ class _Freezer:
         if kind is tuple:
             return tuple(self._value(each, field, level + 1) for each in value)
         if hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value) and _is_record(value):
-            self._seen[id(value)] = (value, value)
-            self.object(value, field, level + 1)
+            return self._frozen_record(value, field, level)
         return value
+
+    def _frozen_record(self, value: Any, field: str, level: int) -> Any:
+        """Return a frozen copy: the record itself may be one that others hold, such as a default of the process."""
+        try:
+            own = copy.copy(value)
+        except Exception:  # noqa: BLE001 - whatever a class raises that cannot be copied
+            return value
+        self._seen[id(value)] = (value, own)
+        self.object(own, field, level + 1)
+        return own
 
     def _frozen_container(self, kind: type, value: Any, field: str, level: int) -> Any:
         frozen = _FROZEN_OF[kind]()

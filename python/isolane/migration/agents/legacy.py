@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -52,6 +51,12 @@ async def run_legacy(
         return hand_on(request, state, returned, context)
     finally:
         await _cleaned_up(agent, given)
+
+
+def has_legacy_signature(execute: Callable[..., Any]) -> bool:
+    """Return whether something takes a state and a run, as opposed to a context and a request."""
+    names = [name for name in inspect.signature(execute).parameters if name != "self"]
+    return bool(names) and (names[0] in _STATES or "run_id" in names)
 
 
 class _Given:
@@ -116,5 +121,4 @@ async def _cleaned_up(agent: Any, given: _Given) -> None:
             await _called(cleanup, given)
     except Exception:
         # What the agent came to must stay what is seen.
-        with contextlib.suppress(Exception):
-            logger.warning("the clean-up of an older agent failed", exc_info=True)
+        logger.warning("the clean-up of an older agent failed", exc_info=True)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 from isolane._core import UserExecutionContext
 from isolane.agents.base import BaseAgent
+from isolane.agents.registry import Services
 from isolane.migration.agents.legacy import run_legacy
 from isolane.migration.agents.state import LegacyRequest
-
-Services = Mapping[str, Callable[[UserExecutionContext], Any]]
-"""What constructors of older agents want, by the names of their parameters: made for the context of the execution."""
 
 _CONTEXTS = ("context", "user_context", "user_execution_context")
 _BRIDGES = ("websocket_manager", "websocket_bridge", "ws_manager", "websocket")
@@ -90,7 +88,7 @@ def construct(cls: type, context: UserExecutionContext, services: Services) -> A
         elif parameter.default is parameter.empty:
             raise TypeError(
                 f"the constructor of {cls.__name__} wants {parameter.name!r}, which nothing is known for. Say how it "
-                f"is made: AgentInstanceFactory(registry, services={{{parameter.name!r}: lambda context: ...}})"
+                f"is made: AgentRegistry(services={{{parameter.name!r}: lambda context: ...}})"
             )
     return cls(**given)
 

@@ -174,9 +174,8 @@ def _tell_of_rules(options: argparse.Namespace) -> None:
 def _kill(options: argparse.Namespace) -> int:
     if options.flag is None:
         return _write_at_once(options, lambda writer: writer.kill(actor=options.actor, reason=options.reason))
-    record = {"reason": options.reason or "by hand", "actor": options.actor, "metric": "manual"}
     return _write_at_once(
-        options, lambda writer: writer.roll_back(options.flag, record, actor=options.actor, reason=options.reason)
+        options, lambda writer: writer.roll_back(options.flag, {}, actor=options.actor, reason=options.reason)
     )
 
 

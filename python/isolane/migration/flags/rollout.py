@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -66,6 +67,7 @@ class MigrationFeatureFlags:
         self._source = _source_of(source)
         self._loaded: FlagText | None = None
         self._problem = ""
+        self._reading = threading.Lock()
         if self._source is not None and required:
             self._read(self._source)
         else:
@@ -179,13 +181,15 @@ class MigrationFeatureFlags:
         """
         if self._source is None:
             return False
-        before = self._loaded
-        try:
-            self._read(self._source)
-        except (FlagConfigError, OSError, ValueError) as error:
-            self._problem = str(error)
-            self._engine.set_stale(True)
-        return self._loaded is not before
+        # A guard reads what it has written in a thread: of two that read at once the later text must win.
+        with self._reading:
+            before = self._loaded
+            try:
+                self._read(self._source)
+            except (FlagConfigError, OSError, ValueError) as error:
+                self._problem = str(error)
+                self._engine.set_stale(True)
+            return self._loaded is not before
 
     async def watch(self) -> None:
         """Follows the source until it is cancelled; returns at once when the source does not watch itself."""

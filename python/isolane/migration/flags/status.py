@@ -39,6 +39,7 @@ def _flag(flag: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "state": flag.get("state", "on"),
         "rollout": rollout / 1000,
+        "ladder": _ladder_of(flag),
         "stage": flag.get("stage"),
         "rules": [{"if": rule["if"], "rollout": rule["rollout"] / 1000} for rule in flag.get("rules", [])],
         "allowed_users": len(flag.get("allow", [])),
@@ -80,7 +81,7 @@ def _flag_lines(name: str, flag: Mapping[str, Any]) -> list[str]:
         row("state", f"{flag['state']}: nobody has it")
     steps = round(flag["rollout"] * 1000)
     row("rollout", f"{percent_of(steps)} of users")
-    row("ladder", _ladder(steps))
+    row("ladder", _ladder(steps, flag["ladder"]))
     for rule in flag["rules"]:
         row("rule", f"{percent_of(round(rule['rollout'] * 1000))} of users with {condition_of(rule)}")
     if flag["stage"] is not None:
@@ -94,9 +95,16 @@ def _flag_lines(name: str, flag: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _ladder(steps: int) -> str:
-    """The stages of a rollout, with the present share in brackets."""
-    shown = {step: percent_of(step).removesuffix(" %") for step in {*STEPS, steps}}
+def _ladder_of(flag: Mapping[str, Any]) -> list[float]:
+    """The guard's steps, in per cent."""
+    guard = flag.get("guard")
+    written = guard.get("ladder") if isinstance(guard, Mapping) else None
+    return [step / 1000 for step in written or STEPS if isinstance(step, int)]
+
+
+def _ladder(steps: int, ladder: list[float]) -> str:
+    """The steps of a rollout, with the present share in brackets."""
+    shown = {step: percent_of(step).removesuffix(" %") for step in {*(round(each * 1000) for each in ladder), steps}}
     return "  ".join(f"[{text}]" if step == steps else text for step, text in sorted(shown.items())) + "  %"
 
 

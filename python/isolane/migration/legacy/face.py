@@ -31,23 +31,23 @@ class ConnectionId(str):
         return str(self)
 
 
-class Removed:
-    """Whether something was removed: true or false at once, and when it is awaited."""
+class Answer:
+    """A yes or no: at once, and when it is awaited."""
 
-    __slots__ = ("_was_there",)
+    __slots__ = ("_yes",)
 
-    def __init__(self, was_there: bool) -> None:
-        self._was_there = was_there
+    def __init__(self, yes: bool) -> None:
+        self._yes = yes
 
     def __bool__(self) -> bool:
-        return self._was_there
+        return self._yes
 
     def __await__(self) -> Generator[Any, None, bool]:
         yield from ()
-        return self._was_there
+        return self._yes
 
     def __repr__(self) -> str:
-        return f"Removed({self._was_there})"
+        return f"Answer({self._yes})"
 
 
 class LegacyManagers:
@@ -222,13 +222,13 @@ class LegacyManagers:
         await hub.begin(connection, call="connect_user")
         return connection.connection_id
 
-    def remove_connection(self, connection: Any, websocket: PooledSocket | None = None) -> Removed:
+    def remove_connection(self, connection: Any, websocket: PooledSocket | None = None) -> Answer:
         """Stop sending to a socket: ``remove_connection(connection_id)`` or ``remove_connection(user_id, websocket)``.
 
         The socket stays open. The answer is there at once, and may be awaited. Raises ``CrossUserSendError`` for a
         connection of another user.
         """
-        return Removed(self._remove(connection, websocket, "remove_connection"))
+        return Answer(self._remove(connection, websocket, "remove_connection"))
 
     async def disconnect_user(
         self, user_id: str, websocket: PooledSocket | None = None, code: int = 1000, reason: str = ""
@@ -317,4 +317,4 @@ def returns_itself(value: Any) -> Generator[Any, None, Any]:
     return value
 
 
-__all__ = ["ConnectionId", "LegacyManagers", "Removed", "returns_itself"]
+__all__ = ["Answer", "ConnectionId", "LegacyManagers", "returns_itself"]

@@ -299,7 +299,7 @@ def _as_dictionary(message: LegacyMessage) -> dict[str, Any]:
 class FlagsOfBridges(Protocol):
     """Says by which bridge a user's runs go, as ``MigrationFeatureFlags`` does."""
 
-    def bridge_mode(self, subject: str | UserExecutionContext) -> Literal["legacy", "hybrid", "modern"]:
+    def bridge_mode(self, user: str | UserExecutionContext, /) -> Literal["legacy", "hybrid", "modern"]:
         """Return the mode. For a context it is the one that was decided when the context was made."""
 
 

@@ -9,9 +9,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from isolane._core import ContextIsolationError, UserExecutionContext
+from isolane.agents.execution import current_step
 from isolane.contexts.caller import current_caller
 from isolane.contexts.factory import validate_user_context
-from isolane.agents.execution import current_step
 
 
 @dataclass(frozen=True, slots=True)

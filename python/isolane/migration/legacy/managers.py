@@ -124,10 +124,7 @@ class LegacyEngineProxy:
 
     async def execute_agent_pipeline(self, agents: Any, context: Any = None, input_data: Any = None) -> Any:
         """Run agents in order, as the engine does."""
-        return await self._run(
-            lambda engine: engine.execute_agent_pipeline(agents, None if _is_whose(context) else context, input_data),
-            context,
-        )
+        return await self._run(lambda engine: engine.execute_agent_pipeline(agents, context, input_data), context)
 
     @staticmethod
     async def _run(execute: Callable[[Any], Awaitable[Any]], named: Any) -> Any:
@@ -213,11 +210,6 @@ async def _context_for(call: str) -> UserExecutionContext:
     if bound is None or bound.context is None:
         raise LegacyContextError(_no_context(call))
     return bound.context
-
-
-def _is_whose(context: Any) -> bool:
-    """Whether a second argument says whose an execution is, and is no request."""
-    return context is not None and isinstance(getattr(context, "user_id", None), str)
 
 
 def _no_context(call: str) -> str:

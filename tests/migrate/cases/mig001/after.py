@@ -7,7 +7,7 @@ from app.agents.state import (  # all of it
 )
 
 if 1:
-	pass
+    pass
 
 from app.agents.state import DeepAgentState as Kept  # noqa: F401
 

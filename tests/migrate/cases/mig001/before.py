@@ -8,7 +8,7 @@ from app.agents.state import (  # all of it
 )
 
 if 1:
-	from app.schemas.agent_models import DeepAgentState as Tabbed
+    from app.schemas.agent_models import DeepAgentState as Tabbed
 
 from app.agents.state import DeepAgentState as Kept  # noqa: F401
 

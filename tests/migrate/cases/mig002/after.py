@@ -17,7 +17,7 @@ class Triage(BaseAgent):
         if True:
             await self.think(context.thread_id)
         answer = await self.ask(
-            request,   # as it was typed
+            request,  # as it was typed
             user=context.user_id,
         )
         return self._shorten(context, answer)
@@ -39,7 +39,5 @@ class Report(BaseAgent):
         state.report = await self.ask(state.user_request)
 
 
-def title(
-    context: UserExecutionContext, length: int = 10
-) -> str:
+def title(context: UserExecutionContext, length: int = 10) -> str:
     return [context.user_id for _ in range(length)][0]

@@ -16,7 +16,7 @@ class Triage(BaseAgent):
         if stream_updates:
             await self.think(state.thread_id)
         answer = await self.ask(
-            state.user_request,   # as it was typed
+            state.user_request,  # as it was typed
             user=state.user_id,
         )
         return self._shorten(state, answer)
@@ -38,7 +38,5 @@ class Report(BaseAgent):
         state.report = await self.ask(state.user_request)
 
 
-def title(
-    state: DeepAgentState, length: int = 10
-) -> str:
+def title(state: DeepAgentState, length: int = 10) -> str:
     return [state.user_id for _ in range(length)][0]

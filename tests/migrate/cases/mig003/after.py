@@ -1,4 +1,5 @@
 """With a context, and without."""
+
 from isolane import UserExecutionContext
 
 from backend.websocket_core import get_websocket_manager
@@ -14,9 +15,11 @@ async def think(context: UserExecutionContext) -> None:
 class Agent:
     def __init__(self) -> None:
         # TODO(MIG003): get_websocket_manager() is one object for all users; take it from the context of the user
-        if True: self.manager = get_websocket_manager()
+        if True:
+            self.manager = get_websocket_manager()
         # TODO(MIG003): get_websocket_manager() is one object for all users; take it from the context of the user
-        x = 1; y = get_websocket_manager("arguments")
+        x = 1
+        y = get_websocket_manager("arguments")
 
     # TODO(MIG003): get_tool_dispatcher() is one object for all users; take it from the context of the user
     @get_tool_dispatcher().wrap

@@ -1,4 +1,5 @@
 """With a context, and without."""
+
 from isolane import UserExecutionContext
 
 from backend.websocket_core import get_websocket_manager
@@ -13,8 +14,10 @@ async def think(context: UserExecutionContext) -> None:
 
 class Agent:
     def __init__(self) -> None:
-        if True: self.manager = get_websocket_manager()
-        x = 1; y = get_websocket_manager("arguments")
+        if True:
+            self.manager = get_websocket_manager()
+        x = 1
+        y = get_websocket_manager("arguments")
 
     @get_tool_dispatcher().wrap
     def decorated(self) -> None:

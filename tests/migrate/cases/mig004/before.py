@@ -4,5 +4,5 @@ from backend.services.websocket_bridge_factory import get_websocket_bridge_facto
 
 async def run():
     manager = await get_websocket_manager()  # a comment
-    await (await  get_websocket_manager()).send(1)
-    return [await (get_websocket_manager()) for _ in (await get_websocket_bridge_factory(),)]
+    await (await get_websocket_manager()).send(1)
+    return [await get_websocket_manager() for _ in (await get_websocket_bridge_factory(),)]

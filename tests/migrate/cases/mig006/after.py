@@ -3,15 +3,16 @@ from isolane import UserExecutionContext
 
 async def tell(manager, user_id, message):
     await manager.send_to_user(
-        user_id, {  # the message
+        user_id,
+        {  # the message
             "text": message,
-        }
+        },
     )
     await manager.broadcast_to_all(message, exclude_users=[user_id])
 
 
 async def think(bridge, context: UserExecutionContext):
-    await bridge.send_to_user( context.user_id, {"a": 1} )
+    await bridge.send_to_user(context.user_id, {"a": 1})
 
 
 async def known_by_run(manager, run_id):

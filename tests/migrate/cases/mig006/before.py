@@ -11,7 +11,7 @@ async def tell(manager, user_id, message):
 
 
 async def think(bridge, context: UserExecutionContext):
-    await bridge.broadcast_to_all( {"a": 1} )
+    await bridge.broadcast_to_all({"a": 1})
 
 
 async def known_by_run(manager, run_id):

@@ -1,4 +1,5 @@
 """Copies."""
+
 import copy
 from typing import Any
 
@@ -9,7 +10,7 @@ def share(parent: Any) -> Any:
         **copy.deepcopy(parent.audit_metadata),  # theirs
         "mine": 1,
     }
-    c = ( copy.deepcopy(parent.quality_metrics) )
+    c = copy.deepcopy(parent.quality_metrics)
     d = copy.deepcopy(parent.agent_context)["x"]
     return a, b, c, d
 

@@ -1,4 +1,5 @@
 """Copies."""
+
 from typing import Any
 
 
@@ -8,7 +9,7 @@ def share(parent: Any) -> Any:
         **parent.audit_metadata,  # theirs
         "mine": 1,
     }
-    c = ( dict(parent.quality_metrics) )
+    c = dict(parent.quality_metrics)
     d = {**parent.agent_context}["x"]
     return a, b, c, d
 

@@ -1,4 +1,5 @@
 """Cohorts."""
+
 import random
 
 from isolane import UserExecutionContext

@@ -24,6 +24,7 @@ class Manager:
 
     async def defined(self):
         with lock:
+
             async def later():
                 await asyncio.sleep(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -22,11 +23,12 @@ def replace(path: Path, data: bytes) -> None:
         FlagFileError: the disk or the directory refuses. The file is then what it was.
     """
     target = Path(os.path.realpath(path))
-    prefix = f".{target.name}."
-    scratch = target.with_name(f"{prefix}{secrets.token_hex(8)}.tmp")
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    # Nobody else's files, however similar their names are.
+    left = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.tmp")
     try:
         for found in target.parent.iterdir():
-            if found.name.startswith(prefix) and found.name.endswith(".tmp"):
+            if left.fullmatch(found.name):
                 found.unlink(missing_ok=True)
         try:
             _write(scratch, data, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -97,15 +98,35 @@ def unkill(document: Document) -> str:
     return "kill switch off"
 
 
-def roll_back(document: Document, flag: str, record: Mapping[str, Any]) -> str:
-    """Take a flag from everybody until it is resumed, and keep why. Its salt stays: the same users are first again."""
+def roll_back(document: Document, flag: str, record: Mapping[str, Any], actor: str, reason: str, at: datetime) -> str:
+    """Take a flag from everybody until it is resumed, and keep why. Its salt stays: the same users are first again.
+
+    What the record leaves out is filled in, so that every record has the fields of a guard's.
+    """
     held = _flag(document, flag)
-    before, held["rollout"] = held.get("rollout", 0), 0
-    for rule in held.get("rules", []):
-        # Whoever resumes it begins with nobody.
-        rule["rollout"] = 0
-    held["rollback"] = json.loads(json.dumps(dict(record), default=str))
+    if "rollback" in held:
+        # Every process has a guard: the first of them says why.
+        return "rolled back, as before"
+    before = held.get("rollout", 0)
+    known = {
+        "flag": flag,
+        "metric": "manual",
+        "measured": None,
+        "threshold": None,
+        "n": 0,
+        "e_value": None,
+        "stage": before,
+        "revision": document.get("revision", 0),
+        "at": int(at.timestamp() * 1e6),
+        "mode": "drain",
+        "actor": actor,
+        "reason": reason or "by hand",
+    }
+    held["rollback"] = json.loads(json.dumps(known | dict(record), default=str))
     held.pop("resumed", None)
+    # Whoever resumes it begins with nobody.
+    for share in (held, *held.get("rules", [])):
+        share["rollout"] = 0
     return f"{percent_of(before)} -> rolled back"
 
 
@@ -118,16 +139,24 @@ def resume(document: Document, flag: str, ack: str, actor: str, at: str) -> str:
 
 
 def describe_record(record: Any) -> str:
-    """Say in a line why a flag was rolled back."""
+    """Say in a line why a flag was rolled back, at which share, by whom and when."""
     if not isinstance(record, Mapping):
         return str(record)
-    text = str(record.get("reason") or record.get("metric") or "no reason is recorded")
-    if record.get("metric") and record.get("measured") is not None:
-        text = f"{record['metric']} measured {record['measured']}, threshold {record.get('threshold')}"
-        text += f", after {record['n']}" if record.get("n") is not None else ""
+    parts = []
+    if record.get("measured") is not None:
+        parts.append(
+            f"{record.get('metric')} {record['measured']} of {record.get('n')}, at most {record.get('threshold')}"
+        )
     if record.get("stage") is not None:
-        text += f", at stage {record['stage']}"
-    return text
+        parts.append(f"at {percent_of(record['stage'])}")
+    if record.get("actor"):
+        parts.append(f"by {record['actor']}")
+    at = record.get("at")
+    if isinstance(at, int | float):
+        parts.append(f"{datetime.fromtimestamp(at / 1e6, UTC):%Y-%m-%d %H:%M} UTC")
+    elif at:
+        parts.append(str(at))
+    return f"{record.get('reason') or record.get('metric') or 'no reason is recorded'} ({', '.join(parts)})"
 
 
 def _flags(document: Document) -> dict[str, Any]:

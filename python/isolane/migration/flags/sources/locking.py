@@ -51,11 +51,11 @@ def locked(path: Path, seconds: float) -> Iterator[None]:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except PermissionError:
         # Made by another user of the machine: to read is enough for the lock.
         with contextlib.suppress(OSError):
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         raise FlagFileError(
             path, "it may not be made", "let this user write into the directory: a file is replaced, not changed"
         ) from None

@@ -68,19 +68,19 @@ class FlagWatcher:
         self.flags = flags
         self.engine = flags.engine
         self._problem = ""
+        self._known = self.engine.document()
         self._changed_at: datetime | None = None
         self._listeners: tuple[Listener, ...] = ()
         self._task: asyncio.Task[None] | None = None
 
     def load(self) -> bool:
         """Read the source and put what it has in force. Never raises; returns whether another document is in force."""
-        before = self.engine.document()
         try:
-            changed = self.flags.refresh()
+            self.flags.refresh()
             problem = self.flags.problem
         except Exception as error:
             logger.debug("reading the flags failed", exc_info=True)
-            changed, problem = False, f"reading the flags failed: {error!r}"
+            problem = f"reading the flags failed: {error!r}"
         if not problem and getattr(self.flags.source, "is_stale", False):
             problem = "the provider says that it has lost its own source"
         if problem:
@@ -93,9 +93,12 @@ class FlagWatcher:
         if was and not problem:
             logger.info("flags: revision %d; they can be read again", revision)
             self._tell(NewsKind.FRESH, (), "the flags can be read again")
+        # Somebody else may have put it in force, such as a guard that has just written it.
+        before, self._known = self._known, self.engine.document()
+        changed = self._known != before
         if changed:
             self._changed_at = datetime.now(UTC)
-            names = changed_flags(before, self.engine.document())
+            names = changed_flags(before, self._known)
             logger.info("flags: revision %d is in force, changed: %s", revision, ", ".join(names) or "nothing")
             self._tell(NewsKind.CHANGED, names, f"revision {revision} is in force")
         return changed

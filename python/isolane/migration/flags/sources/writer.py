@@ -136,7 +136,8 @@ class FlagWriter:
 
         Args:
             flag: which.
-            record: what is kept of it, JSON-like: such as metric, measured value and threshold.
+            record: what is kept of it, JSON-like: such as metric, measured value and threshold. The share at that time,
+                the time and the actor are added where it does not have them.
             actor: who, such as the guard.
             reason: why. Default: what the record says.
 
@@ -145,8 +146,14 @@ class FlagWriter:
             FlagFileError: the file cannot be read, locked or written.
             FlagConfigError: the document would not be valid.
         """
-        why = reason or edits.describe_record(record)
-        return self._change("rollback", flag, actor, why, lambda document, _: edits.roll_back(document, flag, record))
+        why = reason or str(record.get("reason", ""))
+        return self._change(
+            "rollback",
+            flag,
+            actor,
+            why,
+            lambda document, at: edits.roll_back(document, flag, record, actor, why, at),
+        )
 
     def resume(self, flag: str, *, ack: str, actor: str) -> FlagChange:
         """Let a flag be rolled out again that was rolled back; its rollout stays at 0 until it is set.
