@@ -9,8 +9,8 @@ import re
 import httpx
 import pytest
 from isolane.acceptance import TESTS, Verdict, as_json, as_junit, as_text
-from isolane.acceptance.app.config import SocketConfig
 from isolane.acceptance.app.session import AppSession
+from isolane.acceptance.app.steps import SocketConfig
 from isolane.acceptance.running import suite_of
 
 # The fault, the test that must report it, and what it must say.

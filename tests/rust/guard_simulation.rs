@@ -84,7 +84,6 @@ fn harmful_rollouts_are_caught_soon() {
     for seed in SEEDS {
         for (rate, limit) in [(0.2, 20), (0.05, 150), (0.02, 750)] {
             let median = simulate(seed, rate).median.expect("each is rolled back");
-            println!("seed {seed}: {rate} is caught within a median of {median}");
             assert!(median <= limit, "seed {seed}, rate {rate}: {median}");
         }
     }

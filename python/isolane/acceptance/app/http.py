@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from isolane.acceptance.app.config import Step
 from isolane.acceptance.app.recorder import Recorder
+from isolane.acceptance.app.steps import Step
 from isolane.acceptance.app.tables import filled
 from isolane.acceptance.records import Channel
 

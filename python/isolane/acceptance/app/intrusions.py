@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-from isolane.acceptance.app.config import AcceptanceConfig, SocketConfig, Step
+from isolane.acceptance.app.config import AcceptanceConfig
 from isolane.acceptance.app.http import Answer, RecordedHttp
 from isolane.acceptance.app.session import AppSession
 from isolane.acceptance.app.sockets import SocketRefusedError, UserSocket
+from isolane.acceptance.app.steps import SocketConfig, Step
 from isolane.acceptance.app.tables import placeholders
 from isolane.acceptance.target import Attempt
 

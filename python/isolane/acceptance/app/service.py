@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import cast
 
-from isolane.acceptance.app.config import AcceptanceConfig, Step
+from isolane.acceptance.app.config import AcceptanceConfig
 from isolane.acceptance.app.http import Answer, RecordedHttp, require_httpx
 from isolane.acceptance.app.intrusions import intrusions
 from isolane.acceptance.app.process import ServiceProcess, open_descriptors, resident_bytes
 from isolane.acceptance.app.recorder import Recorder
 from isolane.acceptance.app.session import AppSession
 from isolane.acceptance.app.sockets import require_websockets
+from isolane.acceptance.app.steps import Step
 from isolane.acceptance.events import MISSING, pointed
 from isolane.acceptance.isolation import IsolationTester
 from isolane.acceptance.names import made_up

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from isolane.acceptance.app.config import AcceptanceConfig, SocketConfig, Step
+from isolane.acceptance.app.config import AcceptanceConfig
 from isolane.acceptance.app.http import TOO_MANY, Answer, RecordedHttp
 from isolane.acceptance.app.recorder import Recorder
 from isolane.acceptance.app.sockets import SocketRefusedError, UserSocket
+from isolane.acceptance.app.steps import SocketConfig, Step
 from isolane.acceptance.events import MISSING, EventShape, ReceivedEvent, pointed
 from isolane.acceptance.records import Run, Transcript
 from isolane.acceptance.target import Account, RunKind, TargetError

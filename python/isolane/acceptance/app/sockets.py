@@ -10,9 +10,9 @@ import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from isolane.acceptance.app.config import SocketConfig
 from isolane.acceptance.app.http import EventStream, RecordedHttp
 from isolane.acceptance.app.recorder import Recorder
+from isolane.acceptance.app.steps import SocketConfig
 from isolane.acceptance.app.tables import filled
 from isolane.acceptance.events import MISSING, pointed
 from isolane.acceptance.records import Channel
