@@ -1,6 +1,6 @@
 //! A rollout under watch: its step, what is known at it, and what follows from that.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::eprocess::Counts;
 use super::error::GuardError;
@@ -12,7 +12,6 @@ use super::status::{GuardState, GuardStatus};
 use super::watch::Watch;
 use crate::clock::{Micros, Moment, seconds};
 use crate::mutants::mutant;
-use crate::sync::Mutex;
 
 /// What follows from an observation.
 #[derive(Debug, Clone, PartialEq)]
