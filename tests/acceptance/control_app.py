@@ -73,6 +73,8 @@ async def run(body: dict[str, str], request: Request, response: Response) -> Any
     if FAULT == "fails_for_others" and lame not in {"", user}:
         lame = ""
         raise HTTPException(500)
+    if FAULT == "dies":
+        os._exit(3)
     running += 1
     try:
         return await work(user, body["text"], response)

@@ -145,6 +145,13 @@ async def test_a_run_that_answers_with_an_event_stream(config, running_service, 
         assert told == []
 
 
+async def test_a_service_that_ends_in_the_midst_is_named_first(config) -> None:
+    dying = dataclasses.replace(config, env={"CONTROL_FAULT": "dies"})
+    results = await suite_of(dying, 5).run_full_acceptance_suite(["user_isolation", "security"])
+    for result in results.results.values():
+        assert result.problems()[0].startswith("the service ended with 3:")
+
+
 async def test_a_body_that_is_too_large_is_not_passed_over(suite_with, monkeypatch) -> None:
     monkeypatch.setattr("isolane.acceptance.app.http.MAX_BYTES", 40)
     result = (await suite_with("", "user_isolation")).results["user_isolation"]
