@@ -71,7 +71,8 @@ def _details(name: str, result: TestResult) -> Iterator[str]:
         yield f"    {shown(measure):>9}  {measure.name}, asked for {_bound(measure)}"
     planted = "; ".join(one.planted for one in result.controls if one.seen)
     if planted:
-        yield from wrap(f"planted and reported: {planted}", _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6)
+        told = f"    planted and reported: {planted}"
+        yield from wrap(told, _WIDTH, subsequent_indent=" " * 6, break_on_hyphens=False)
     for note in result.notes:
         yield f"    not checked: {note}"
 
