@@ -57,14 +57,15 @@ def signed_in(request: Request) -> str:
 
 
 @app.post("/login")
-async def login(body: dict[str, str]) -> dict[str, str]:
+async def login(body: dict[str, str], response: Response) -> dict[str, str]:
     token = uuid.uuid4().hex
     tokens[token] = body["user"]
+    response.set_cookie("session", token, secure=True, httponly=True)
     return {"token": token}
 
 
 @app.post("/runs")
-async def run(body: dict[str, str], request: Request, response: Response) -> dict[str, Any]:
+async def run(body: dict[str, str], request: Request, response: Response) -> Any:
     global running, lame  # noqa: PLW0603
     user = "nobody" if FAULT == "no_sign_in" else signed_in(request)
     if FAULT == "refuses_many" and running >= 3:
@@ -72,6 +73,8 @@ async def run(body: dict[str, str], request: Request, response: Response) -> dic
     if FAULT == "fails_for_others" and lame not in {"", user}:
         lame = ""
         raise HTTPException(500)
+    if FAULT == "dies":
+        os._exit(3)
     running += 1
     try:
         return await work(user, body["text"], response)
@@ -79,7 +82,13 @@ async def run(body: dict[str, str], request: Request, response: Response) -> dic
         running -= 1
 
 
-async def work(user: str, text: str, response: Response) -> dict[str, Any]:  # noqa: PLR0915 - a line for each fault
+async def broken_off(text: str):
+    yield text.encode()
+    await asyncio.sleep(0.01)
+    raise OSError
+
+
+async def work(user: str, text: str, response: Response) -> Any:  # noqa: PLR0915 - a line for each fault
     run_id, span, sent = f"run-{uuid.uuid4().hex}", uuid.uuid4().hex, 0
     before, latest["note"] = latest["note"], text
     text = "done" if FAULT == "forgets" and text.strip() else text
@@ -113,6 +122,11 @@ async def work(user: str, text: str, response: Response) -> dict[str, Any]:  # n
     if FAULT == "pieces" and foreign_user not in {"", user}:
         for start in range(0, len(before), 9):
             await tell("text_delta", delta=before[start : start + 9])
+    if FAULT == "tokens" and foreign_user not in {"", user}:
+        # As models stream their answers: neither a type nor a run.
+        for start in range(0, len(before), 5):
+            for one in connections.get(user, ()):
+                await one.send_json({"choices": [{"delta": {"content": before[start : start + 5]}}]})
     if FAULT == "swapped":
         await tell("agent_completed", seq=3, result=text)
         await tell("agent_thinking", seq=2, thought=text)
@@ -136,9 +150,36 @@ async def work(user: str, text: str, response: Response) -> dict[str, Any]:  # n
     answer: dict[str, Any] = {"run_id": run_id, "result": text}
     if FAULT == "body" and foreign_user not in {"", user}:
         answer["related"] = [{"note": before}]
+    if FAULT == "chunks" and foreign_user not in {"", user}:
+        answer["chunks"] = [before[start : start + 7] for start in range(0, len(before), 7)]
+    if FAULT == "breaks_off" and foreign_user not in {"", user}:
+        return StreamingResponse(broken_off(before), headers={"Content-Length": "9999"})
     if FAULT == "run_id":
         answer["previous"] = foreign_run
     return answer
+
+
+@app.post("/streamed-runs")
+async def streamed_run(body: dict[str, str], request: Request) -> StreamingResponse:
+    """A run whose answer is an event stream, by a cookie that is for https alone."""
+    user = tokens.get(request.cookies.get("session", ""))
+    if user is None:
+        raise HTTPException(401)
+    run_id = f"run-{uuid.uuid4().hex}"
+    before, latest["note"] = latest["note"], body["text"]
+    answers[run_id] = (user, body["text"])
+
+    async def events():
+        yield f'event: begin\ndata: {{"run_id": "{run_id}"}}\n\n'
+        text = before if FAULT == "stream_of_tokens" and before else body["text"]
+        for start in range(0, len(text), 5):
+            yield f"data: {text[start : start + 5]}\r\r"
+        yield f"data: the note was {body['text']}"
+        while FAULT == "never_ends":
+            yield ": still here\n\n"
+            await asyncio.sleep(0.05)
+
+    return StreamingResponse(events(), media_type="text/event-stream")
 
 
 @app.get("/runs/{run_id}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,30 @@ def test_a_configuration_that_is_wrong(tmp_path, capsys) -> None:
     assert "schema: is 3. Allowed: a whole number from 1 to 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_stops_the_suite_stops_the_service(stop) -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        " signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+        " from isolane.cli import main; raise SystemExit(main(['accept']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=HELPDESK, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as suite:
+        assert suite.stdout is not None
+        # The first result: the service runs, and the next test is under way.
+        for line in suite.stdout:
+            if line.startswith("  "):
+                break
+        children = Path(f"/proc/{suite.pid}/task/{suite.pid}/children").read_text(encoding="ascii").split()
+        assert len(children) == 1
+        suite.send_signal(stop)
+        _, error = suite.communicate(timeout=30)
+    assert suite.returncode == 130
+    assert error == "Stopped, and the service with it.\n"
+    assert not Path(f"/proc/{children[0]}").exists()
+
+
 def test_nobody_can_sign_in(tmp_path, capsys) -> None:
     text = (HELPDESK / "accept.toml").read_text(encoding="utf-8").replace('path = "/login"', 'path = "/nowhere"')
     path = tmp_path / "accept.toml"
@@ -226,7 +251,9 @@ def test_pytest_collects_the_eight(running_service, tmp_path, monkeypatch) -> No
     url, pid = running_service
     text = (Path(__file__).parent / "accept.toml").read_text(encoding="utf-8")
     config = tmp_path / "accept.toml"
-    config.write_text(text.replace("[app]", f'[app]\nurl = "{url}"\npid = {pid}'), encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith(("target = ", "directory = "))]
+    text = "\n".join(lines).replace("[app]", f'[app]\nurl = "{url}"\npid = {pid}')
+    config.write_text(text, encoding="utf-8")
     (tmp_path / "test_mine.py").write_text("def test_mine(): pass\n", encoding="utf-8")
     (tmp_path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]

@@ -53,6 +53,26 @@ def parsed(tmp_path: Path, text: str) -> AcceptanceConfig:
             r"^run\.save: does not name run",
         ),
         ("a =", r"is no TOML"),
+        (
+            RUN + '[[users.accounts]]\nuser = "ann"\n[[users.accounts]]\nuser = "ann"',
+            r"^users\.accounts\[1\]\.user: is that of an account above\. Allowed: another user for each account$",
+        ),
+        (RUN + '[skip]\nspeed = "no"', r"^skip\.speed: is no test\. Allowed: user_isolation, "),
+        (RUN + '[skip]\nsecurity = " "', r"^skip\.security: is empty\. Allowed: the reason"),
+        (RUN + '[app]\ntarget = "main"', r"^app\.target: is 'main'\. Allowed: module:app"),
+        (
+            RUN + '[app]\nurl = "localhost:80"',
+            r"^app\.url: is 'localhost:80'\. Allowed: an address",
+        ),
+        (
+            RUN + '[app]\nurl = "http://x"\ntarget = "m:a"',
+            r"^app\.url: stands beside app\.target\. Allowed: one of",
+        ),
+        (
+            RUN + '[app]\ntarget = "m:a"\ndirectory = "gone"',
+            r"^app\.directory: is 'gone'\. Allowed: a folder",
+        ),
+        (RUN + '[app]\ntarget = "m:a"\nenv = { A = 1 }', r"^app\.env\.A: is a number\. Allowed: a text$"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, text, says) -> None:
@@ -73,6 +93,13 @@ def test_secrets_come_from_the_environment_and_are_not_shown(tmp_path, monkeypat
         parsed(tmp_path, text)
     monkeypatch.setenv("ANN_PW", "hunter2")
     assert parsed(tmp_path, text).accounts[0].values == {"password": "hunter2"}
+    login = parsed(
+        tmp_path, RUN + '[login.request]\npath = "/login"\njson = { a = [{ password = "env:ANN_PW" }] }'
+    ).login
+    assert login is not None
+    assert login.json == {"a": [{"password": "hunter2"}]}
+    with pytest.raises(AcceptanceConfigError, match=r"^run\.json\.b: is taken from NOT_SET, which is not set"):
+        parsed(tmp_path, RUN.replace("{ text", '{ b = "env:NOT_SET", text'))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,17 @@ FAULTS = [
         "user_isolation",
         r"canary of \S+ in several events text_delta at \$\.payload\.delta, written as pieces",
     ),
+    (
+        "tokens",
+        "user_isolation",
+        r"canary of \S+ in several texts of /ws at \$\.choices\[\*\]\.delta\.content, written as pieces",
+    ),
+    (
+        "chunks",
+        "user_isolation",
+        r"canary of \S+ in several texts of POST /runs at \$\.chunks\[\*\], written",
+    ),
+    ("breaks_off", "user_isolation", r"leak: \S+ received a canary of \S+ in POST /runs at \$"),
     ("run_id", "user_isolation", r"a run id of \S+ in POST /runs at \$\.previous"),
     ("broadcast_end", "user_isolation", r"canary of \S+ in /ws, event agent_completed at \$\.payload\.result"),
     ("forgets", "user_isolation", r"\S+ never received an own canary, so a foreign one might not be shown either"),
@@ -108,6 +119,43 @@ async def test_an_event_stream_is_read_as_a_socket_is(config, running_service, f
         assert told == []
     else:
         assert any("received a canary of" in text and "in /events, event note at $.note" in text for _, text in told)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("none", ""),
+        ("stream_of_tokens", r"canary of \S+ in several texts of POST /streamed-runs at \$, written as pieces"),
+        ("never_ends", r"POST /streamed-runs answered nothing \(not to its end within 0\.5 s\)"),
+    ],
+)
+async def test_a_run_that_answers_with_an_event_stream(config, running_service, fault, says) -> None:
+    url, pid = running_service
+    async with httpx.AsyncClient(trust_env=False) as client:
+        await client.post(f"{url}/fault/{fault}")
+    step = dataclasses.replace(config.run, path="/streamed-runs")
+    seconds = 0.5 if fault == "never_ends" else 10.0
+    streamed = dataclasses.replace(
+        config, url=url, pid=pid, run=step, run_seconds=seconds, headers={}, reads=(), socket=None, legacy=None
+    )
+    told = [text for _, text in (await suite_of(streamed, 5).run_full_acceptance_suite(["user_isolation"])).failures()]
+    if says:
+        assert any(re.search(says, text) for text in told), told
+    else:
+        assert told == []
+
+
+async def test_a_service_that_ends_in_the_midst_is_named_first(config) -> None:
+    dying = dataclasses.replace(config, env={"CONTROL_FAULT": "dies"})
+    results = await suite_of(dying, 5).run_full_acceptance_suite(["user_isolation", "security"])
+    for result in results.results.values():
+        assert result.problems()[0].startswith("the service ended with 3:")
+
+
+async def test_a_body_that_is_too_large_is_not_passed_over(suite_with, monkeypatch) -> None:
+    monkeypatch.setattr("isolane.acceptance.app.http.MAX_BYTES", 40)
+    result = (await suite_with("", "user_isolation")).results["user_isolation"]
+    assert any("are too large to be looked at to their end" in text for text in result.problems())
 
 
 async def test_a_suite_that_is_cancelled_stops_the_service(config) -> None:

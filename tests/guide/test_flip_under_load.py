@@ -144,3 +144,31 @@ async def test_flipping_the_flag_under_load_loses_no_event(second_week):
         for one in desk.messages:
             if "seq" in one:
                 assert owner[one["run_id"]] == desk.name, "a modern event for somebody else"
+
+
+NO_ROOM = """
+from app import main
+from fastapi.testclient import TestClient
+from isolane.migration import legacy
+
+async def no_room(self, *arguments):
+    raise RuntimeError("there is no room")
+
+type(legacy.get_websocket_manager()).add_connection = no_room
+with TestClient(main.app, raise_server_exceptions=False) as client:
+    token = client.post("/login", json={"user_id": "ann"}).json()["token"]
+    try:
+        with client.websocket_connect("/ws", headers={"Authorization": f"Bearer {token}"}) as socket:
+            socket.receive_text()
+    except Exception:
+        pass
+    print("left:", any(main.get_websocket_manager().connections.values()))
+"""
+
+
+def test_a_socket_that_finds_no_room_stays_in_no_manager(second_week):
+    environment = {**os.environ, "PYTHONPATH": str(second_week)}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM], cwd=second_week, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "left: False\n", done.stdout + done.stderr

@@ -89,7 +89,10 @@ def followed(tmp_path_factory) -> dict[str, list[tuple[Step, int, str]]]:
     if shutil.which("git") is None:
         assert not os.environ.get("ISOLANE_REQUIRE_ALL"), "git is not installed"
         pytest.skip("left out: git applies the guide's diffs, and is not installed")
-    clone = tmp_path_factory.mktemp("guide") / "isolane"
+    folder = tmp_path_factory.mktemp("guide")
+    # Readers keep their things in a repository as well, where git goes by other rules.
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    clone = folder / "isolane"
     shutil.copytree(ROOT / "examples" / "legacy_service", clone / "examples" / "legacy_service")
     steps = steps_of(GUIDE.read_text())
     sections: dict[str, list[tuple[Step, int, str]]] = {}

@@ -153,10 +153,16 @@ def _in_pieces(shape: EventShape, copy: Transcript, foreign: str) -> Transcript 
     return copy
 
 
+def _in_texts(_: EventShape, copy: Transcript, foreign: str) -> Transcript:
+    copy.receipts += [Receipt("frame", _PLANTED, piece, 0.0) for piece in (foreign[:15], foreign[15:])]
+    return copy
+
+
 _PLANTS: dict[str, _Plant] = {
     "in place of an own one": _exchanged,
     "in a header": _in_header,
     "in base 64": _in_base64,
     "as a key of JSON, escaped": _as_key,
     "cut over two events": _in_pieces,
+    "cut over two messages of plain text": _in_texts,
 }

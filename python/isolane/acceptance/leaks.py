@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +16,9 @@ from isolane.acceptance.records import Receipt, Transcript
 
 SHORTEST_RUN_ID = 8
 """A run id that is shorter could be part of anything."""
+
+_LONGEST = 1024
+"""A canary is shorter, however it is written."""
 
 _BRACKETED = re.compile(r"\[([A-Za-z_][\w-]*)\]")
 _ENTRY = re.compile(r"\$(?:\[b\]|\.b)\[(\d+)\]")
@@ -98,7 +103,7 @@ def examine(scanner: Scanner, transcripts: Sequence[Transcript], shape: EventSha
             own += seen
             examined.receipts += 1
             examined.scanned_bytes += scanned
-            examined.incomplete += not complete
+            examined.incomplete += receipt.cut or not complete
             found.update(leaks)
             if receipt.channel != "refusal":
                 # A refusal may repeat what was asked for.
@@ -167,12 +172,12 @@ def _paths_of(value: Any, text: str) -> list[str]:
 
 
 def _cut(scanner: Scanner, transcript: Transcript, shape: EventShape) -> Iterator[Leak]:
-    """Look for what was cut over several events of one kind: texts that arrive in pieces."""
+    """Look for what was cut into several texts: events of one kind, messages of any other form, entries of a list."""
     texts: dict[tuple[str, str, str], list[str]] = {}
-    for event in shape.events(transcript):
-        for path, text in _texts(event.message):
-            texts.setdefault((event.run, event.type, path), []).append(text)
-    for (_, kind, path), pieces in texts.items():
+    for receipt in transcript.receipts:
+        for key, text in _pieces(receipt, shape):
+            texts.setdefault(key, []).append(text)
+    for (_, place, path), pieces in texts.items():
         whole = scanner.look(transcript.user, "".join(pieces)) if len(pieces) > 1 else []
         # What a piece shows alone was found there.
         alone = (
@@ -181,17 +186,53 @@ def _cut(scanner: Scanner, transcript: Transcript, shape: EventShape) -> Iterato
         for one in whole:
             if one.evidence_id not in alone:
                 owner = _owner(one.owner_user_id, one.owner_hash)
-                yield Leak(owner, transcript.user, one.tier, f"several events {kind}", path, "pieces")
+                yield Leak(owner, transcript.user, one.tier, place, path, "pieces")
+
+
+def _pieces(receipt: Receipt, shape: EventShape) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """Return the texts of one receipt, each with what it may be a part of: the run, the place, the path."""
+    if receipt.channel == "header":
+        return
+    events = list(shape.events_of(receipt))
+    for event in events:
+        for path, text in _texts(event.message):
+            yield (event.run, f"several events {event.type}", path), _ends(text)
+    if events:
+        return
+    # Answers of models are often streamed as plain text, or as JSON that names neither its type nor its run.
+    for value in _values(receipt):
+        for path, text in _texts(value):
+            yield ("", f"several texts of {receipt.place}", path), _ends(text)
+
+
+def _values(receipt: Receipt) -> Iterator[Any]:
+    """Return what a receipt holds: one value of JSON, one in each line, or a text."""
+    value = receipt.value
+    if isinstance(value, (dict, list)):
+        yield value
+    elif receipt.channel in {"frame", "stream"}:
+        # A piece that happens to be a number is a text as well.
+        yield value if isinstance(value, str) else receipt.text
+    else:
+        for line in receipt.text.splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                yield json.loads(line)
+
+
+def _ends(text: str) -> str:
+    """Return what of a text may be a part of something longer: what is in its midst was found there."""
+    return text if len(text) <= 2 * _LONGEST else f"{text[:_LONGEST]} {text[-_LONGEST:]}"
 
 
 def _texts(value: Any, path: str = "$") -> Iterator[tuple[str, str]]:
     stack = [(path, value)]
     while stack:
         at, item = stack.pop()
+        # What is put there last is looked at first: the entries of a list stay in their order.
         if isinstance(item, dict):
-            stack.extend((f"{at}.{as_word(str(key))}", child) for key, child in item.items())
+            stack.extend((f"{at}.{as_word(str(key))}", child) for key, child in reversed(item.items()))
         elif isinstance(item, list):
-            stack.extend((f"{at}[*]", child) for child in item)
+            stack.extend((f"{at}[*]", child) for child in reversed(item))
         elif isinstance(item, str):
             yield at, item
 

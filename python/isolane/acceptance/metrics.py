@@ -122,6 +122,9 @@ class MetricsValidator:
         self.judge(name, value, result, what)
         bound = self.thresholds.bound(name)
         bad = bound.target / 2 if bound.at_least else bound.target * 2 + 1
+        if bound.unit == "of requests":
+            # A share is never more than the whole.
+            bad = min(bad, 1.0)
         result.add_control(f"{what}: a value of {_shown(bad, bound.unit)}", seen=not self.measure(name, bad).met)
 
 

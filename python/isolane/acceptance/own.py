@@ -267,6 +267,10 @@ class OwnTarget:
         yield _refusal("a context of nobody in particular", "default_user", {})
         yield _refusal("a context that names another user in its data", thief.account.user, {"user_id": "somebody"})
 
+    def ended(self) -> str:
+        """It is this process."""
+        return ""
+
     def legacy_faults(self, transcript: Transcript) -> list[str]:
         """Return the keys that older clients read, and that messages have not."""
         return [

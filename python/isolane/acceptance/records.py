@@ -22,6 +22,7 @@ class Receipt:
         data: as it came.
         at: when it came: Unix time in seconds.
         connection: which connection of this user's it came over, counted from 1; 0 for HTTP.
+        cut: whether more came that was not kept.
     """
 
     channel: Channel
@@ -29,6 +30,7 @@ class Receipt:
     data: str | bytes
     at: float
     connection: int = 0
+    cut: bool = False
 
     @property
     def text(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from textwrap import wrap
 from xml.etree import ElementTree as ET
 
 from isolane.acceptance.results import AcceptanceTestResult, Measure, TestResult, Verdict
@@ -17,6 +18,7 @@ _MARKS = {
 }
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MIB = 1024**2
+_WIDTH = 118
 _WORDS = 2
 """Columns of the table that hold words; the others hold figures."""
 
@@ -69,7 +71,8 @@ def _details(name: str, result: TestResult) -> Iterator[str]:
         yield f"    {shown(measure):>9}  {measure.name}, asked for {_bound(measure)}"
     planted = "; ".join(one.planted for one in result.controls if one.seen)
     if planted:
-        yield f"    planted and reported: {planted}"
+        told = f"    planted and reported: {planted}"
+        yield from wrap(told, _WIDTH, subsequent_indent=" " * 6, break_on_hyphens=False)
     for note in result.notes:
         yield f"    not checked: {note}"
 

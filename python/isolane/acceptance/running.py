@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,11 +20,13 @@ from isolane.acceptance.candidates import Candidates, find
 from isolane.acceptance.init import written
 from isolane.acceptance.isolation import IsolationTester
 from isolane.acceptance.reports import as_json, as_junit, as_text
-from isolane.acceptance.results import TestResult, Verdict
+from isolane.acceptance.results import AcceptanceTestResult, TestResult, Verdict
 from isolane.acceptance.suite import ExecutionPatternAcceptanceTests
 from isolane.acceptance.target import TargetError
 
 _SECONDS = 30.0
+_STOPPED = 130
+"""What shells show for a command that was stopped."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,13 +38,16 @@ def run(options: argparse.Namespace) -> int:
     except (AcceptanceConfigError, TargetError, ModuleNotFoundError) as error:
         _say(error, sys.stderr)
         return 2
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _say("Stopped, and the service with it.", sys.stderr)
+        return _STOPPED
 
 
 def _accept(options: argparse.Namespace) -> int:
     suite = suite_of(None, options.seed) if options.self else suite_of(_configured(options), options.seed)
     if options.json != "-":
         _say(f"Testing {suite.target.name} ...")
-    results = asyncio.run(suite.run_full_acceptance_suite(options.only, on_result=_progress(options)))
+    results = asyncio.run(_run(suite, options))
     if options.json == "-":
         sys.stdout.write(as_json(results))
     else:
@@ -48,6 +55,23 @@ def _accept(options: argparse.Namespace) -> int:
         _write(options.json, as_json(results))
     _write(options.junit, as_junit(results))
     return 0 if results.success else 1
+
+
+async def _run(suite: ExecutionPatternAcceptanceTests, options: argparse.Namespace) -> AcceptanceTestResult:
+    """Run the suite. Who ends this process ends the service that it started as well, not by Ctrl-C alone."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is one
+    # What is ignored, as under nohup, stays so. Signals come to the main thread alone.
+    stops = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        stops = []
+    for stop in stops:
+        loop.add_signal_handler(stop, task.cancel)
+    try:
+        return await suite.run_full_acceptance_suite(options.only, on_result=_progress(options))
+    finally:
+        for stop in stops:
+            loop.remove_signal_handler(stop)
 
 
 def _configured(options: argparse.Namespace) -> AcceptanceConfig:

@@ -132,6 +132,10 @@ class ExecutionPatternAcceptanceTests:
             result.add_failure(str(error))
         except Exception as error:  # noqa: BLE001 - a test that breaks off is a failure of that test, not of the others
             result.add_failure(f"the test broke off: {type(error).__name__}: {error}")
+        ended = self.target.ended()
+        if ended:
+            # Before what follows from it.
+            result.failures.insert(0, ended)
         result.seconds = time.perf_counter() - began
         return result
 

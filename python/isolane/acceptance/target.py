@@ -130,3 +130,6 @@ class Target(Protocol):
 
     def legacy_faults(self, transcript: Transcript) -> list[str]:
         """Return what an older client would miss in what it was sent."""
+
+    def ended(self) -> str:
+        """Return that it ended by itself, and how; nothing while it is there."""

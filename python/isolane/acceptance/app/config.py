@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -12,6 +13,7 @@ from isolane.acceptance.app.steps import RunEnd, SocketConfig, Step
 from isolane.acceptance.app.tables import AcceptanceConfigError, Table, from_environment, placeholders
 from isolane.acceptance.events import EventShape
 from isolane.acceptance.metrics import AcceptanceThresholds, Bound, threshold_names
+from isolane.acceptance.names import TEST_NAMES
 from isolane.acceptance.target import Account
 from isolane.acceptance.trials import Load
 
@@ -20,6 +22,7 @@ PROTOCOLS = ("isolane.v1", "plain", "sse")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 GIVEN = frozenset({"user", "canary", "nonce", "run", "part"})
 """Placeholders that are always there."""
+_TARGET = re.compile(r"[^:\s]+:[^:\s]+")
 LEGACY_KEYS = ("/type", "/run_id", "/timestamp", "/payload")
 
 
@@ -93,7 +96,7 @@ class AcceptanceConfig:
         parts.update(_resources(top.table("resources")))
         parts["thresholds"] = _thresholds(top.table("thresholds"))
         parts["load"] = _load(top.table("load"))
-        parts["skip"] = top.mapping("skip")
+        parts["skip"] = _skip(top)
         top.done()
         config = cls(**parts)
         _check_placeholders(config)
@@ -104,7 +107,7 @@ class AcceptanceConfig:
 def _app(table: Table | None, directory: Path) -> dict[str, Any]:
     if table is None:
         return {"app": "", "directory": directory}
-    parts = {
+    parts: dict[str, Any] = {
         "app": table.text("target", ""),
         "url": table.text("url", "").rstrip("/"),
         "pid": table.whole("pid", 0, least=0, most=2**31) or None,
@@ -114,18 +117,42 @@ def _app(table: Table | None, directory: Path) -> dict[str, Any]:
         "start_seconds": table.number("start_seconds", 30.0, least=0.1, most=600),
     }
     table.done()
+    if parts["app"] and parts["url"]:
+        raise AcceptanceConfigError("app.url", "stands beside app.target", "one of them")
+    if parts["app"] and not _TARGET.fullmatch(parts["app"]):
+        raise AcceptanceConfigError("app.target", f"is {parts['app']!r}", "module:app, such as app.main:app")
+    if parts["url"] and not parts["url"].startswith(("http://", "https://")):
+        raise AcceptanceConfigError(
+            "app.url", f"is {parts['url']!r}", "an address that begins with http:// or https://"
+        )
+    if not parts["directory"].is_dir():
+        raise AcceptanceConfigError(
+            "app.directory", f"is {table.text('directory', '.')!r}", "a folder that is there, from where this file is"
+        )
     return parts
+
+
+def _skip(top: Table) -> dict[str, str]:
+    skip = top.mapping("skip")
+    for name, reason in skip.items():
+        if name not in TEST_NAMES:
+            raise AcceptanceConfigError(f"skip.{name}", "is no test", ", ".join(TEST_NAMES))
+        if not reason.strip():
+            raise AcceptanceConfigError(f"skip.{name}", "is empty", "the reason why the test is left out")
+    return skip
 
 
 def _users(top: Table) -> dict[str, Any]:
     table = top.table("users")
     if table is None:
         return {}
-    accounts = []
+    accounts: list[Account] = []
     for one in table.tables("accounts"):
         values = {name: from_environment(one.key(name), str(one.raw(name))) for name in list(one._data)}  # noqa: SLF001
         if not values.get("user"):
             raise AcceptanceConfigError(one.key("user"), "is missing", "the id of a user")
+        if any(other.user == values["user"] for other in accounts):
+            raise AcceptanceConfigError(one.key("user"), "is that of an account above", "another user for each account")
         accounts.append(Account(values.pop("user"), values))
     if len(accounts) == 1:
         raise AcceptanceConfigError(
@@ -163,7 +190,7 @@ def _step(table: Table, *, private: bool = False, base: Step | None = None) -> S
         path=path,
         query=table.mapping("query") or (base.query if base else {}),
         headers=table.mapping("headers") or (base.headers if base else {}),
-        json=base.json if inherited and base else table.raw("json"),
+        json=base.json if inherited and base else table.tree("json"),
         form=base.form if inherited and base else table.mapping("form"),
         text=base.text if inherited and base else (table.text("text", "") if table.has("text") else None),
         files=base.files if inherited and base else table.mapping("files"),

@@ -39,6 +39,11 @@ class ServiceProcess:
         """The process, while it runs."""
         return None if self._process is None or self._process.returncode is not None else self._process.pid
 
+    @property
+    def ended(self) -> int | None:
+        """What it ended with; ``None`` while it runs."""
+        return None if self._process is None else self._process.returncode
+
     async def start(self) -> None:
         """Start it, and wait until it answers.
 

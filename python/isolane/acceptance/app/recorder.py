@@ -18,9 +18,11 @@ class Recorder:
         """Runs whose streams have ended, and how."""
         self._changed = asyncio.Event()
 
-    def add(self, channel: Channel, place: str, data: str | bytes, connection: int = 0) -> Receipt:
+    def add(
+        self, channel: Channel, place: str, data: str | bytes, connection: int = 0, *, cut: bool = False
+    ) -> Receipt:
         """Keep what came."""
-        receipt = Receipt(channel, place, data, time.time(), connection)
+        receipt = Receipt(channel, place, data, time.time(), connection, cut)
         self.transcript.receipts.append(receipt)
         self.wake()
         return receipt

@@ -120,6 +120,13 @@ class ServiceTarget:
         finally:
             await http.aclose()
 
+    def ended(self) -> str:
+        """Return that the process ended, and with what. What it wrote may be a user's, and is not shown."""
+        code = self._process.ended if self._process is not None else None
+        if code is None:
+            return ""
+        return f"the service ended with {code}: start it by hand, and do the same, to see what it writes"
+
     def legacy_faults(self, transcript: Transcript) -> list[str]:
         """Return the keys that older clients read, and that messages have not."""
         missing: dict[tuple[str, str], int] = {}

@@ -7,7 +7,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from isolane.acceptance.app.config import AcceptanceConfig
@@ -233,9 +233,9 @@ class AppSession:
             await self._send(step, {**self.values, **values})
 
     def _save(self, step: Step, answer: Answer, key: str, values: dict[str, str] | None = None) -> None:
-        body = _json(answer.body) if step.save else None
+        sent = list(_jsons(answer.body)) if step.save else []
         for name, pointer in step.save.items():
-            found = pointed(body, pointer)
+            found = next((one for body in sent if (one := pointed(body, pointer)) is not MISSING), MISSING)
             if found is MISSING or isinstance(found, (dict, list)):
                 raise TargetError(f"the answer to {step.place} has nothing at {pointer} ({key}.save.{name})")
             self.values[name] = str(found)
@@ -299,6 +299,18 @@ class AppSession:
         if self.socket is not None:
             await self.socket.close()
         await self.http.aclose()
+
+
+def _jsons(body: bytes) -> Iterator[Any]:
+    """Return what a body holds: one value, or one in each line, as of a stream."""
+    whole = _json(body)
+    if whole is not None:
+        yield whole
+        return
+    for line in body.splitlines():
+        value = _json(line)
+        if value is not None:
+            yield value
 
 
 def _json(body: bytes) -> Any:

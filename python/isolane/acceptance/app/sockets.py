@@ -204,8 +204,11 @@ class UserSocket:
             if not answered.done():
                 answered.set_result(answer.status_code)
             events = EventStream(self._recorder, self.config.path, self._number)
-            async for chunk in answer.aiter_bytes():
-                events.feed(chunk)
+            try:
+                async for chunk in answer.aiter_bytes():
+                    events.feed(chunk)
+            finally:
+                events.end()
 
     async def drop(self) -> None:
         """Let go of the connection without a word."""

@@ -126,9 +126,16 @@ class Table:
         value = self.raw(name)
         if value is None:
             return {}
-        if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+        if not isinstance(value, dict):
             raise AcceptanceConfigError(self.key(name), f"is {kind_of(value)}", "a table of texts")
+        for key, one in value.items():
+            if not isinstance(one, str):
+                raise AcceptanceConfigError(f"{self.key(name)}.{key}", f"is {kind_of(one)}", "a text")
         return {key: from_environment(f"{self.key(name)}.{key}", one) for key, one in value.items()}
+
+    def tree(self, name: str) -> Any:
+        """Return a value of any kind, the texts in it taken from the environment where they say so."""
+        return _resolved(self.key(name), self.raw(name))
 
     def table(self, name: str) -> Table | None:
         """Return a table in this one, or ``None``."""
@@ -169,6 +176,16 @@ def from_environment(key: str, value: str) -> str:
     if found is None:
         raise AcceptanceConfigError(key, f"is taken from {value[4:]}, which is not set", "a variable that is set")
     return found
+
+
+def _resolved(key: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return from_environment(key, value)
+    if isinstance(value, dict):
+        return {name: _resolved(f"{key}.{name}", one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_resolved(f"{key}[{number}]", one) for number, one in enumerate(value)]
+    return value
 
 
 def placeholders(value: Any) -> set[str]:
