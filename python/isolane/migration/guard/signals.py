@@ -65,14 +65,17 @@ class _Run:
 
 
 def is_violation(error: BaseException | None) -> bool:
-    """Return whether an exception is one of isolation, or was caused by one."""
+    """Return whether an exception is one of isolation, or was caused by one.
+
+    A legacy call that was refused because its user has just gone, or that would have gone to all users, met nobody.
+    """
     left, seen = [error], 0
     while left and seen < MAX_CAUSES:
         each = left.pop()
         if each is None:
             continue
         seen += 1
-        if isinstance(each, ContextIsolationError):
+        if isinstance(each, ContextIsolationError) and getattr(each, "is_breach", True):
             return True
         left += [each.__cause__, each.__context__]
         if isinstance(each, BaseExceptionGroup):
