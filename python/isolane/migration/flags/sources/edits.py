@@ -59,6 +59,7 @@ def set_rollout(
     when: tuple[str, str] | None = None,
     create: bool = False,
     turn_on: bool = False,
+    only_from: int | None = None,
 ) -> str:
     """Let so many users have a flag: all of them, or those of one rule."""
     if create and flag not in _flags(document):
@@ -76,6 +77,11 @@ def set_rollout(
                 "on, say so with --on"
             )
         held["state"] = "on"
+    if only_from is not None and held.get("rollout", 0) != only_from:
+        raise FlagChangeRefusedError(
+            f"{flag} is at {percent_of(held.get('rollout', 0))} and no longer at {percent_of(only_from)}: somebody has "
+            "changed it meanwhile; look at it with `isolane rollout status`, and decide anew"
+        )
     if when is None:
         before, held["rollout"] = held.get("rollout", 0), steps
         return f"{percent_of(before)} -> {percent_of(steps)}"
@@ -105,7 +111,9 @@ def roll_back(document: Document, flag: str, record: Mapping[str, Any], actor: s
     """
     held = _flag(document, flag)
     if "rollback" in held:
-        # Every process has a guard: the first of them says why.
+        # Every process has a guard: the first of them says why. That runs must end is for all of them, though.
+        if record.get("mode") == "abort" and isinstance(held["rollback"], dict):
+            held["rollback"]["mode"] = "abort"
         return "rolled back, as before"
     before = held.get("rollout", 0)
     known = {

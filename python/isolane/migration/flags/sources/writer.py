@@ -85,6 +85,7 @@ class FlagWriter:
         when: tuple[str, str] | None = None,
         create: bool = False,
         turn_on: bool = False,
+        only_from: str | float | Decimal | None = None,
     ) -> FlagChange:
         """Let so many users have a flag.
 
@@ -96,19 +97,25 @@ class FlagWriter:
             when: name and value of an attribute, such as ``("tier", "enterprise")``: the share of these users alone.
             create: add the flag, and the file, if they are not there.
             turn_on: also if the flag's state is ``off``.
+            only_from: per cent that the flag must have at that moment, so that nobody else's change is undone. Default:
+                whatever it has.
 
         Raises:
-            FlagChangeRefusedError: the flag is unknown, rolled back or off, or the number is none.
+            FlagChangeRefusedError: the flag is unknown, rolled back or off, it is not at ``only_from``, or a number is
+                none.
             FlagFileError: the file cannot be read, locked or written.
             FlagConfigError: the document would not be valid.
         """
         steps = edits.steps_of(percent)
+        before = None if only_from is None else edits.steps_of(only_from)
         return self._change(
             "set",
             flag,
             actor,
             reason,
-            lambda document, _: edits.set_rollout(document, flag, steps, when=when, create=create, turn_on=turn_on),
+            lambda document, _: edits.set_rollout(
+                document, flag, steps, when=when, create=create, turn_on=turn_on, only_from=before
+            ),
             create=create,
         )
 
