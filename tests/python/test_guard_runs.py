@@ -37,6 +37,7 @@ from isolane.migration.guard.signals import is_violation
 from isolane.migration.legacy.errors import BroadcastDeniedError, CrossUserSendError
 from isolane.security.contamination import ContaminationDetector
 from isolane.security.events import AuditClass, SecurityEvent
+from isolane.testing import manual_clock
 
 FLAG = "modern_execution"
 
@@ -415,6 +416,31 @@ async def test_deliveries_are_told_by_run() -> None:
     guard.detach()
     install_flags(before)
     await app.factory.shutdown(0)
+
+
+async def test_runs_are_followed_as_long_as_they_have_an_engine(app: App) -> None:
+    guard = RolloutGuard(app.flags)
+    guard.attach(app)
+    (signals,) = guard._signals
+    for _ in range(3):
+        context = app.context("mia")
+        async with app.factory.user_execution_scope(context):
+            """Nothing is executed."""
+        await context.cleanup()
+    engine = await app.factory.create_for_user(app.context("max"))
+    await engine.execute_agent(Works)
+    with manual_clock() as clock:
+        guard.tick()
+        clock.advance(3_600)
+        guard.tick()
+        assert [user for user, _ in signals._runs] == ["max"], "of which another step may come"
+        app.flags.load(json.dumps({"schema": 1, "revision": 2, "flags": {FLAG: {"rollout": 0}}}))
+        assert signals._cohort_of("max") == "modern", "as the run began"
+        await app.factory.shutdown(0)
+        guard.tick()
+        clock.advance(3_600)
+        guard.tick()
+        assert not signals._runs
 
 
 async def test_critical_events_without_room_are_told(app: App) -> None:
