@@ -421,3 +421,21 @@ def test_a_rollback_that_comes_between_two_looks_is_not_taken_for_a_resumption(p
     guard.tick()
     assert guard.status().state == "rolled_back"
     assert written(path)["rollback"]["metric"] == "run_error"
+
+
+@pytest.mark.parametrize("sick", [False, True])
+async def test_the_kill_switch_is_thrown_here_whatever_fails_and_for_all_and_on_record_if_nothing_does(
+    path: Path, sick: bool
+) -> None:
+    flags, audit = MigrationFeatureFlags(path), Audit()
+    guard = RolloutGuard(flags, writer=FlagWriter(path), audit=audit)
+    audit.sick = sick
+    if sick:
+        replace(path, "nonsense")
+    await guard.kill("the data of users is damaged", actor="procedure")
+    assert flags.engine.is_killed
+    if not sick:
+        others = MigrationFeatureFlags(path)
+        assert others.engine.is_killed
+        assert audit.events[-1].name == "rollout_killed"
+        assert audit.events[-1].data == {"flag": FLAG, "by": "procedure", "why": "the data of users is damaged"}

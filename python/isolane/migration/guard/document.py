@@ -63,6 +63,12 @@ class RolloutDocument:
         if self.writer is not None:
             self.writer.roll_back(self.flag, record, actor=actor, reason=reason)
 
+    def kill(self, actor: str, reason: str) -> None:
+        """Turn every flag off for all, where the writer can do that. May wait for a disk."""
+        kill = getattr(self.writer, "kill", None)
+        if callable(kill):
+            kill(actor=actor, reason=reason)
+
     def resume(self, ack: str, actor: str) -> None:
         """Clear a rollback: the rollout is 0 then. May wait for a disk."""
         if self.writer is not None:

@@ -315,6 +315,31 @@ class RolloutGuard:
         """
         return self._act(self._core.roll_back(reason, _named(actor), mode or self._core.limits[2]))
 
+    async def kill(self, reason: str, *, actor: str) -> None:
+        """Turn every flag off: in this process at once, and for all where the writer has ``kill``, as ``FlagWriter`` does.
+
+        Does not raise when it cannot be written or recorded: it is in force here, and the log says so. It is taken back
+        by ``isolane rollout resume`` in the file, and by ``engine.unkill()`` or a restart in the process.
+
+        Args:
+            reason: why.
+            actor: who does it.
+
+        Raises:
+            ValueError: ``actor`` is empty.
+        """
+        data = {"by": _named(actor), "why": reason}
+        self.engine.kill()
+        logger.critical("all flags are turned off by %s: %s", actor, reason)
+        try:
+            self._record("rollout_killed", AuditClass.ISOLATION, Severity.CRITICAL, data)
+        except AuditUnavailableError:
+            logger.exception("the kill switch is on and that is not in the audit log")
+        try:
+            await self._beside(partial(self._document.kill, actor, reason))
+        except Exception:
+            logger.exception("the kill switch is on in this process, and could not be written for the others")
+
     def _act(self, told: tuple[str, bool] | None) -> RollbackRecord | None:
         if told is None:
             return None
