@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::bucket::{Algorithm, Bucketing, FULL};
 use super::document::{Document, Flag, FlagFault, Rule, Stage, TextSet};
 use super::json::Node;
+use crate::guard::Policy;
 use crate::ids::cut;
 use crate::mutants::mutant;
 
@@ -216,7 +217,7 @@ impl<'a> Reader<'a> {
             .map(|record| object(&at, record, &["ack", "actor"]))
             .transpose()?;
         let (at, guard) = take("guard");
-        guard.map(|guard| object(&at, guard, &[])).transpose()?;
+        guard.map(|guard| policy(&at, guard)).transpose()?;
         let (at, history) = take("history");
         opaque_list(&at, history)?;
         let (at, description) = take("description");
@@ -526,6 +527,18 @@ fn object(path: &Path<'_>, node: &Node, wanted: &[&str]) -> Fallible<Box<str>> {
         return path.fault(problem, "Keep what is longer elsewhere and name it here");
     }
     Ok(text.into())
+}
+
+/// What the guard of a flag is told. A misspelt metric would always pass, and a guard that is made of it when the service is
+/// started again would keep it from starting.
+fn policy(path: &Path<'_>, node: &Node) -> Fallible<()> {
+    let text = object(path, node, &[])?;
+    let mut place = String::new();
+    path.write(&mut place);
+    let found = Policy::parse(&text, &place);
+    found
+        .map(|_| ())
+        .map_err(|error| FlagFault::new(error.path, error.problem, error.fix))
 }
 
 fn opaque_list(path: &Path<'_>, node: Option<&Node>) -> Fallible<()> {

@@ -316,7 +316,7 @@ class RolloutGuard:
         return self._act(self._core.roll_back(reason, _named(actor), mode or self._core.limits[2]))
 
     async def kill(self, reason: str, *, actor: str) -> None:
-        """Turn every flag off: in this process at once, and for all where the writer has ``kill``, as ``FlagWriter`` does.
+        """Turn every flag off: in this process at once, and for all where the writer has ``kill``, as ``FlagWriter``.
 
         Does not raise when it cannot be written or recorded: it is in force here, and the log says so. It is taken back
         by ``isolane rollout resume`` in the file, and by ``engine.unkill()`` or a restart in the process.
