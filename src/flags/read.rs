@@ -673,6 +673,23 @@ mod tests {
     }
 
     #[test]
+    fn what_no_guard_can_have_is_refused_where_it_stands() {
+        let guarded = |guard: &str| format!(r#"{{"schema":1,"revision":1,"flags":{{"a/b":{{"guard":{guard}}}}}}}"#);
+        for (guard, path) in [
+            (
+                r#"{"metrics":{"run_eror":{"bound":0.01}}}"#,
+                "/flags/a~1b/guard/metrics/run_eror",
+            ),
+            (r#"{"alpha":0.001,"alpha":0.002}"#, "/flags/a~1b/guard/alpha"),
+            (r#"{"ladder":[100]}"#, "/flags/a~1b/guard/ladder"),
+            ("[]", "/flags/a~1b/guard"),
+        ] {
+            assert_eq!(fault(&guarded(guard)).path, path);
+        }
+        Document::read(&guarded(r#"{"min_samples":200,"mode":"abort"}"#), "").expect("valid");
+    }
+
+    #[test]
     fn a_whole_document_is_read() {
         let text = r#"{"schema": 1, "revision": 42, "kill_switch": false, "description": "a rollout", "history": [{"at": "now"}],
             "flags": {"modern_context": {"rollout": 100000},
