@@ -17,6 +17,7 @@ from isolane import (
     MigrationFeatureFlags,
     RolloutGuard,
 )
+from isolane.migration.flags import EnvironmentSource
 from isolane.security.errors import AuditUnavailableError
 from isolane.security.events import AuditClass, SecurityEvent
 from isolane.testing import manual_clock
@@ -439,3 +440,18 @@ async def test_the_kill_switch_is_thrown_here_whatever_fails_and_for_all_and_on_
         assert others.engine.is_killed
         assert audit.events[-1].name == "rollout_killed"
         assert audit.events[-1].data == {"flag": FLAG, "by": "procedure", "why": "the data of users is damaged"}
+
+
+async def test_a_flag_of_the_environment_is_rolled_back_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "flags.json"
+    path.touch()
+    replace(path, json.dumps({"schema": 1, "revision": 1, "flags": {}}))
+    environ = {"ISOLANE_FLAG_MODERN_EXECUTION": "true", "ISOLANE_FLAGS_FILE": str(path)}
+    flags, others = (MigrationFeatureFlags(EnvironmentSource(environ)) for _ in range(2))
+    guard = RolloutGuard(flags, writer=FlagWriter(path))
+    assert others.is_on(FLAG, "ann")
+    break_it(guard)
+    await guard.settled()
+    assert guard.status().is_written
+    others.refresh()
+    assert others.decide(FLAG, "ann").step == "rollback"

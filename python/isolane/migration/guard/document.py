@@ -20,8 +20,10 @@ class RolloutWriter(Protocol):
     ) -> object:
         """Let so many per cent of the users have a flag, if ``only_from`` per cent have it now or it is ``None``."""
 
-    def roll_back(self, flag: str, record: Mapping[str, Any], *, actor: str, reason: str = "") -> object:
-        """Take a flag from everybody until it is resumed."""
+    def roll_back(
+        self, flag: str, record: Mapping[str, Any], *, actor: str, reason: str = "", create: bool = False
+    ) -> object:
+        """Take a flag from everybody until it is resumed; with ``create`` also one that only the environment has."""
 
     def resume(self, flag: str, *, ack: str, actor: str) -> object:
         """Let a flag be rolled out again, from 0 on."""
@@ -61,7 +63,7 @@ class RolloutDocument:
     def roll_back(self, record: Mapping[str, Any], actor: str, reason: str) -> None:
         """Write a rollback, where there is a writer. May wait for a disk."""
         if self.writer is not None:
-            self.writer.roll_back(self.flag, record, actor=actor, reason=reason)
+            self.writer.roll_back(self.flag, record, actor=actor, reason=reason, create=True)
 
     def kill(self, actor: str, reason: str) -> None:
         """Turn every flag off for all, where the writer can do that. May wait for a disk."""

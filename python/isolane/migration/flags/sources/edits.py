@@ -104,12 +104,23 @@ def unkill(document: Document) -> str:
     return "kill switch off"
 
 
-def roll_back(document: Document, flag: str, record: Mapping[str, Any], actor: str, reason: str, at: datetime) -> str:
+def roll_back(
+    document: Document,
+    flag: str,
+    record: Mapping[str, Any],
+    actor: str,
+    reason: str,
+    at: datetime,
+    *,
+    create: bool = False,
+) -> str:
     """Take a flag from everybody until it is resumed, and keep why. Its salt stays: the same users are first again.
 
     What the record leaves out is filled in, so that every record has the fields of a guard's.
     """
-    held = _flag(document, flag)
+    if create and flag not in _flags(document):
+        document.setdefault("flags", {})[flag] = {"state": "on", "rollout": 0}
+    held = _flag(document, flag, "; if it stands in a variable of the environment, say so with --create")
     if "rollback" in held:
         # Every process has a guard: the first of them says why. That runs must end is for all of them, though.
         if record.get("mode") == "abort" and isinstance(held["rollback"], dict):

@@ -138,7 +138,9 @@ class FlagWriter:
         """
         return self._change("resume", "", actor, ack, lambda document, _: edits.unkill(document))
 
-    def roll_back(self, flag: str, record: Mapping[str, Any], *, actor: str, reason: str = "") -> FlagChange:
+    def roll_back(
+        self, flag: str, record: Mapping[str, Any], *, actor: str, reason: str = "", create: bool = False
+    ) -> FlagChange:
         """Take a flag from everybody until it is resumed.
 
         Args:
@@ -147,6 +149,8 @@ class FlagWriter:
                 the time and the actor are added where it does not have them.
             actor: who, such as the guard.
             reason: why. Default: what the record says.
+            create: add the flag, and the file, if they are not there: what the file says of a flag counts before what a
+                variable of the environment says.
 
         Raises:
             FlagChangeRefusedError: the flag is unknown.
@@ -159,7 +163,8 @@ class FlagWriter:
             flag,
             actor,
             why,
-            lambda document, at: edits.roll_back(document, flag, record, actor, why, at),
+            lambda document, at: edits.roll_back(document, flag, record, actor, why, at, create=create),
+            create=create,
         )
 
     def resume(self, flag: str, *, ack: str, actor: str) -> FlagChange:
