@@ -1217,8 +1217,8 @@ class FlagEngine:
     def load(self, /, text: str, origin: str | None = None, *, force: bool = False) -> int:
         """
         Puts a document in force and answers its revision. `origin` names where it came from. A document whose revision is lower
-        than that in force is refused, unless `force`. Raises `FlagConfigError`: what was in force stays, and its decisions say
-        `STALE` until a document is loaded.
+        than that in force is refused, unless `force`; its kill switch and its rollbacks count all the same. Raises
+        `FlagConfigError`: what was in force stays, and its decisions say `STALE` until a document is loaded.
         """
     @property
     def origin(self, /) -> str:
@@ -1255,7 +1255,8 @@ class FlagEngine:
         """
     def set_stale(self, /, stale: bool) -> None:
         """
-        Says whether the document in force could not be read anew: its decisions have the reason `STALE` then.
+        Says whether the document in force could not be read anew: its decisions have the reason `STALE` then. With `False` what
+        an older document has turned off is as the one in force says.
         """
     def snapshot(
         self, /, unit: "str | int | None", attributes: "collections.abc.Mapping[str, str] | None" = None

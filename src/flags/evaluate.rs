@@ -126,11 +126,11 @@ impl State {
     }
 
     fn find(&self, flag: &Flag, unit: Unit<'_>, attributes: &Attributes) -> Found {
-        let killed = self.is_killed() || self.document().is_killed();
-        if killed && !mutant!(KillSwitchIgnored) {
+        if self.is_killed() && !mutant!(KillSwitchIgnored) {
             return Found::new(false, Reason::Disabled, Step::KillSwitch);
         }
-        if (flag.rolled_back.is_some() || self.is_latched(&flag.name)) && !mutant!(RollbackNotLatched) {
+        let is_rolled_back = flag.rolled_back.is_some() || self.is_latched(&flag.name);
+        if (is_rolled_back || self.is_rolled_back_by_older(&flag.name)) && !mutant!(RollbackNotLatched) {
             return Found::new(false, Reason::Disabled, Step::Rollback);
         }
         if !flag.on {

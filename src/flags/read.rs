@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::bucket::{Algorithm, Bucketing, FULL};
 use super::document::{Document, Flag, FlagFault, Rule, Stage, TextSet};
 use super::json::Node;
+use crate::guard::Policy;
 use crate::ids::cut;
 use crate::mutants::mutant;
 
@@ -216,7 +217,7 @@ impl<'a> Reader<'a> {
             .map(|record| object(&at, record, &["ack", "actor"]))
             .transpose()?;
         let (at, guard) = take("guard");
-        guard.map(|guard| object(&at, guard, &[])).transpose()?;
+        guard.map(|guard| policy(&at, guard)).transpose()?;
         let (at, history) = take("history");
         opaque_list(&at, history)?;
         let (at, description) = take("description");
@@ -528,6 +529,18 @@ fn object(path: &Path<'_>, node: &Node, wanted: &[&str]) -> Fallible<Box<str>> {
     Ok(text.into())
 }
 
+/// What the guard of a flag is told. A misspelt metric would always pass, and a guard that is made of it when the service is
+/// started again would keep it from starting.
+fn policy(path: &Path<'_>, node: &Node) -> Fallible<()> {
+    let text = object(path, node, &[])?;
+    let mut place = String::new();
+    path.write(&mut place);
+    let found = Policy::parse(&text, &place);
+    found
+        .map(|_| ())
+        .map_err(|error| FlagFault::new(error.path, error.problem, error.fix))
+}
+
 fn opaque_list(path: &Path<'_>, node: Option<&Node>) -> Fallible<()> {
     list(path, node, 1_000, "entries").map(|_| ())
 }
@@ -657,6 +670,23 @@ mod tests {
             many.join(",")
         ));
         assert_eq!(many.path, "/flags");
+    }
+
+    #[test]
+    fn what_no_guard_can_have_is_refused_where_it_stands() {
+        let guarded = |guard: &str| format!(r#"{{"schema":1,"revision":1,"flags":{{"a/b":{{"guard":{guard}}}}}}}"#);
+        for (guard, path) in [
+            (
+                r#"{"metrics":{"run_eror":{"bound":0.01}}}"#,
+                "/flags/a~1b/guard/metrics/run_eror",
+            ),
+            (r#"{"alpha":0.001,"alpha":0.002}"#, "/flags/a~1b/guard/alpha"),
+            (r#"{"ladder":[100]}"#, "/flags/a~1b/guard/ladder"),
+            ("[]", "/flags/a~1b/guard"),
+        ] {
+            assert_eq!(fault(&guarded(guard)).path, path);
+        }
+        Document::read(&guarded(r#"{"min_samples":200,"mode":"abort"}"#), "").expect("valid");
     }
 
     #[test]

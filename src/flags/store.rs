@@ -32,6 +32,9 @@ pub struct State {
     quarantined: Arc<TextSet>,
     killed: bool,
     stale: bool,
+    /// The one that was refused last because it is older. What it turns off is off: whoever stops something after an old copy
+    /// was written back must not be refused.
+    older: Option<Arc<Document>>,
 }
 
 impl State {
@@ -40,9 +43,9 @@ impl State {
         &self.document
     }
 
-    /// Whether the process's own kill switch is thrown.
-    pub const fn is_killed(&self) -> bool {
-        self.killed
+    /// Whether a kill switch is thrown: the process's own, or that of a document.
+    pub fn is_killed(&self) -> bool {
+        self.killed || self.document.is_killed() || self.older.as_ref().is_some_and(|older| older.is_killed())
     }
 
     /// Whether the document could not be read anew.
@@ -57,7 +60,8 @@ impl State {
 
     /// Rollbacks that nobody has resumed from, with their records: those of this process, and those of the document.
     pub fn latched(&self) -> BTreeMap<Arc<str>, Arc<str>> {
-        let written = self.document.rolled_back();
+        let older = self.older.iter().flat_map(|older| older.rolled_back());
+        let written = older.chain(self.document.rolled_back());
         let mut all: BTreeMap<_, _> = written
             .map(|(flag, record)| (flag.clone(), Arc::from(record)))
             .collect();
@@ -68,6 +72,12 @@ impl State {
 
     pub(super) fn is_latched(&self, flag: &str) -> bool {
         !self.latches.is_empty() && self.latches.contains_key(flag)
+    }
+
+    /// Whether the document that was refused as an older one says that this flag was rolled back.
+    pub(super) fn is_rolled_back_by_older(&self, flag: &str) -> bool {
+        let older = self.older.as_ref().and_then(|older| older.flag(flag));
+        older.is_some_and(|flag| flag.rolled_back.is_some())
     }
 
     pub(super) fn is_quarantined(&self, user: &str) -> bool {
@@ -133,6 +143,7 @@ impl Store {
                 if revision < current && !force && !mutant!(OlderRevisionTaken) {
                     let problem = format!("revision {revision} is older than {current}, which is in force");
                     let fix = "Write the document again with a higher revision; force=True takes it as it is";
+                    state.older = Some(Arc::new(document));
                     return Err(FlagFault::new("/revision", problem, fix));
                 }
                 Ok(document)
@@ -150,14 +161,20 @@ impl Store {
             }
             let revision = document.revision;
             state.document = Arc::new(document);
+            state.older = None;
             state.stale = false;
             Ok(revision)
         })
     }
 
-    /// Decisions say from now on that they are stale, or no longer.
+    /// Decisions say from now on that they are stale, or no longer: what is in force is what the source has then.
     pub fn set_stale(&self, stale: bool) {
-        self.change(|state| state.stale = stale);
+        self.change(|state| {
+            state.stale = stale;
+            if !stale {
+                state.older = None;
+            }
+        });
     }
 
     /// Throws the process's kill switch, or takes it back.
@@ -280,6 +297,31 @@ mod tests {
             Some(r#"{"reason":"x"}"#)
         );
         assert!(!store.release("flag"), "it stands in the document");
+    }
+
+    #[test]
+    fn what_an_older_document_turns_off_is_off() {
+        let store = Store::new();
+        let on = r#"{"rollout":100000}"#;
+        store.load(&text(42, on), "", false).expect("valid");
+        let killed = format!(r#"{{"schema":1,"revision":4,"kill_switch":true,"flags":{{"flag":{on}}}}}"#);
+        let rolled_back = text(5, r#"{"rollout":0,"rollback":{"reason":"x"}}"#);
+        for (stop, is_killed) in [(killed.as_str(), true), (rolled_back.as_str(), false)] {
+            store.load(stop, "", false).expect_err("older");
+            assert!(!is_on(&store) && store.state().is_killed() == is_killed);
+            assert_eq!(store.state().latched().contains_key("flag"), !is_killed);
+            assert_eq!(store.state().document().revision(), 42);
+            store.load("{", "", false).expect_err("half written");
+            assert!(!is_on(&store), "what cannot be read takes nothing back");
+            store.load(&text(6, on), "", false).expect_err("older");
+            assert!(is_on(&store), "it was taken back");
+            store.load(stop, "", false).expect_err("older");
+            store.set_stale(false);
+            assert!(is_on(&store), "the source has again what is in force");
+            store.load(stop, "", false).expect_err("older");
+            store.load(&text(42, on), "", false).expect("the same again");
+            assert!(is_on(&store));
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ import pytest
 import websockets
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from isolane import FileSource, FlagWriter, MigrationFeatureFlags, installed_flags
+from isolane import FileSource, FlagWriter, MigrationFeatureFlags, RolloutGuard, installed_flags
 from isolane.fastapi import Flags, Principal, RunModes, setup
 
 from tests.support.event_history import History
@@ -416,6 +416,15 @@ class Guard:
 def test_a_guard_without_flags_is_refused() -> None:
     with pytest.raises(TypeError, match="rollout=MigrationFeatureFlags"):
         setup(FastAPI(), authenticate=who, guard=Guard())
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_guard_of_other_flags_is_refused(writer, monkeypatch, given) -> None:
+    # Its roll-backs would be in force in an engine that nobody asks.
+    guard = RolloutGuard(flags_of(writer))
+    monkeypatch.setenv("ISOLANE_FLAGS_FILE", str(writer.path))
+    with pytest.raises(ValueError, match="other flags"):
+        setup(FastAPI(), authenticate=who, rollout=flags_of(writer) if given else None, guard=guard)
 
 
 class Sink:

@@ -614,3 +614,42 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_a_whole_file(path) -> None
         # The next writer is not kept waiting by the lock of the dead, and removes what it left.
         assert FlagWriter(path, lock_seconds=2).kill(actor="ann").revision == before + 1
         assert not [each for each in path.parent.iterdir() if each.name.endswith(".tmp")]
+
+
+def test_what_an_operator_stops_is_off_also_when_an_old_copy_was_written_back(tmp_path: Path) -> None:
+    path = tmp_path / "flags.json"
+    document = {"schema": 1, "revision": 42, "flags": {"modern_execution": {"rollout": 100_000}}}
+    path.write_text(json.dumps(document))
+    flags = MigrationFeatureFlags(path)
+    path.write_text(json.dumps(document | {"revision": 3}))
+    assert not flags.refresh()
+    assert flags.is_on("modern_execution", "ann"), "an old copy changes nothing"
+    writer = FlagWriter(path)
+    writer.kill(actor="ops", reason="INC-1")
+    assert not flags.refresh()
+    assert "older than 42" in flags.problem
+    assert flags.decide("modern_execution", "ann").step == "kill_switch"
+    assert flags.engine.is_killed
+    writer.unkill(ack="INC-1", actor="ops")
+    flags.refresh()
+    assert flags.is_on("modern_execution", "ann")
+    writer.roll_back("modern_execution", {}, actor="ops")
+    flags.refresh()
+    assert flags.decide("modern_execution", "ann").step == "rollback"
+    assert "modern_execution" in flags.engine.latched()
+    path.write_text(json.dumps(document))
+    flags.refresh()
+    assert flags.is_on("modern_execution", "ann")
+    assert not flags.problem
+
+
+def test_settings_that_no_guard_can_have_are_neither_loaded_nor_written(tmp_path: Path) -> None:
+    flag = {"rollout": 0, "guard": {"metrics": {"run_eror": {"bound": 0.01}}}}
+    document = {"schema": 1, "revision": 1, "flags": {"modern_execution": flag}}
+    with pytest.raises(FlagConfigError) as refused:
+        FlagEngine().load(json.dumps(document))
+    assert refused.value.path == "/flags/modern_execution/guard/metrics/run_eror"
+    path = tmp_path / "flags.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(FlagConfigError, match="run_eror"):
+        FlagWriter(path).set_rollout("modern_execution", 5, actor="ops")

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from isolane import FlagConfigError, FlagWriter, GuardPolicy, MetricPolicy, MigrationFeatureFlags, RolloutGuard
+from isolane import (
+    FlagChangeRefusedError,
+    FlagConfigError,
+    FlagWriter,
+    GuardPolicy,
+    MetricPolicy,
+    MigrationFeatureFlags,
+    RolloutGuard,
+)
+from isolane.migration.flags import EnvironmentSource
 from isolane.security.errors import AuditUnavailableError
 from isolane.security.events import AuditClass, SecurityEvent
 from isolane.testing import manual_clock
@@ -145,7 +154,7 @@ def test_it_climbs_the_ladder_with_samples_and_time_and_with_neither_alone() -> 
         assert any("run_error has 0 of 5" in why for why in guard.tick())
         healthy(guard)
         assert guard.tick() == ()
-        assert flags.engine.revision == 4
+        assert flags.engine.revision == 3, "the next change of its source is not older than it"
         assert json.loads(flags.engine.document())["flags"][FLAG] == {"rollout": 1_000, "salt": "old"}
         healthy(guard)
         assert guard.tick() == ("the step has lasted 0 of 10 s",)
@@ -339,3 +348,110 @@ async def test_a_cancelled_step_by_hand_leaves_a_whole_document(path: Path) -> N
         await asyncio.sleep(0.01)
     guard.flags.refresh()
     assert guard.status().rollout == 5_000
+
+
+async def test_without_a_writer_its_steps_do_not_outdate_what_the_file_says_next(path: Path) -> None:
+    replace(path, json.dumps(document(100)))
+    flags = MigrationFeatureFlags(path)
+    guard = RolloutGuard(flags)
+    for _ in range(3):
+        await guard.advance(actor="ops", force=True)
+    assert guard.status().rollout == 10_000
+    FlagWriter(path).roll_back(FLAG, {}, actor="ops", reason="INC-1")
+    assert flags.refresh(), flags.problem
+    assert guard.status().state == "rolled_back"
+    assert flags.decide(FLAG, "ann").step == "rollback"
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+async def test_a_step_does_not_undo_what_somebody_has_set_meanwhile(path: Path, by_hand: bool) -> None:
+    writer = FlagWriter(path)
+    writer.set_rollout(FLAG, 25, actor="ops")
+    flags = MigrationFeatureFlags(path)
+    guard = RolloutGuard(flags, policy=GuardPolicy(min_samples=5, min_dwell_seconds=0), writer=writer)
+    healthy(guard)
+    writer.set_rollout(FLAG, 1, actor="ops", reason="something is odd")
+    if by_hand:
+        with pytest.raises(FlagChangeRefusedError, match="at 1 % and no longer at 25 %"):
+            await guard.advance(actor="eve")
+    else:
+        guard.tick()
+        await guard.settled()
+    assert written(path)["rollout"] == 1_000
+    assert guard.status().rollout == 1_000, "what was refused is read"
+
+
+async def test_a_guard_of_a_flag_that_no_document_has_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    guard = RolloutGuard(MigrationFeatureFlags(document()), flag="modern_exection")
+    assert guard.tick()[0] == "the document has no flag modern_exection"
+    guard.tick()
+    assert caplog.text.count("watches nobody") == 1
+
+
+def test_a_rollback_that_comes_between_two_looks_is_not_taken_for_a_resumption(path: Path) -> None:
+    flags = MigrationFeatureFlags(path)
+    writer, refusals = FlagWriter(path), [OSError("the disk is full")]
+
+    class Writer:
+        """Fails once."""
+
+        def roll_back(self, *given: Any, **more: Any) -> Any:
+            if refusals:
+                raise refusals.pop()
+            return writer.roll_back(*given, **more)
+
+    guard = RolloutGuard(flags, writer=Writer())  # type: ignore[arg-type]
+
+    class Engine:
+        """Answers what was true before another thread rolled the flag back."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(flags.engine, name)
+
+        def latched(self) -> dict[str, str]:
+            before = flags.engine.latched()
+            if not rolling.ident:
+                rolling.start()
+                rolling.join(0.2)
+            return before
+
+    rolling = threading.Thread(target=break_it, args=(guard,))
+    guard.engine = Engine()  # type: ignore[assignment]
+    guard.status()
+    rolling.join()
+    guard.tick()
+    assert guard.status().state == "rolled_back"
+    assert written(path)["rollback"]["metric"] == "run_error"
+
+
+@pytest.mark.parametrize("sick", [False, True])
+async def test_the_kill_switch_is_thrown_here_whatever_fails_and_for_all_and_on_record_if_nothing_does(
+    path: Path, sick: bool
+) -> None:
+    flags, audit = MigrationFeatureFlags(path), Audit()
+    guard = RolloutGuard(flags, writer=FlagWriter(path), audit=audit)
+    audit.sick = sick
+    if sick:
+        replace(path, "nonsense")
+    await guard.kill("the data of users is damaged", actor="procedure")
+    assert flags.engine.is_killed
+    if not sick:
+        others = MigrationFeatureFlags(path)
+        assert others.engine.is_killed
+        assert audit.events[-1].name == "rollout_killed"
+        assert audit.events[-1].data == {"flag": FLAG, "by": "procedure", "why": "the data of users is damaged"}
+
+
+async def test_a_flag_of_the_environment_is_rolled_back_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "flags.json"
+    path.touch()
+    replace(path, json.dumps({"schema": 1, "revision": 1, "flags": {}}))
+    environ = {"ISOLANE_FLAG_MODERN_EXECUTION": "true", "ISOLANE_FLAGS_FILE": str(path)}
+    flags, others = (MigrationFeatureFlags(EnvironmentSource(environ)) for _ in range(2))
+    guard = RolloutGuard(flags, writer=FlagWriter(path))
+    assert others.is_on(FLAG, "ann")
+    break_it(guard)
+    await guard.settled()
+    assert guard.status().is_written
+    others.refresh()
+    assert others.decide(FLAG, "ann").step == "rollback"

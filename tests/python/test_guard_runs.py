@@ -7,6 +7,7 @@ import json
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from isolane import (
     ContextIsolationError,
     ExecutionEngineFactory,
     FairLimiter,
+    FlagWriter,
     GuardPolicy,
     LimitTimeout,
     MigrationFeatureFlags,
@@ -31,8 +33,11 @@ from isolane import (
 )
 from isolane._core import EventCursor, log_accounts, run_deliveries, user_streams
 from isolane.migration.guard import waiting
+from isolane.migration.guard.signals import is_violation
+from isolane.migration.legacy.errors import BroadcastDeniedError, CrossUserSendError
 from isolane.security.contamination import ContaminationDetector
 from isolane.security.events import AuditClass, SecurityEvent
+from isolane.testing import manual_clock
 
 FLAG = "modern_execution"
 
@@ -123,6 +128,10 @@ class App:
             await context.cleanup()
 
 
+def _side(user: str) -> dict[str, str]:
+    return {"side": "modern" if user.startswith("m") else "legacy"}
+
+
 def make(**more: Any) -> App:
     """An application in which users whose names begin with `m` are modern."""
     agents = AgentRegistry()
@@ -134,7 +143,7 @@ def make(**more: Any) -> App:
     rule = {"if": {"side": ["modern"]}, "rollout": 100_000}
     flags = MigrationFeatureFlags(
         {"schema": 1, "revision": 1, "flags": {FLAG: {"rollout": 0, "rules": [rule]}}},
-        attributes_of=lambda user: {"side": "modern" if user.startswith("m") else "legacy"},
+        attributes_of=_side,
     )
     return App(factory, flags)
 
@@ -317,6 +326,52 @@ async def test_abort_cancels_the_modern_runs_with_one_last_event_each(app: App, 
     assert (metrics["engines_active"], metrics["engines_leaked"]) == (1, 0)
 
 
+@pytest.mark.parametrize("later", [False, True])
+async def test_what_another_process_has_found_ends_the_runs_here_too(app: App, tmp_path: Path, later: bool) -> None:
+    path = tmp_path / "flags.json"
+    path.write_text(app.flags.engine.document())
+    flags, others = (MigrationFeatureFlags(path, attributes_of=_side) for _ in range(2))
+    install_flags(flags.engine)
+    app.flags = flags
+    guard, other = RolloutGuard(flags), RolloutGuard(others, writer=FlagWriter(path))
+    guard.attach(app)
+    engines = {user: await app.factory.create_for_user(app.context(user)) for user in ("mia", "leo")}
+    runs = {user: asyncio.create_task(engine.execute_agent(Goes, "stops")) for user, engine in engines.items()}
+    await asyncio.sleep(0.01)
+    if later:
+        other.rollback("a feeling", "ops")
+        await other.settled()
+        flags.refresh()
+        guard.tick()
+        await guard.settled()
+        assert (guard.status().state, runs["mia"].done()) == ("rolled_back", False), "drained"
+    other.observe("isolation_violation", True)
+    await other.settled()
+    flags.refresh()
+    guard.tick()
+    await guard.settled()
+    with pytest.raises(RunRolledBackError):
+        await runs["mia"]
+    assert not runs["leo"].done()
+    runs["leo"].cancel()
+    await asyncio.gather(*runs.values(), return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (ContextIsolationError("met", "bind"), True),
+        (CrossUserSendError("another user", reason="other_user"), True),
+        (CrossUserSendError("has just gone", reason="not_connected"), False),
+        (BroadcastDeniedError("to all", "publish"), False),
+    ],
+)
+def test_a_refusal_in_which_nobody_met_anybody_is_no_violation(error: Exception, is_one: bool) -> None:
+    wrapped = ValueError()
+    wrapped.__cause__ = error
+    assert (is_violation(error), is_violation(wrapped)) == (is_one, is_one)
+
+
 async def test_drain_lets_the_modern_runs_finish_and_begins_no_new_ones(app: App) -> None:
     guard = RolloutGuard(app.flags)
     guard.attach(app)
@@ -361,6 +416,31 @@ async def test_deliveries_are_told_by_run() -> None:
     guard.detach()
     install_flags(before)
     await app.factory.shutdown(0)
+
+
+async def test_runs_are_followed_as_long_as_they_have_an_engine(app: App) -> None:
+    guard = RolloutGuard(app.flags)
+    guard.attach(app)
+    (signals,) = guard._signals
+    for _ in range(3):
+        context = app.context("mia")
+        async with app.factory.user_execution_scope(context):
+            """Nothing is executed."""
+        await context.cleanup()
+    engine = await app.factory.create_for_user(app.context("max"))
+    await engine.execute_agent(Works)
+    with manual_clock() as clock:
+        guard.tick()
+        clock.advance(3_600)
+        guard.tick()
+        assert [user for user, _ in signals._runs] == ["max"], "of which another step may come"
+        app.flags.load(json.dumps({"schema": 1, "revision": 2, "flags": {FLAG: {"rollout": 0}}}))
+        assert signals._cohort_of("max") == "modern", "as the run began"
+        await app.factory.shutdown(0)
+        guard.tick()
+        clock.advance(3_600)
+        guard.tick()
+        assert not signals._runs
 
 
 async def test_critical_events_without_room_are_told(app: App) -> None:

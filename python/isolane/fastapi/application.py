@@ -433,6 +433,7 @@ def setup(
     Raises:
         TypeError: ``authenticate`` is missing, ``probe_seconds`` is given without ``contamination``, ``guard`` without
             flags, or an argument is of the wrong kind.
+        ValueError: ``guard`` was made with other flags than ``rollout``.
     """
     held = getattr(app.state, "isolane", None)
     if isinstance(held, Isolane):

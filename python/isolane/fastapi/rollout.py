@@ -108,11 +108,18 @@ def rollout_of(
 
     Raises:
         TypeError: there is a guard and nothing for it to guard.
+        ValueError: the guard was made with other flags.
     """
     if flags is None and (settings.flags_file or EnvironmentSource.is_configured()):
         # A file that is broken when a process is started again must not keep it from starting: nobody has a flag then.
         flags = MigrationFeatureFlags(EnvironmentSource(flags_file=settings.flags_file), required=False)
     if flags is not None:
+        if getattr(guard, "engine", flags.engine) is not flags.engine:
+            raise ValueError(
+                "guard= was made with other flags than the application decides by, so that its roll-backs would take a "
+                "flag from nobody: make it with those of rollout=, as in RolloutGuard(flags) and setup(rollout=flags, "
+                "guard=guard)"
+            )
         return Rollout(flags, guard, audit)
     if guard is not None:
         raise TypeError("guard= needs the flags that it rolls back: pass rollout=MigrationFeatureFlags(...) as well")

@@ -107,8 +107,8 @@ impl FlagEngine {
     }
 
     /// Puts a document in force and answers its revision. `origin` names where it came from. A document whose revision is lower
-    /// than that in force is refused, unless `force`. Raises `FlagConfigError`: what was in force stays, and its decisions say
-    /// `STALE` until a document is loaded.
+    /// than that in force is refused, unless `force`; its kill switch and its rollbacks count all the same. Raises
+    /// `FlagConfigError`: what was in force stays, and its decisions say `STALE` until a document is loaded.
     #[pyo3(signature = (text, origin = None, *, force = false))]
     fn load(
         &self,
@@ -139,7 +139,8 @@ impl FlagEngine {
             .map_err(|fault| refused(py, fault))
     }
 
-    /// Says whether the document in force could not be read anew: its decisions have the reason `STALE` then.
+    /// Says whether the document in force could not be read anew: its decisions have the reason `STALE` then. With `False` what
+    /// an older document has turned off is as the one in force says.
     fn set_stale(&self, stale: bool) {
         self.store.set_stale(stale);
     }
@@ -251,8 +252,7 @@ impl FlagEngine {
     /// Whether a kill switch is thrown, the process's or the document's.
     #[getter]
     fn is_killed(&self) -> bool {
-        let state = self.store.state();
-        state.is_killed() || state.document().is_killed()
+        self.store.state().is_killed()
     }
 
     /// The document in force, as it was written.

@@ -175,7 +175,10 @@ def _kill(options: argparse.Namespace) -> int:
     if options.flag is None:
         return _write_at_once(options, lambda writer: writer.kill(actor=options.actor, reason=options.reason))
     return _write_at_once(
-        options, lambda writer: writer.roll_back(options.flag, {}, actor=options.actor, reason=options.reason)
+        options,
+        lambda writer: writer.roll_back(
+            options.flag, {}, actor=options.actor, reason=options.reason, create=options.create
+        ),
     )
 
 
@@ -249,6 +252,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     kill = add("kill", _kill, "take a flag from everybody until it is resumed; without a flag: all flags")
     kill.add_argument("flag", nargs="?", type=_text, help="which; default: the kill switch of all")
+    kill.add_argument("--create", action="store_true", help="also a flag that the environment has, and not the file")
     add_writing(kill)
 
     resume = add("resume", _resume, "let a flag go on that was rolled back; without a flag: turn the kill switch off")

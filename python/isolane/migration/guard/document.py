@@ -15,11 +15,15 @@ WHOLE = 100_000
 class RolloutWriter(Protocol):
     """Writes changes where all processes read them, such as ``FlagWriter``. Its methods may wait for a disk."""
 
-    def set_rollout(self, flag: str, percent: float, *, actor: str, reason: str = "") -> object:
-        """Let so many per cent of the users have a flag."""
+    def set_rollout(
+        self, flag: str, percent: float, *, actor: str, reason: str = "", only_from: float | None = None
+    ) -> object:
+        """Let so many per cent of the users have a flag, if ``only_from`` per cent have it now or it is ``None``."""
 
-    def roll_back(self, flag: str, record: Mapping[str, Any], *, actor: str, reason: str = "") -> object:
-        """Take a flag from everybody until it is resumed."""
+    def roll_back(
+        self, flag: str, record: Mapping[str, Any], *, actor: str, reason: str = "", create: bool = False
+    ) -> object:
+        """Take a flag from everybody until it is resumed; with ``create`` also one that only the environment has."""
 
     def resume(self, flag: str, *, ack: str, actor: str) -> object:
         """Let a flag be rolled out again, from 0 on."""
@@ -48,17 +52,24 @@ class RolloutDocument:
         held = self.of_flag()
         return int(held.get("rollout", 0)) if held.get("state", "on") == "on" else 0
 
-    def set_rollout(self, rollout: int, actor: str, reason: str) -> None:
-        """Change the rollout. May wait for a disk."""
+    def set_rollout(self, rollout: int, actor: str, reason: str, came_from: int) -> None:
+        """Change the rollout, unless somebody else has changed it since. May wait for a disk."""
         if self.writer is not None:
-            self.writer.set_rollout(self.flag, rollout / 1_000, actor=actor, reason=reason)
+            only_from = came_from / 1_000
+            self.writer.set_rollout(self.flag, rollout / 1_000, actor=actor, reason=reason, only_from=only_from)
             return
         self._change({"rollout": rollout})
 
     def roll_back(self, record: Mapping[str, Any], actor: str, reason: str) -> None:
         """Write a rollback, where there is a writer. May wait for a disk."""
         if self.writer is not None:
-            self.writer.roll_back(self.flag, record, actor=actor, reason=reason)
+            self.writer.roll_back(self.flag, record, actor=actor, reason=reason, create=True)
+
+    def kill(self, actor: str, reason: str) -> None:
+        """Turn every flag off for all, where the writer can do that. May wait for a disk."""
+        kill = getattr(self.writer, "kill", None)
+        if callable(kill):
+            kill(actor=actor, reason=reason)
 
     def resume(self, ack: str, actor: str) -> None:
         """Clear a rollback: the rollout is 0 then. May wait for a disk."""
@@ -78,5 +89,6 @@ class RolloutDocument:
                 # A rule goes on to count with nobody.
                 held[name] = value if name != "rules" else [{**rule, "rollout": 0} for rule in held[name]]
         document["schema"] = 1
-        document["revision"] = self.engine.revision + 1
+        # Not a higher one: the next change of the source would be older than it, and be refused.
+        document["revision"] = max(1, self.engine.revision)
         self.engine.load(json.dumps(document), self.engine.origin)

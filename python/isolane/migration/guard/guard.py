@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -75,12 +75,16 @@ class RolloutGuard:
         self._signals: list[Signals] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._unwritten: RollbackRecord | None = None
+        self._unwritten: tuple[RollbackRecord, str] | None = None
+        """What is to be written, also as JSON."""
         self._is_writing = False
         self._is_stepping = False
         self._is_latched = False
         """Whether the engine was told of the rollback, or told of it."""
-        self._lock = threading.Lock()
+        self._is_missing = False
+        """Whether it was told that no document has the flag."""
+        self._lock = threading.RLock()
+        """Between what the engine was told and what is noted here of it: violations are reported from any thread."""
         self._follow()
 
     def _policy(self, policy: GuardPolicy | None, mode: Mode | None) -> tuple[str, str]:
@@ -200,17 +204,28 @@ class RolloutGuard:
             signals.count_events()
         if self._unwritten is not None:
             self._persist()
+        came_from = self._document.rollout
         due = self._core.tick()
         if not isinstance(due, int):
-            return tuple(due)
+            return self._missing() + tuple(due)
         if not self._is_stepping:
             self._is_stepping = True
-            self._do(partial(self._step_alone, due), "the next step")
+            self._do(partial(self._step_alone, due, came_from), "the next step")
         return ()
 
-    def _step_alone(self, rollout: int) -> None:
+    def _missing(self) -> tuple[str, ...]:
+        """Why nobody is watched, where the document does not have the flag: it may be misspelt."""
+        is_missing = self.engine.revision > 0 and self.flag not in self.engine.flags()
+        if is_missing and not self._is_missing:
+            logger.error(
+                "the document of flags has no %s: its guard watches nobody, and has nothing to roll back", self.flag
+            )
+        self._is_missing = is_missing
+        return (f"the document has no flag {self.flag}",) if is_missing else ()
+
+    def _step_alone(self, rollout: int, came_from: int) -> None:
         try:
-            self._step(rollout, GUARD, "the step before was healthy")
+            self._step(rollout, GUARD, "the step before was healthy", came_from)
         finally:
             self._is_stepping = False
 
@@ -224,18 +239,23 @@ class RolloutGuard:
 
         Raises:
             RuntimeError: something holds it, it is rolled back, or it is at 100 %.
+            FlagChangeRefusedError: somebody else has changed the rollout meanwhile.
             AuditUnavailableError: it cannot be recorded, so it is not done.
             OSError: it cannot be written.
         """
         self._follow()
+        came_from = self._document.rollout
         rollout = self._core.next_by_hand(force)
-        await self._beside(partial(self._step, rollout, _named(actor), reason))
+        await self._beside(partial(self._step, rollout, _named(actor), reason, came_from))
         return rollout
 
-    def _step(self, rollout: int, actor: str, reason: str) -> None:
+    def _step(self, rollout: int, actor: str, reason: str, came_from: int) -> None:
         self._record("rollout_advanced", AuditClass.ADMIN, Severity.INFO, {"to": rollout, "by": actor, "why": reason})
-        self._document.set_rollout(rollout, actor, reason)
-        self._reload()
+        try:
+            self._document.set_rollout(rollout, actor, reason, came_from)
+        finally:
+            # Also when it was refused: the source has something that is not known here.
+            self._reload()
 
     async def pause(self, *, actor: str, reason: str = "") -> None:
         """Keep the rollout where it is. What would roll it back still does.
@@ -295,23 +315,48 @@ class RolloutGuard:
         """
         return self._act(self._core.roll_back(reason, _named(actor), mode or self._core.limits[2]))
 
+    async def kill(self, reason: str, *, actor: str) -> None:
+        """Turn every flag off: in this process at once, and for all where the writer has ``kill``, as ``FlagWriter``.
+
+        Does not raise when it cannot be written or recorded: it is in force here, and the log says so. It is taken back
+        by ``isolane rollout resume`` in the file, and by ``engine.unkill()`` or a restart in the process.
+
+        Args:
+            reason: why.
+            actor: who does it.
+
+        Raises:
+            ValueError: ``actor`` is empty.
+        """
+        data = {"by": _named(actor), "why": reason}
+        self.engine.kill()
+        logger.critical("all flags are turned off by %s: %s", actor, reason)
+        try:
+            self._record("rollout_killed", AuditClass.ISOLATION, Severity.CRITICAL, data)
+        except AuditUnavailableError:
+            logger.exception("the kill switch is on and that is not in the audit log")
+        try:
+            await self._beside(partial(self._document.kill, actor, reason))
+        except Exception:
+            logger.exception("the kill switch is on in this process, and could not be written for the others")
+
     def _act(self, told: tuple[str, bool] | None) -> RollbackRecord | None:
         if told is None:
             return None
         text, is_first = told
         record = RollbackRecord.parse(text)
-        if is_first:
-            # Before anything that could fail: from here on nobody begins a run with the flag on.
-            self.engine.latch(self.flag, text)
-            self._is_latched = True
-            with self._lock:
-                self._unwritten = record if self._document.writer is not None else None
+        with self._lock:
+            if is_first:
+                # Before anything that could fail: from here on nobody begins a run with the flag on.
+                self.engine.latch(self.flag, text)
+                self._is_latched = True
+            # One that follows is of runs that must end, in the other processes too.
+            self._unwritten = (record, text) if self._document.writer is not None else None
         logger.error("%s is rolled back by %s: %s: %s", self.flag, record.actor, record.metric, record.reason)
         self._note_rollback(record)
         if record.mode == "abort":
             self._abort()
-        if is_first:
-            self._persist()
+        self._persist()
         if self.on_rollback is not None:
             try:
                 self.on_rollback(record)
@@ -333,17 +378,18 @@ class RolloutGuard:
 
     def _persist(self) -> None:
         with self._lock:
-            record = self._unwritten
-            if record is None or self._is_writing:
+            unwritten = self._unwritten
+            if unwritten is None or self._is_writing:
                 return
             self._is_writing = True
-        self._do(partial(self._write, record), "the rollback")
+        self._do(partial(self._write, unwritten), "the rollback")
 
-    def _write(self, record: RollbackRecord) -> None:
+    def _write(self, unwritten: tuple[RollbackRecord, str]) -> None:
+        record, text = unwritten
         try:
-            self._document.roll_back(json.loads(self._core.record or "{}"), record.actor, record.reason)
+            self._document.roll_back(json.loads(text), record.actor, record.reason)
             with self._lock:
-                if self._unwritten is record:
+                if self._unwritten is unwritten:
                     self._unwritten = None
         finally:
             self._is_writing = False
@@ -366,17 +412,28 @@ class RolloutGuard:
 
     def _follow(self) -> None:
         """Take over what the document says, whoever wrote it."""
-        written = self.engine.latched().get(self.flag)
-        if written is None and self._is_latched:
-            # Somebody has resumed it.
-            self._is_latched = False
-            self._unwritten = None
-            if self._core.record is not None:
-                self._core.resume()
-        elif written is not None and self._core.record is None:
-            self._is_latched = True
-            self._restore(written)
-        self._core.follow(self._document.rollout, self.engine.revision)
+        with self._lock:
+            written = self.engine.latched().get(self.flag)
+            if written is None and self._is_latched:
+                # Somebody has resumed it.
+                self._is_latched = False
+                self._unwritten = None
+                if self._core.record is not None:
+                    self._core.resume()
+            elif written is not None and self._core.record is None:
+                self._is_latched = True
+                self._restore(written)
+            elif written is not None:
+                self._follow_abort()
+            self._core.follow(self._document.rollout, self.engine.revision)
+
+    def _follow_abort(self) -> None:
+        """End the runs of this process as well, when another one has found after its rollback that they must end."""
+        held = self._document.of_flag().get("rollback")
+        if isinstance(held, Mapping) and held.get("mode") == "abort":
+            told = self._core.roll_back(str(held.get("reason", "")), str(held.get("actor", "elsewhere")), "abort")
+            if told is not None:
+                self._abort()
 
     def _restore(self, written: str) -> None:
         try:
@@ -384,8 +441,13 @@ class RolloutGuard:
         except ValueError:
             # Not a guard's record: somebody wrote it by hand.
             is_new = self._core.roll_back(written[:1_000], "elsewhere", "drain") is not None
-        if is_new:
-            logger.warning("%s was rolled back elsewhere or before: %s", self.flag, written[:1_000])
+        if not is_new:
+            return
+        logger.warning("%s was rolled back elsewhere or before: %s", self.flag, written[:1_000])
+        record = json.loads(self._core.record or "{}")
+        if record.get("mode") == "abort":
+            # What was found there is as true of the runs here.
+            self._abort()
 
     def _reload(self, then: Callable[[], object] | None = None) -> None:
         if self._document.writer is not None:

@@ -60,19 +60,22 @@ class Told(Protocol):
 class _Run:
     cohort: Cohort
     counted: tuple[int, int, int, int] = (0, 0, 0, 0)
-    running: int = 1
-    ended_at: float = 0.0
+    gone_at: float | None = None
+    """When it was first seen without an engine."""
 
 
 def is_violation(error: BaseException | None) -> bool:
-    """Return whether an exception is one of isolation, or was caused by one."""
+    """Return whether an exception is one of isolation, or was caused by one.
+
+    A legacy call that was refused because its user has just gone, or that would have gone to all users, met nobody.
+    """
     left, seen = [error], 0
     while left and seen < MAX_CAUSES:
         each = left.pop()
         if each is None:
             continue
         seen += 1
-        if isinstance(each, ContextIsolationError):
+        if isinstance(each, ContextIsolationError) and getattr(each, "is_breach", True):
             return True
         left += [each.__cause__, each.__context__]
         if isinstance(each, BaseExceptionGroup):
@@ -110,9 +113,7 @@ class Signals:
     def run_started(self, context: UserExecutionContext) -> None:
         """An engine was made for a run."""
         key = (context.user_id, context.run_id)
-        run = self._runs.get(key)
-        if run is not None:
-            run.running += 1
+        if key in self._runs:
             return
         if len(self._runs) >= MAX_RUNS:
             self._runs.popitem(last=False)
@@ -125,8 +126,6 @@ class Signals:
         key = (end.context.user_id, end.context.run_id)
         run = self._runs.get(key)
         if run is not None:
-            run.running = 0
-            run.ended_at = monotonic()
             self._count(key, run)
         if is_violation(end.error):
             self._guard.observe("isolation_violation", True, cohort)
@@ -149,11 +148,20 @@ class Signals:
 
     def count_events(self) -> None:
         """Take in what became of the events of runs since the last time."""
-        now = monotonic()
+        now, alive = monotonic(), self._alive()
         for key, run in list(self._runs.items()):
             known = self._count(key, run)
-            if not run.running and (not known or now - run.ended_at > AFTERMATH_SECONDS):
+            if key in alive:
+                run.gone_at = None
+                continue
+            run.gone_at = now if run.gone_at is None else run.gone_at
+            if not known or now - run.gone_at > AFTERMATH_SECONDS:
                 del self._runs[key]
+
+    def _alive(self) -> set[tuple[str, str]]:
+        """Runs that have an engine: one may be called again and again, and another one not at all."""
+        engines = self.factory._numbers  # noqa: SLF001 - what it was told of is compared with what is there
+        return {(engine.context.user_id, engine.context.run_id) for engine in tuple(engines)}
 
     def _count(self, key: tuple[str, str], run: _Run) -> bool:
         figures = run_deliveries(*key)
@@ -184,7 +192,8 @@ class Signals:
         """Whose run it was: where that is not known, the one that can be ended."""
         if user_id is None:
             return "modern"
-        cohorts = {run.cohort for (user, _), run in self._runs.items() if user == user_id and run.running}
+        keys = [key for key in self._alive() if key[0] == user_id]
+        cohorts = {run.cohort for key in keys if (run := self._runs.get(key)) is not None}
         if cohorts:
             return "modern" if "modern" in cohorts else "legacy"
         return "modern" if self._guard.is_modern_user(user_id) else "legacy"

@@ -29,6 +29,11 @@ class CrossUserSendError(ContextIsolationError):
         """Make it; the core's exception takes the text and the boundary only."""
         return super().__new__(cls, message, boundary)  # type: ignore[return-value]
 
+    @property
+    def is_breach(self) -> bool:
+        """Whether it is a violation of isolation. That the user has no socket any more is none."""
+        return self.reason != "not_connected"
+
 
 class BroadcastDeniedError(ContextIsolationError):
     """A legacy broadcast that ``ISOLANE_LEGACY_BROADCAST`` does not allow, or that has nobody to go to.
@@ -38,6 +43,8 @@ class BroadcastDeniedError(ContextIsolationError):
     """
 
     code = "ISO-E-BROADCAST"
+    is_breach = False
+    """It is a refusal, as the audit log has it: nothing of anybody met anybody."""
 
 
 class LegacyContextError(RuntimeError):

@@ -74,8 +74,8 @@ class RollbackProcedure(Machine):
     *Degraded*: the means that are given are tried in their order; when none helps, people are needed, and the rollout
     is paused. *Critical*: the flag is taken from everybody and the runs that have it on are cancelled; it is waited
     until they have ended; the data of users is checked: owners, logs, audit. Damage leads to the emergency way, which
-    also throws the kill switch of the flags, so that no part of the newer side goes on; else the way back is the
-    controlled one.
+    also throws the kill switch of the flags, for all processes where the guard has a writer, so that no part of the
+    newer side goes on; else the way back is the controlled one.
 
     Args:
         guard: the guard of the rollout.
@@ -171,7 +171,7 @@ class RollbackProcedure(Machine):
             return self.move("reverted")
         logger.critical("the data of users is damaged: %s", "; ".join(self.integrity.problems))
         self.move("damaged")
-        self._guard.engine.kill()
+        await self._guard.kill("the data of users is damaged", actor=self._actor)
         return self.move("reverted")
 
 

@@ -59,6 +59,7 @@ def set_rollout(
     when: tuple[str, str] | None = None,
     create: bool = False,
     turn_on: bool = False,
+    only_from: int | None = None,
 ) -> str:
     """Let so many users have a flag: all of them, or those of one rule."""
     if create and flag not in _flags(document):
@@ -76,6 +77,11 @@ def set_rollout(
                 "on, say so with --on"
             )
         held["state"] = "on"
+    if only_from is not None and held.get("rollout", 0) != only_from:
+        raise FlagChangeRefusedError(
+            f"{flag} is at {percent_of(held.get('rollout', 0))} and no longer at {percent_of(only_from)}: somebody has "
+            "changed it meanwhile; look at it with `isolane rollout status`, and decide anew"
+        )
     if when is None:
         before, held["rollout"] = held.get("rollout", 0), steps
         return f"{percent_of(before)} -> {percent_of(steps)}"
@@ -98,14 +104,27 @@ def unkill(document: Document) -> str:
     return "kill switch off"
 
 
-def roll_back(document: Document, flag: str, record: Mapping[str, Any], actor: str, reason: str, at: datetime) -> str:
+def roll_back(
+    document: Document,
+    flag: str,
+    record: Mapping[str, Any],
+    actor: str,
+    reason: str,
+    at: datetime,
+    *,
+    create: bool = False,
+) -> str:
     """Take a flag from everybody until it is resumed, and keep why. Its salt stays: the same users are first again.
 
     What the record leaves out is filled in, so that every record has the fields of a guard's.
     """
-    held = _flag(document, flag)
+    if create and flag not in _flags(document):
+        document.setdefault("flags", {})[flag] = {"state": "on", "rollout": 0}
+    held = _flag(document, flag, "; if it stands in a variable of the environment, say so with --create")
     if "rollback" in held:
-        # Every process has a guard: the first of them says why.
+        # Every process has a guard: the first of them says why. That runs must end is for all of them, though.
+        if record.get("mode") == "abort" and isinstance(held["rollback"], dict):
+            held["rollback"]["mode"] = "abort"
         return "rolled back, as before"
     before = held.get("rollout", 0)
     known = {

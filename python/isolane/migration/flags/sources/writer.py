@@ -85,6 +85,7 @@ class FlagWriter:
         when: tuple[str, str] | None = None,
         create: bool = False,
         turn_on: bool = False,
+        only_from: str | float | Decimal | None = None,
     ) -> FlagChange:
         """Let so many users have a flag.
 
@@ -96,19 +97,25 @@ class FlagWriter:
             when: name and value of an attribute, such as ``("tier", "enterprise")``: the share of these users alone.
             create: add the flag, and the file, if they are not there.
             turn_on: also if the flag's state is ``off``.
+            only_from: per cent that the flag must have at that moment, so that nobody else's change is undone. Default:
+                whatever it has.
 
         Raises:
-            FlagChangeRefusedError: the flag is unknown, rolled back or off, or the number is none.
+            FlagChangeRefusedError: the flag is unknown, rolled back or off, it is not at ``only_from``, or a number is
+                none.
             FlagFileError: the file cannot be read, locked or written.
             FlagConfigError: the document would not be valid.
         """
         steps = edits.steps_of(percent)
+        before = None if only_from is None else edits.steps_of(only_from)
         return self._change(
             "set",
             flag,
             actor,
             reason,
-            lambda document, _: edits.set_rollout(document, flag, steps, when=when, create=create, turn_on=turn_on),
+            lambda document, _: edits.set_rollout(
+                document, flag, steps, when=when, create=create, turn_on=turn_on, only_from=before
+            ),
             create=create,
         )
 
@@ -131,7 +138,9 @@ class FlagWriter:
         """
         return self._change("resume", "", actor, ack, lambda document, _: edits.unkill(document))
 
-    def roll_back(self, flag: str, record: Mapping[str, Any], *, actor: str, reason: str = "") -> FlagChange:
+    def roll_back(
+        self, flag: str, record: Mapping[str, Any], *, actor: str, reason: str = "", create: bool = False
+    ) -> FlagChange:
         """Take a flag from everybody until it is resumed.
 
         Args:
@@ -140,6 +149,8 @@ class FlagWriter:
                 the time and the actor are added where it does not have them.
             actor: who, such as the guard.
             reason: why. Default: what the record says.
+            create: add the flag, and the file, if they are not there: what the file says of a flag counts before what a
+                variable of the environment says.
 
         Raises:
             FlagChangeRefusedError: the flag is unknown.
@@ -152,7 +163,8 @@ class FlagWriter:
             flag,
             actor,
             why,
-            lambda document, at: edits.roll_back(document, flag, record, actor, why, at),
+            lambda document, at: edits.roll_back(document, flag, record, actor, why, at, create=create),
+            create=create,
         )
 
     def resume(self, flag: str, *, ack: str, actor: str) -> FlagChange:
