@@ -162,9 +162,18 @@ class LegacyHub:
             run_id = own.run_id if message.kind in AGENT_EVENTS else None
         if run_id is None and message.kind not in AGENT_EVENTS and not self._has_reader(target):
             return SendOutcome.DROPPED, None
+        if run_id is not None and not self.runs.has(target, run_id) and has_ended(target, run_id):
+            # Begun anew, the run would take the place of its own log, which somebody may be yet to read.
+            run_id = None
         # What names no run goes into one log of the user, the six as well: there it stays in order.
         thread = message.thread_id or (own.thread_id if own is not None else None)
-        is_new = self.runs.publish(target, message, run_id, thread)
+        try:
+            is_new = self.runs.publish(target, message, run_id, thread)
+        except RunClosed:
+            if run_id is None:
+                raise
+            run_id = None
+            is_new = self.runs.publish(target, message, run_id, thread)
         return reached(target) if is_new else SendOutcome.MERGED, self.runs.run_id_of(target, run_id)
 
     def _has_reader(self, user_id: str) -> bool:
@@ -400,6 +409,11 @@ def _has_thread(user_id: str, bound: Bound | None, thread_id: str) -> bool:
     if bound is not None and bound.context is not None and bound.context.thread_id == thread_id:
         return True
     return any(stream["thread_id"] == thread_id for stream in user_streams(user_id))
+
+
+def has_ended(user_id: str, run_id: str) -> bool:
+    """Return whether a run of the user has ended, and its log is still there to be read."""
+    return any(stream["run_id"] == run_id and stream["outcome"] is not None for stream in user_streams(user_id))
 
 
 def has_socket(user_id: str) -> bool:
