@@ -258,10 +258,11 @@ class _Forwarding:
         """Read the runs of another one, which has stopped, from where it was."""
         epochs = {stream["run_id"]: stream["epoch"] for stream in user_streams(self.user_id)}
         for run_id in ended._runs - self._runs:
+            position = ended._positions[run_id]
             self._runs.add(run_id)
-            self._positions[run_id] = ended._positions[run_id]
+            self._positions[run_id] = position
             self._handed[run_id] = ended.handed(run_id)
-            self._cursor.subscribe(run_id, epochs.get(run_id), self._positions[run_id])
+            self._cursor.subscribe(run_id, epochs.get(run_id), position)
 
     def has(self, run_id: str | None) -> bool:
         """Return whether a run is read."""
