@@ -1104,7 +1104,7 @@ class FlagDecision:
     @property
     def reason(self, /) -> str:
         """
-        Why, in the words of OpenFeature: `STATIC`, `DEFAULT`, `TARGETING_MATCH`, `SPLIT`, `DISABLED`, `STALE` or `ERROR`.
+        Why, in the words of `OpenFeature`: `STATIC`, `DEFAULT`, `TARGETING_MATCH`, `SPLIT`, `DISABLED`, `STALE` or `ERROR`.
         """
     @property
     def revision(self, /) -> int:

@@ -284,6 +284,21 @@ impl Chain {
             tree.push(leaf);
         }
         keys.store.sync()?;
+        if let Err(error) = self.write() {
+            // Frames without leaves look like ones that somebody has added, and there may be no later attempt.
+            self.leaves.undo();
+            self.segment.undo();
+            return Err(error);
+        }
+        self.segment.commit(self.frames.len());
+        self.leaves.commit(self.hashes.len());
+        self.tree = tree;
+        keys.unkeyed += unkeyed;
+        Ok(())
+    }
+
+    /// Writes the frames and their leaves.
+    fn write(&mut self) -> Result<(), AuditError> {
         self.segment.write(&self.frames)?;
         self.leaves.write(&self.hashes)?;
         if self.settings.durability == Durability::Fsync {
@@ -291,12 +306,7 @@ impl Chain {
             self.segment.sync()?;
         }
         self.segment.in_place()?;
-        self.leaves.in_place()?;
-        self.segment.commit(self.frames.len());
-        self.leaves.commit(self.hashes.len());
-        self.tree = tree;
-        keys.unkeyed += unkeyed;
-        Ok(())
+        self.leaves.in_place()
     }
 
     /// Signs the tree as it is, and waits until the disk has all of it, whatever the durability.
@@ -347,4 +357,47 @@ fn begin_segment(
     let mut leaves = GrowingFile::open(&segment::leaves_path(&path))?;
     leaves.truncate(0)?;
     Ok((segment, leaves))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::keys::{KEY, Kek};
+    use super::super::record::{AuditClass, Severity};
+    use super::super::testing::Folder;
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            class: AuditClass::Lifecycle,
+            severity: Severity::Info,
+            user: None,
+            body: "{}".to_owned(),
+            unix: 1,
+            taken: 1,
+        }
+    }
+
+    #[test]
+    fn a_commit_that_fails_between_frames_and_leaves_leaves_no_frames() {
+        let folder = Folder::new();
+        let kek = Kek::new(&[1; KEY]).expect("32 bytes");
+        let store = KeyStore::open(&folder.path().join("keys"), &kek, 0, Durability::Os).expect("made");
+        let mut keys = Keys::new(store);
+        let mut chain = Chain::create(folder.path(), 1, &keys, ChainSettings::default(), 0).expect("made");
+        chain.commit([&entry()].into_iter(), &mut keys).expect("written");
+        let committed = chain.segment.length();
+        assert_eq!(fs::metadata(chain.segment.path()).expect("there").len(), committed);
+        let leaves = GrowingFile::open(Path::new("/dev/full")).expect("opens");
+        let kept = std::mem::replace(&mut chain.leaves, leaves);
+        let failed = chain.commit([&entry()].into_iter(), &mut keys);
+        assert!(failed.expect_err("there is no room").to_string().contains("No space"));
+        assert_eq!(fs::metadata(chain.segment.path()).expect("there").len(), committed);
+        chain.leaves = kept;
+        chain
+            .commit([&entry()].into_iter(), &mut keys)
+            .expect("there is room again");
+        assert_eq!(chain.size(), 2);
+    }
 }

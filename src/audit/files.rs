@@ -160,6 +160,13 @@ impl GrowingFile {
         self.dirty = false;
     }
 
+    /// Takes back what was written and not committed, as far as the disk lets us: who reads the file finds no attempt.
+    pub fn undo(&mut self) {
+        if self.dirty && self.file.set_len(self.length).is_ok() {
+            self.dirty = false;
+        }
+    }
+
     /// Cuts off what is behind `length` bytes.
     pub fn truncate(&mut self, length: u64) -> Result<(), AuditError> {
         self.file

@@ -12,7 +12,11 @@ from isolane.compat.agent_instance_factory import UserWebSocketEmitter as RunEmi
 from isolane.compat.agent_instance_factory import configure_agent_instance_factory
 from isolane.compat.execution_context import AgentExecutionContext
 from isolane.compat.request_scoped_tool_dispatcher import RequestScopedToolDispatcher
-from isolane.compat.unified_tool_dispatcher import UnifiedToolDispatcherFactory, create_request_scoped_dispatcher
+from isolane.compat.unified_tool_dispatcher import (
+    UnifiedToolDispatcher,
+    UnifiedToolDispatcherFactory,
+    create_request_scoped_dispatcher,
+)
 from isolane.compat.user_execution_context import managed_user_context
 from isolane.compat.websocket_bridge_factory import WebSocketBridgeFactory, WebSocketFactoryConfig
 
@@ -231,6 +235,7 @@ async def tool(query: str) -> str:
 
 
 @uses(
+    "UnifiedToolDispatcher.create_scoped",
     "UnifiedToolDispatcher.execute_tool",
     "UnifiedToolDispatcher.dispatch_tool",
     "UnifiedToolDispatcher.dispatch",
@@ -252,6 +257,8 @@ async def tools_of_the_host_are_called(world: World) -> None:
         assert (await dispatcher.dispatch_tool("tool", {"query": "x"})).success
         assert (await dispatcher.dispatch("tool", query="x")).success
     assert manager.sent == ["tool_executing", "tool_completed"] * 3
+    async with UnifiedToolDispatcher.create_scoped(ctx, tools=[tool]) as dispatcher:
+        assert (await dispatcher.execute_tool("tool", {"query": "x"})).success
     scoped = RequestScopedToolDispatcher(ctx, [tool], manager)
     assert (await scoped.dispatch("tool", query="x")).success
     assert (await scoped.dispatch_tool("tool", {"query": "x"}, None, ctx.run_id)).success

@@ -235,7 +235,9 @@ class UserExecutionEngine:
             failed = error
             raise
         finally:
-            current_waits.reset(token)
+            # A coroutine that nobody finishes is closed by the interpreter, outside of its context.
+            with contextlib.suppress(ValueError):
+                current_waits.reset(token)
             self._note_end(task, tells=tells)
             if self._factory.run_observers and self._above() is self.context:
                 self._factory.tell_run_end(self, failed, time.monotonic() - started, waits.seconds)
