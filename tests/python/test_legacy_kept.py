@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import json
 from collections import OrderedDict, defaultdict, deque
@@ -353,3 +354,16 @@ class TestHybridInSeveralLoops:
                 clock.advance(600)
             assert bridge.get_stats()["forwarding_users"] <= 10
         await bridge.close()
+
+
+async def test_a_block_that_ends_in_another_context_is_over(alice):
+    """As a dependency does that is a plain generator: the framework runs each half in a copy of the context."""
+
+    def dependency() -> Any:
+        with bind_context(context_of(alice)):
+            yield
+
+    halves = dependency()
+    contextvars.copy_context().run(next, halves)
+    with pytest.raises(StopIteration):
+        contextvars.copy_context().run(next, halves)

@@ -142,7 +142,9 @@ async def _run(
         left = error
         raise
     finally:
-        step_context.reset(token)
+        # A coroutine that is closed by the collector is closed in another context.
+        with contextlib.suppress(ValueError):
+            step_context.reset(token)
         failure = left if left is not None else execution.error
         # The context may have been closed meanwhile, which has ended the record, or fenced off.
         with contextlib.suppress(RuntimeError, ValueError, RunFenced):

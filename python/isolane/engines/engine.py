@@ -584,4 +584,6 @@ async def _call(
             return await drive(agent.execute_with_context(context, request, results))
         return await drive(agent.execute_with_context(context, request))  # type: ignore[call-arg]
     finally:
-        step_context.reset(token)
+        # A coroutine that nobody finishes is closed by the interpreter, outside of its context.
+        with contextlib.suppress(ValueError):
+            step_context.reset(token)

@@ -60,7 +60,9 @@ def bind_context(context: UserExecutionContext) -> Iterator[None]:
     try:
         yield
     finally:
-        _explicit.reset(token)
+        # A generator that ends in another context than it began in has nothing to put back there.
+        with contextlib.suppress(ValueError):
+            _explicit.reset(token)
 
 
 def bound_now() -> Bound | None:
