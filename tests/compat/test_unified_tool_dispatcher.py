@@ -236,7 +236,7 @@ class TestCalling:
             response = await asked
             assert (response.success, response.result) == (True, ["x", "x"])
         other = type("State", (), {"user_id": "somebody-else"})()
-        for wrong in ({"run_id": "another-run"}, {"state": other}):
+        for wrong in ({"run_id": "another-run"}, {"state": other}, {"state": {"user_id": "somebody-else"}}):
             response = await dispatcher.dispatch_tool("search", {"query": "x"}, **wrong)
             assert (response.success, response.metadata["code"]) == (False, "tool_not_found")
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import isolane
+import isolane.fastapi
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from isolane import ContextIsolationError, InvalidContextError, UserContextFactory
-from isolane.compat.dependencies import FactoryAdapterDep
+from isolane.compat.dependencies import (
+    ExecutionEngineFactoryDep,
+    FactoryAdapterDep,
+    RequestScopedContextDep,
+    UserSessionContextDep,
+    WebSocketBridgeFactoryDep,
+    get_factory_execution_engine,
+    get_factory_websocket_emitter,
+)
 from isolane.compat.factory_adapter import FactoryAdapter, MigrationMode
 from isolane.compat.feature_flags import ProductionFeatureFlags, RolloutStage
 from isolane.compat.unified_emitter import CRITICAL_EVENTS, UnifiedWebSocketEmitter
@@ -316,6 +325,42 @@ class TestFactoryAdapter:
                 await client.get("/mode")
             app.state.factory_adapter = FactoryAdapter(*factories, "factory_only")
             assert (await client.get("/mode")).json() == "factory_only"
+
+
+class TestDependencies:
+    async def test_all_are_those_of_who_has_signed_in(self, alice, bob):
+        app = FastAPI()
+
+        @app.get("/who")
+        async def who(
+            context: RequestScopedContextDep,
+            session: UserSessionContextDep,
+            engines: ExecutionEngineFactoryDep,
+            bridges: WebSocketBridgeFactoryDep,
+            engine: Annotated[Any, Depends(get_factory_execution_engine)],
+            emitter: Annotated[Any, Depends(get_factory_websocket_emitter)],
+        ) -> list[Any]:
+            held = app.state.isolane
+            return [
+                context.user_id,
+                session is context,
+                engine.context is context,
+                emitter is context.get_websocket_emitter(),
+                engines is held.factory,
+                bridges is held.bridge,
+            ]
+
+        def signed_in(conn: Any) -> isolane.fastapi.Principal | None:
+            user = conn.headers.get("x-user")
+            return None if user is None else isolane.fastapi.Principal(user)
+
+        held = isolane.fastapi.setup(app, authenticate=signed_in)
+        app.state.isolane = held
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            answers = await asyncio.gather(*(client.get("/who", headers={"x-user": user}) for user in (alice, bob)))
+            assert [answer.json() for answer in answers] == [[user, *[True] * 5] for user in (alice, bob)]
+            assert (await client.get("/who")).status_code == 401
 
 
 class TestFlags:

@@ -333,12 +333,33 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
     "LegacyStateOfAnotherTaken": PythonFault(
         "an older agent is handed the state of another user",
         "migration/agents/identity.py",
-        (('if not _is_left_out(user) and _checked("user_id", user, state) != context.user_id:', "if False:"),),
+        (('if not is_left_out(user) and _checked("user_id", user, state) != context.user_id:', "if False:"),),
     ),
     "ReturnedStateNotAsked": PythonFault(
         "a state that an older agent keeps in its class goes to the next user",
         "migration/agents/state.py",
-        (("    if left is not state:\n", "    if False:\n"),),
+        (
+            ("    if left is not state:\n", "    if False:\n"),
+            (
+                '    elif not is_left_out(owner := read(left, "user_id")) and owner != context.user_id:\n',
+                "    elif False:\n",
+            ),
+        ),
+    ),
+    "LateTaskIsNobodys": PythonFault(
+        "a task that an agent left behind may send to anybody when the run is gone",
+        f"{_LEGACY}identity.py",
+        (("    return Bound(started_by)\n", "    return outside\n"),),
+    ),
+    "EndedRunBegunAnew": PythonFault(
+        "what is told after a run's end takes the place of its log",
+        f"{_LEGACY}hub.py",
+        (("not self.runs.has(target, run_id) and has_ended(target, run_id):", "False:"),),
+    ),
+    "WritePastAttributesLost": PythonFault(
+        "a write below a legacy state that cannot be refused is not found either",
+        "migration/agents/fingerprint.py",
+        (("        return list(dict.fromkeys([*own, *below]))\n", "        return own\n"),),
     ),
     "FrozenStateWritten": PythonFault(
         "a write to a legacy state that was adapted is lost, and nobody is told",

@@ -482,6 +482,9 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "tests/integrations/test_legacy_bridge_fastapi.py::test_a_broadcast_goes_to_who_asked",
     ),
     "LegacyRefusalNotRecorded": (f"{P}legacy_bridges.py::TestWhose::test_code_of_one_user_cannot_name_another",),
+    "LateTaskIsNobodys": (f"{P}legacy_kept.py::TestWhatOutlivesItsRun",),
+    "EndedRunBegunAnew": (f"{P}legacy_kept.py::TestWhatOutlivesItsRun",),
+    "WritePastAttributesLost": (f"{P}legacy_kept.py::TestWritesThatFreezingDoesNotRefuse",),
     "HybridHandsOverTwice": (f"{P}legacy_hybrid.py::test_it_takes_the_place_of_no_socket_and_comes_back",),
     # Legacy calls and help for tests.
     "LedgerUnbounded": ("lib::deprecation::ledger::tests::sites_are_bounded_and_those_called_longest_ago_make_room",),

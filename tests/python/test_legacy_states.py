@@ -19,7 +19,8 @@ from isolane.migration.agents import (
     LegacyIdentityError,
     LegacyStateAdapter,
 )
-from isolane.migration.agents.frozen import Fingerprint, _told, freeze, is_frozen
+from isolane.migration.agents.fingerprint import Fingerprint
+from isolane.migration.agents.frozen import _told, freeze, is_frozen
 from isolane.migration.deprecation import RemovedInV2Warning
 
 from tests.support.legacy_states import STATES, AgentMetadata, DataclassState, DeepAgentState, PlainState, aliases

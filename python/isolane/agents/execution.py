@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from isolane._core import (
     BudgetExceeded,
@@ -22,7 +22,25 @@ from isolane._core import (
 )
 from isolane.security.errors import ResponseWithheldError
 
-step_context: ContextVar[weakref.ref[UserExecutionContext] | None] = ContextVar("isolane_step", default=None)
+
+class StepReference(weakref.ref[UserExecutionContext]):
+    """A context, weakly, and whose it is: code that outlives the context goes on to be its user's.
+
+    Attributes:
+        user_id: the user of the context.
+    """
+
+    __slots__ = ("user_id",)
+    user_id: str
+
+    def __new__(cls, context: UserExecutionContext) -> Self:
+        """Refer to a context."""
+        made = super().__new__(cls, context)
+        made.user_id = context.user_id
+        return made
+
+
+step_context: ContextVar[StepReference | None] = ContextVar("isolane_step", default=None)
 """The context of the step that runs here: what an agent runs through its engine borrows that step's permit.
 
 Weakly: every timer and task that an agent starts copies the variable, and would keep the user's data until it is due.
@@ -33,6 +51,15 @@ def current_step() -> UserExecutionContext | None:
     """Return the context of the agent execution that this code is a part of, or ``None`` outside of one."""
     reference = step_context.get()
     return reference() if reference is not None else None
+
+
+def current_step_user() -> str | None:
+    """Return the user of the agent execution that this code is a part of, or was started by; ``None`` outside of one.
+
+    What an execution left behind, such as a task, is its user's also when the context is gone.
+    """
+    reference = step_context.get()
+    return reference.user_id if reference is not None else None
 
 
 def takes_results(execute_with_context: Callable[..., Any]) -> bool:
@@ -95,7 +122,7 @@ async def _run(
     execution = Execution(context.record_run_start(agent_type=name, metadata=dict(metadata) if metadata else None))
     # Set where the execution has ended in a way that was recorded; the rest is what nobody catches.
     left: BaseException | None = None
-    token = step_context.set(weakref.ref(inner))
+    token = step_context.set(StepReference(inner))
     try:
         await emitter.notify_agent_started(agent_name=name)
         limit = asyncio.timeout(timeout_seconds)
@@ -115,7 +142,9 @@ async def _run(
         left = error
         raise
     finally:
-        step_context.reset(token)
+        # A coroutine that is closed by the collector is closed in another context.
+        with contextlib.suppress(ValueError):
+            step_context.reset(token)
         failure = left if left is not None else execution.error
         # The context may have been closed meanwhile, which has ended the record, or fenced off.
         with contextlib.suppress(RuntimeError, ValueError, RunFenced):

@@ -901,22 +901,19 @@ DEPENDENCIES = Module(
     (
         Name("RequestScopedContext", "left out", "use isolane.fastapi.Ctx"),
         *_all(
-            "left out",
-            "get_request_scoped_user_context get_user_execution_context get_user_session_context "
-            "create_user_execution_context RequestScopedContextDep UserSessionContextDep",
-            "use isolane.fastapi.Ctx; an invalid id is 4xx there",
+            "changed",
+            "get_request_scoped_user_context get_user_session_context RequestScopedContextDep UserSessionContextDep",
+            "as isolane.fastapi.Ctx: of who has signed in; an invalid id is 4xx",
         ),
         *_all(
             "left out",
-            "get_request_scoped_supervisor IsolatedSupervisorDep get_factory_execution_engine "
-            "ExecutionEngineFactoryDep",
-            "use isolane.fastapi.Engine",
+            "get_user_execution_context create_user_execution_context",
+            "use isolane.fastapi.Ctx: whose a context is, is no argument",
         ),
-        *_all(
-            "left out",
-            "get_factory_websocket_emitter WebSocketBridgeFactoryDep",
-            "use isolane.fastapi.Emitter",
-        ),
+        Name("get_factory_execution_engine", "changed", "as isolane.fastapi.Engine"),
+        Name("get_factory_websocket_emitter", "changed", "as isolane.fastapi.Emitter"),
+        *_all("changed", "ExecutionEngineFactoryDep WebSocketBridgeFactoryDep", "those of setup()"),
+        *_all("left out", "get_request_scoped_supervisor IsolatedSupervisorDep", "use isolane.fastapi.Engine"),
         *_all("left out", "configure_factory_dependencies get_factory_health_status", "use isolane.fastapi.setup()"),
         Name("FactoryAdapterDep", "kept", "app.state.factory_adapter"),
         Name("get_factory_adapter", "kept"),

@@ -18,6 +18,7 @@ from typing import Any
 
 from isolane._core import ContextIsolationError, UserExecutionContext, UserWebSocketEmitter
 from isolane.compat.tool_events import ManagerEvents
+from isolane.migration.agents.attributes import read
 from isolane.migration.deprecation import deprecated_call
 from isolane.security.permissions.boundary import PermissionBoundarySystem
 from isolane.security.permissions.engine import PermissionEngine
@@ -250,7 +251,7 @@ class UnifiedToolDispatcher:
         return await self.dispatch_tool(tool_name, {**(parameters or {}), **more})
 
     def _is_of_this_run(self, state: Any, run_id: str | None) -> bool:
-        owner = getattr(state, "user_id", None)
+        owner = read(state, "user_id")
         return (run_id is None or run_id == self.user_context.run_id) and (
             owner is None or owner == self.user_context.user_id
         )

@@ -50,4 +50,4 @@ async def broadcast_message(message: Any, user_id: str | None = None, room_id: s
     hub = process_hub()
     if user_id is not None:
         return await hub.send(user_id, message, None, "broadcast_message")
-    return await hub.send_to_all(message, None, "broadcast_message")
+    return await hub.send_to_all(message, "broadcast_message")

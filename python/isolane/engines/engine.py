@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -28,7 +27,7 @@ from isolane._core import (
     end_stream,
 )
 from isolane.agents.base import BaseAgent
-from isolane.agents.execution import current_step, publish_end, step_context, takes_results
+from isolane.agents.execution import StepReference, current_step, publish_end, step_context, takes_results
 from isolane.agents.instances import AgentInstanceFactory
 from isolane.agents.pipeline import check_pipeline
 from isolane.agents.result import ExecutionResult
@@ -579,10 +578,12 @@ async def _call(
     drive: Callable[[Awaitable[Any]], Awaitable[Any]],
 ) -> Any:
     """Call the agent with the results if it takes them."""
-    token = step_context.set(weakref.ref(context))
+    token = step_context.set(StepReference(context))
     try:
         if takes_results(agent.execute_with_context):
             return await drive(agent.execute_with_context(context, request, results))
         return await drive(agent.execute_with_context(context, request))  # type: ignore[call-arg]
     finally:
-        step_context.reset(token)
+        # A coroutine that nobody finishes is closed by the interpreter, outside of its context.
+        with contextlib.suppress(ValueError):
+            step_context.reset(token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ from isolane._core import ContextIsolationError, UserExecutionContext, user_stre
 from isolane.agents.execution import current_step
 from isolane.migration.agents.attributes import field_names, read
 from isolane.migration.agents.errors import FrozenLegacyState
-from isolane.migration.agents.frozen import Fingerprint, freeze
+from isolane.migration.agents.fingerprint import Fingerprint
+from isolane.migration.agents.frozen import freeze
 from isolane.migration.agents.identity import THREAD, LegacyIdentity, read_identity
 
 Writes = Literal["strict", "lenient"]
@@ -25,8 +27,8 @@ class LegacyExecutionAdapter:
 
     The state is read once, here: from then on later writes to it would be lost. With ``writes="strict"`` they raise
     ``FrozenLegacyState``; with ``"lenient"`` they come to nothing and are counted as ``ISO-D008``. Reading it works as
-    before. A state that cannot be frozen, such as a plain dictionary, is compared when a context of it is cleaned up,
-    or by ``check_writes()``.
+    before. What cannot be frozen, such as a plain dictionary, and writes past the attributes are compared when a
+    context of the state is cleaned up, or by ``check_writes()``.
 
     Args:
         state: a pydantic model, a dataclass, a dictionary, or any object with these attributes.
@@ -46,10 +48,11 @@ class LegacyExecutionAdapter:
         self.identity: LegacyIdentity = read_identity(state)
         self.writes = writes
         self._class_name = type(state).__name__
-        self._holds_any_key = isinstance(state, Mapping)
+        self._on_write = _WriteNoticed(self._class_name, writes, isinstance(state, Mapping))
         self._data = {name: copied(read(state, name), name) for name in field_names(state) if name not in _IDS}
         self._fingerprint: Fingerprint | None = None
-        if freeze_state and not freeze(state, self._on_write):
+        if freeze_state:
+            freeze(state, self._on_write)
             self._fingerprint = Fingerprint(state)
 
     def create_temporary_context(self) -> UserExecutionContext:
@@ -60,15 +63,23 @@ class LegacyExecutionAdapter:
         leaves it open. Names that contexts keep for themselves, such as ``created_at``, get the prefix ``legacy_``.
 
         The caller cleans it up. Raises ``ContextIsolationError`` when the state holds objects of another user, or when
-        it is of another user than the execution in which this is called.
+        it is of another user than the one for whom the code runs that calls this: the execution's, or who has signed in
+        on the request.
         """
         # The context copies them again: it is a context's own rule, and each gets its own.
         data = {f"legacy_{name}" if name in _RESERVED else name: value for name, value in self._data.items()}
         about = {"legacy_state": self._class_name, "legacy_adapted_at": datetime.now(UTC).isoformat()}
+        from isolane.migration.legacy.identity import bound_now  # noqa: PLC0415 - its package imports much
+
         ids = (self.identity.user_id, self.identity.thread_id, self.identity.run_id)
         step = current_step()
-        if step is not None and step.user_id != self.identity.user_id:
-            raise ContextIsolationError("the legacy state belongs to another user than the execution", "bind")
+        bound = bound_now()
+        if bound is not None and bound.user_id != self.identity.user_id:
+            raise ContextIsolationError(
+                "the legacy state belongs to another user than the one for whom this code runs; a state that is kept "
+                "in a module or a class is the usual cause. Make one for each request",
+                "bind",
+            )
         if step is not None and (step.user_id, step.thread_id, step.run_id) == ids:
             context = step.create_child_context(self._class_name, data, about)
         elif any(stream["run_id"] == ids[2] and stream["outcome"] is None for stream in user_streams(ids[0])):
@@ -82,27 +93,36 @@ class LegacyExecutionAdapter:
         return context
 
     def check_writes(self) -> list[str]:
-        """Compare a state that could not be frozen; return what was written, or raise ``FrozenLegacyState``."""
+        """Compare what could not be frozen; return what was written, or raise ``FrozenLegacyState``."""
         changed = self._fingerprint.changed() if self._fingerprint is not None else []
         for name in changed:
             self._on_write(name)
         return changed
 
-    def _on_write(self, field: str) -> None:
+    def __repr__(self) -> str:
+        return f"<LegacyExecutionAdapter of a {self._class_name}, {self.writes}>"
+
+
+@dataclass(frozen=True, slots=True)
+class _WriteNoticed:
+    """What a later write comes to. Not the adapter: what is frozen keeps this, and the adapter keeps the state."""
+
+    class_name: str
+    writes: Writes
+    holds_any_key: bool
+
+    def __call__(self, field: str) -> None:
         # The keys of a dictionary may be somebody's data.
-        name = "" if self._holds_any_key else field
+        name = "" if self.holds_any_key else field
         if self.writes == "strict":
             raise FrozenLegacyState(
-                f"{self._class_name}{name and f'.{name}'} was written after a context was made of the state, so the "
+                f"{self.class_name}{name and f'.{name}'} was written after a context was made of the state, so the "
                 "write would be lost. Write into context.agent_context, or return the value from the agent",
                 name,
             )
         from isolane.migration.deprecation import deprecated_call  # noqa: PLC0415 - only when it happens
 
-        deprecated_call(f"{self._class_name}{name and f'.{name}'}", "ISO-D008")
-
-    def __repr__(self) -> str:
-        return f"<LegacyExecutionAdapter of a {self._class_name}, {self.writes}>"
+        deprecated_call(f"{self.class_name}{name and f'.{name}'}", "ISO-D008")
 
 
 LegacyStateAdapter = LegacyExecutionAdapter

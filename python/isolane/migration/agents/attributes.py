@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,7 +32,18 @@ def field_names(state: object) -> list[str]:
 
     What a property computes is no data.
     """
-    return [name for name in dict.fromkeys(_names(state)) if isinstance(name, str) and not name.startswith("_")]
+    return [
+        name
+        for name in dict.fromkeys(_names(state))
+        if isinstance(name, str) and not name.startswith("_") and not _is_computed(state, name)
+    ]
+
+
+def _is_computed(state: object, name: str) -> bool:
+    """Whether it is a property that is kept once it was read."""
+    if isinstance(state, Mapping):
+        return False
+    return isinstance(inspect.getattr_static(type(state), name, None), functools.cached_property)
 
 
 def _names(state: object) -> Iterator[Any]:
@@ -54,6 +67,11 @@ def _names(state: object) -> Iterator[Any]:
 def _declared(cls: type, name: str) -> Mapping[str, Any]:
     found = getattr(cls, name, None)
     return found if isinstance(found, Mapping) else {}
+
+
+def is_record(value: object) -> bool:
+    """Whether it is data: a pydantic model or a dataclass. Services and sessions that a state holds are left alone."""
+    return hasattr(type(value), "__dataclass_fields__") or hasattr(type(value), "__pydantic_fields__")
 
 
 def is_state(value: object) -> bool:

@@ -1,7 +1,7 @@
 """A legacy state that is no longer written: its attributes, and the lists, dictionaries and sets below them.
 
 The object stays of its class, and reads as before. What cannot be frozen in place, such as a plain dictionary of the
-caller's, is compared instead: see ``Fingerprint``.
+caller's, is compared: see ``Fingerprint``.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import functools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from isolane.migration.agents.attributes import field_names, read
+from isolane.migration.agents.attributes import field_names, is_record, read
 
 OnWrite = Callable[[str], None]
 """Called with the name of what was written. What it raises, the writer gets; else the write comes to nothing."""
@@ -58,7 +58,11 @@ def _container(base: type, changing: dict[str, Callable[..., Any]]) -> type:
         return base(self)
 
     def deep(self: Any, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(base(self), memo)
+        # Noted before it is filled: it may hold itself.
+        made = memo[id(self)] = base()
+        held = copy.deepcopy(list(self.items() if base is dict else self), memo)
+        made.extend(held) if base is list else made.update(held)
+        return made
 
     body: dict[str, Any] = {method: refusing(method, instead) for method, instead in changing.items()}
     body |= {
@@ -128,7 +132,7 @@ _FROZEN_OF: dict[type, type] = {
 
 
 def freeze(state: Any, on_write: OnWrite) -> bool:
-    """Freeze a state in place. Returns whether all of it is frozen: see ``Fingerprint`` for the rest."""
+    """Freeze a state in place. Returns whether its attributes are: see ``Fingerprint`` for the rest."""
     return _Freezer(on_write).object(state, "", 0)
 
 
@@ -188,8 +192,10 @@ class _Freezer:
         if kind in _FROZEN_OF:
             return self._frozen_container(kind, value, field, level)
         if kind is tuple:
-            return tuple(self._value(each, field, level + 1) for each in value)
-        if hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value) and _is_record(value):
+            frozen = tuple(self._value(each, field, level + 1) for each in value)
+            self._seen[id(value)] = (value, frozen)
+            return frozen
+        if hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value) and is_record(value):
             return self._frozen_record(value, field, level)
         return value
 
@@ -215,11 +221,6 @@ class _Freezer:
         else:
             set.update(frozen, value)
         return frozen
-
-
-def _is_record(value: object) -> bool:
-    """Whether it is data: a pydantic model or a dataclass. Services and sessions that a state holds are left alone."""
-    return hasattr(type(value), "__dataclass_fields__") or hasattr(type(value), "__pydantic_fields__")
 
 
 def _guard_of(cls: type) -> type | None:
@@ -277,23 +278,3 @@ def _made_guard(cls: type) -> type:
     # Not through the metaclass: that of pydantic would build a model anew.
     guard: type = type.__new__(type(cls), cls.__name__, (cls,), body)
     return guard
-
-
-class Fingerprint:
-    """What a state held when it was taken, to be told apart from what it holds later."""
-
-    def __init__(self, state: object) -> None:
-        self._state = state
-        self._held = self._fields()
-
-    def _fields(self) -> Mapping[str, Any]:
-        return {name: read(self._state, name) for name in field_names(self._state)}
-
-    def changed(self) -> list[str]:
-        """Return the names of the fields that were set, added or removed since."""
-        now = self._fields()
-        return [
-            name
-            for name in dict.fromkeys([*self._held, *now])
-            if name not in now or name not in self._held or now[name] is not self._held[name]
-        ]

@@ -63,13 +63,13 @@ def check_owner(state: object, context: UserExecutionContext) -> None:
     another user's state, and ``LegacyIdentityError`` for placeholders and other ids.
     """
     user = read(state, "user_id")
-    if not _is_left_out(user) and _checked("user_id", user, state) != context.user_id:
+    if not is_left_out(user) and _checked("user_id", user, state) != context.user_id:
         raise ContextIsolationError("the legacy state belongs to another user than the context", "bind")
     for field, value, own in (
         ("chat_thread_id", _thread_of(state), context.thread_id),
         ("run_id", read(state, "run_id"), context.run_id),
     ):
-        if not _is_left_out(value) and _checked(field, value, state) != own:
+        if not is_left_out(value) and _checked(field, value, state) != own:
             raise LegacyIdentityError(
                 f"{field} of {_kind(state)} is not that of the context. Make the context with the ids of the state, or "
                 "leave them out of the state",
@@ -80,12 +80,13 @@ def check_owner(state: object, context: UserExecutionContext) -> None:
             )
 
 
-def _is_left_out(value: object) -> bool:
+def is_left_out(value: object) -> bool:
+    """Return whether a state does not say an id."""
     return value is None or value == ""
 
 
 def _thread_of(state: object) -> Any:
-    given = [value for name in THREAD if not _is_left_out(value := read(state, name))]
+    given = [value for name in THREAD if not is_left_out(value := read(state, name))]
     if len(given) > 1 and given[0] != given[1]:
         raise LegacyIdentityError(
             f"{_kind(state)} names two conversations, in {THREAD[0]} and in {THREAD[1]}. Set one of them",
@@ -109,7 +110,7 @@ def _checked(field: str, value: object, state: object) -> str:
             "placeholder",
             f"set {field} where the request is authenticated",
         )
-    what = "missing" if _is_left_out(value) else f"no text but {type(value).__name__}"
+    what = "missing" if is_left_out(value) else f"no text but {type(value).__name__}"
     raise LegacyIdentityError(
         f"{field} of {_kind(state)} is {what}. A state needs user_id, chat_thread_id (or thread_id) and run_id of the "
         f"request; there is no default. Set {field} where the request is authenticated",

@@ -8,8 +8,9 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
-from isolane._core import UserExecutionContext
+from isolane._core import ContextIsolationError, UserExecutionContext
 from isolane.agents.base import BaseAgent
+from isolane.agents.execution import current_step_user
 from isolane.agents.registry import Services
 from isolane.migration.agents.legacy import run_legacy
 from isolane.migration.agents.state import LegacyRequest
@@ -113,6 +114,13 @@ class LateToolDispatcher:
         self._context = context
 
     def __getattr__(self, name: str) -> Any:
+        user = current_step_user()
+        if user is not None and user != self._context.user_id:
+            raise ContextIsolationError(
+                "this tool dispatcher was given to an agent of another user; an agent that keeps its dispatcher in a "
+                "class or a module is the usual cause. Keep it in the instance",
+                "access",
+            )
         return getattr(self._context.get_tool_dispatcher(), name)
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from isolane._core import UserExecutionContext, UserWebSocketEmitter
+from isolane._core import ContextIsolationError, UserExecutionContext, UserWebSocketEmitter
 from isolane.agents.base import BaseAgent
 from isolane.agents.execution import run_in_span
 from isolane.agents.result import ExecutionResult
@@ -124,7 +124,15 @@ class AgentMigrationTemplate(BaseAgent):
         return await self._logic_in(context, request)
 
     async def _logic_in(self, context: UserExecutionContext, request: Any) -> Any:
-        before, self._inner = self._inner, context
+        before = self._inner
+        for other in (before, self._bound):
+            if other is not None and other.user_id != context.user_id:
+                raise ContextIsolationError(
+                    f"this {type(self).__name__} works for another user: an instance serves one execution. Make one "
+                    "for each with create_with_context(context), or register the class",
+                    "bind",
+                )
+        self._inner = context
         try:
             return await self._execute_agent_logic(request)
         finally:

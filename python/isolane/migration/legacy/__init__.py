@@ -3,7 +3,7 @@
 from isolane.migration.legacy.adapter import CompatibilityAdapter, LegacyWebSocketBridge
 from isolane.migration.legacy.connections import LegacyConnection
 from isolane.migration.legacy.errors import BroadcastDeniedError, CrossUserSendError, LegacyContextError
-from isolane.migration.legacy.hybrid import BridgeSelector, HybridBridge
+from isolane.migration.legacy.hybrid import HybridBridge
 from isolane.migration.legacy.identity import Bound, bind_context, bound_now
 from isolane.migration.legacy.managers import (
     LegacyAgentBridge,
@@ -22,6 +22,7 @@ from isolane.migration.legacy.modern import ModernWebSocketBridge
 from isolane.migration.legacy.outcome import SendOutcome
 from isolane.migration.legacy.policy import BroadcastPolicy
 from isolane.migration.legacy.process import configure_legacy, process_hub, reset_legacy
+from isolane.migration.legacy.selector import BridgeSelector
 
 __all__ = [
     "Bound",

@@ -9,9 +9,8 @@ from typing import Any
 from isolane.compat.protocols import PooledSocket
 from isolane.migration.deprecation import deprecated
 from isolane.migration.legacy.connections import LegacyConnection
-from isolane.migration.legacy.errors import CrossUserSendError
 from isolane.migration.legacy.hub import LegacyHub, known_user_of_socket
-from isolane.migration.legacy.identity import Bound, bound_now
+from isolane.migration.legacy.identity import Bound, bound_here, bound_now
 from isolane.migration.legacy.outcome import SendOutcome
 
 
@@ -96,25 +95,14 @@ class LegacyManagers:
     async def send_to_thread(self, thread_id: str, message: Any) -> SendOutcome:
         """Send a message to the user of a conversation: the bound one, or the one whose sockets name it.
 
-        Returns ``DROPPED`` where nobody's do. Raises as ``send_to_user`` does, also where the sockets of several users
-        name a conversation alike.
+        Returns ``DROPPED`` where nobody's do. Raises as ``send_to_user`` does: for a conversation that other users have
+        and the bound one has not, and, where nobody is bound, for one that several have.
         """
         hub = self.hub
-        bound = await hub.who(self._captured)
-        users = hub.connections.of_thread(thread_id)
-        if bound is None and len(users) > 1:
-            hub.refuse(
-                CrossUserSendError(
-                    "send_to_thread names a conversation that several users have, where no run context is bound",
-                    call="send_to_thread",
-                    reason="thread",
-                ),
-                None,
-                "send_to_thread",
-            )
-        if bound is None and not users:
+        bound = await bound_here()
+        target = hub.user_of_thread(thread_id, bound, self._captured, "send_to_thread")
+        if target is None:
             return SendOutcome.DROPPED
-        target = bound.user_id if bound is not None else users.pop()
         read = hub.read(message, target, bound, "send_to_thread")
         return hub.deliver(target, read, bound, "send_to_thread")
 
@@ -141,17 +129,17 @@ class LegacyManagers:
         if user_id is not None:
             return await self.hub.send(user_id, message, self._captured, "broadcast_message")
         del room_id
-        return await self.hub.send_to_all(message, self._captured, "broadcast_message")
+        return await self.hub.send_to_all(message, "broadcast_message")
 
     @deprecated("ISO-D006", symbol="broadcast_to_all")
     async def broadcast_to_all(self, message: Any, exclude_users: Iterable[str] | None = None) -> int:
         """As ``broadcast_message``, but for some users."""
-        return await self.hub.send_to_all(message, self._captured, "broadcast_to_all", exclude_users or ())
+        return await self.hub.send_to_all(message, "broadcast_to_all", exclude_users or ())
 
     @deprecated("ISO-D006", symbol="broadcast")
     async def broadcast(self, message: Any) -> int:
         """As ``broadcast_message``."""
-        return await self.hub.send_to_all(message, self._captured, "broadcast")
+        return await self.hub.send_to_all(message, "broadcast")
 
     # -- sockets ---------------------------------------------------------------------------------------------------
 
@@ -180,14 +168,21 @@ class LegacyManagers:
         )
         made = ConnectionId(connection.connection_id)
         is_known, signed_in = known_user_of_socket(websocket)
-        if is_known:
-            hub.begin_for(connection, signed_in, "add_connection")
-            made.begun = None
-        else:
-            made.begun = asyncio.get_running_loop().create_task(
-                hub.begin(connection, call="add_connection"), name="isolane legacy socket"
-            )
-            made.begun.add_done_callback(_note_refusal)
+        try:
+            loop = asyncio.get_running_loop()
+            if is_known:
+                hub.begin_for(connection, signed_in, "add_connection")
+                made.begun = None
+            else:
+                made.begun = loop.create_task(
+                    hub.begin(connection, call="add_connection"), name="isolane legacy socket"
+                )
+                made.begun.add_done_callback(_note_refusal)
+        except BaseException:
+            # One that was begun earlier goes on: it is the second call that failed.
+            if connection.link is None:
+                hub.connections.remove(connection)
+            raise
         return made
 
     @deprecated("ISO-D007", symbol="connect_user")

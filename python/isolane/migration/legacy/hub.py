@@ -162,9 +162,18 @@ class LegacyHub:
             run_id = own.run_id if message.kind in AGENT_EVENTS else None
         if run_id is None and message.kind not in AGENT_EVENTS and not self._has_reader(target):
             return SendOutcome.DROPPED, None
+        if run_id is not None and not self.runs.has(target, run_id) and has_ended(target, run_id):
+            # Begun anew, the run would take the place of its own log, which somebody may be yet to read.
+            run_id = None
         # What names no run goes into one log of the user, the six as well: there it stays in order.
         thread = message.thread_id or (own.thread_id if own is not None else None)
-        is_new = self.runs.publish(target, message, run_id, thread)
+        try:
+            is_new = self.runs.publish(target, message, run_id, thread)
+        except RunClosed:
+            if run_id is None:
+                raise
+            run_id = None
+            is_new = self.runs.publish(target, message, run_id, thread)
         return reached(target) if is_new else SendOutcome.MERGED, self.runs.run_id_of(target, run_id)
 
     def _has_reader(self, user_id: str) -> bool:
@@ -196,11 +205,10 @@ class LegacyHub:
             return None
         return reached(context.user_id)
 
-    async def send_to_all(
-        self, message: object, captured: str | None, call: str, exclude: Iterable[object] = ()
-    ) -> int:
+    async def send_to_all(self, message: object, call: str, exclude: Iterable[object] = ()) -> int:
         """Send a broadcast, as the policy says. Returns how many users have it in their logs."""
-        bound = await self.who(captured)
+        # Not whose manager it is: a message that names nobody may be about anybody, and goes to whom the code runs for.
+        bound = await bound_here()
         kind = LegacyMessage.read(message, _named_user(message), call=call).kind
         policy = self.broadcast
         excluded = {self.mappings.resolve(user_id) for user_id in exclude}
@@ -217,8 +225,9 @@ class LegacyHub:
         if bound is None:
             self.refuse(
                 BroadcastDeniedError(
-                    f"{call} is called where no run context is bound, so there is no user to whom it could go; a "
-                    "notice that is for everybody is listed in ISOLANE_LEGACY_BROADCAST=allow:<type>",
+                    f"{call} is called where no run context is bound, so there is no user to whom it could go; call "
+                    "send_to_user, or call it in `with bind_context(context)`. A notice that is for everybody is "
+                    "listed in ISOLANE_LEGACY_BROADCAST=allow:<type>",
                     "publish",
                 ),
                 None,
@@ -341,6 +350,32 @@ class LegacyHub:
             )
         return connection
 
+    def user_of_thread(self, thread_id: str, bound: Bound | None, captured: str | None, call: str) -> str | None:
+        """Return to whom a message for a conversation goes; ``None`` for nobody.
+
+        Users may call theirs alike. Raises ``CrossUserSendError``, which is recorded: for a conversation of others, and
+        for one of several where nobody is bound.
+        """
+        users = self.connections.of_thread(thread_id)
+        own = bound.user_id if bound is not None else captured
+        if own is None and len(users) <= 1:
+            return next(iter(users), None)
+        is_own = own is not None and (own in users or _has_thread(own, bound, thread_id))
+        if users and not is_own:
+            self.refuse(
+                CrossUserSendError(
+                    f"{call} names a conversation of another user than the one for whom this code runs, or of several "
+                    "where it runs for nobody; call it in an agent or request of the user, or in `with "
+                    "bind_context(context)`",
+                    call=call,
+                    reason="thread",
+                ),
+                bound if bound is not None or own is None else Bound(own),
+                call,
+            )
+        # A bound user's conversation may be named anew; for whom a kept manager was got, says nothing of it.
+        return own if is_own or bound is not None else None
+
     # -- ending ----------------------------------------------------------------------------------------------------
 
     def end_idle(self) -> None:
@@ -367,6 +402,18 @@ class LegacyHub:
             "refused": self.refusals.counts(),
             "broadcast": self.broadcast.mode,
         }
+
+
+def _has_thread(user_id: str, bound: Bound | None, thread_id: str) -> bool:
+    """Return whether a conversation is that of the bound run, or of a run of the user."""
+    if bound is not None and bound.context is not None and bound.context.thread_id == thread_id:
+        return True
+    return any(stream["thread_id"] == thread_id for stream in user_streams(user_id))
+
+
+def has_ended(user_id: str, run_id: str) -> bool:
+    """Return whether a run of the user has ended, and its log is still there to be read."""
+    return any(stream["run_id"] == run_id and stream["outcome"] is not None for stream in user_streams(user_id))
 
 
 def has_socket(user_id: str) -> bool:

@@ -11,7 +11,8 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from itertools import islice
+from typing import Any, Protocol
 
 from isolane._core import EventCursor, UserExecutionContext, UserWebSocketEmitter, user_streams
 from isolane.compat.run_spans import stream_head
@@ -30,6 +31,10 @@ REPLACED = 4504
 NO_DISPLACING = 1 << 16
 """The bridge reads beside the sockets of a user and takes the place of none."""
 READ_EVENTS = 64
+LOOKED_AT = 4
+"""Users who are looked at, whether anything of theirs is to come, when another one begins to be read."""
+OTHER_LOOP_SECONDS = 0.02
+"""How often the progress of a reader in another event loop is looked at."""
 MAX_RUNS = 64
 """Runs of a user that are read before those whose logs are gone are forgotten."""
 
@@ -76,7 +81,7 @@ class HybridBridge(ModernWebSocketBridge):
         super().__init__(factory, audit=audit)
         self.legacy = legacy
         self._send_seconds = send_seconds
-        self._forwarding: dict[str, _Forwarding] = {}
+        self._forwarding: dict[str, list[_Forwarding]] = {}
         self._forwarded = 0
         self._failed = 0
 
@@ -94,17 +99,19 @@ class HybridBridge(ModernWebSocketBridge):
         user_id, run_id = context.user_id, context.run_id
         # Its stream is there from here on.
         context.get_websocket_emitter()
-        forwarding = self._forwarding_of(user_id)
-        if not forwarding.add(run_id):
+        if not self._read(user_id, run_id):
             return
 
         async def let_go() -> None:
+            forwarding = self._reader_of(user_id, run_id)
+            if forwarding is None:
+                return
             try:
                 await forwarding.drain(run_id, stream_head(user_id, run_id)[1], self._send_seconds)
             finally:
                 self._failed += max(0, stream_head(user_id, run_id)[1] - forwarding.handed(run_id))
-                if forwarding.discard(run_id) and self._forwarding.get(user_id) is forwarding:
-                    del self._forwarding[user_id]
+                if forwarding.discard(run_id):
+                    self._drop(forwarding)
 
         context.register_cleanup_callback(let_go, timeout=self._send_seconds + 1.0)
 
@@ -122,7 +129,7 @@ class HybridBridge(ModernWebSocketBridge):
             # It is in no log that the older bridge is handed.
             await self._hand_over(target, _as_dictionary(message))
         else:
-            self._forwarding_of(target).add(run_id)
+            self._read(target, run_id)
         return outcome
 
     @staticmethod
@@ -130,28 +137,67 @@ class HybridBridge(ModernWebSocketBridge):
         """Whether a run is that of a context, which is handed over from its beginning or not at all."""
         return bound is not None and bound.context is not None and bound.context.run_id == run_id
 
+    def _read(self, user_id: str, run_id: str) -> bool:
+        """Read a run for the older bridge, in the loop that runs. Returns whether it was not read before."""
+        reader = self._reader_of(user_id, run_id)
+        if reader is not None and reader.is_working:
+            return False
+        return self._forwarding_of(user_id).add(run_id)
+
     def _forwarding_of(self, user_id: str) -> _Forwarding:
-        forwarding = self._forwarding.get(user_id)
-        if forwarding is None:
-            forwarding = self._forwarding[user_id] = _Forwarding(self, user_id)
-        return forwarding
+        """Return what reads for a user in the loop that runs. It goes on where those of loops that ended were."""
+        loop = asyncio.get_running_loop()
+        all_of_user = self._forwarding.get(user_id, [])
+        ended = [one for one in all_of_user if not one.is_working]
+        working = [one for one in all_of_user if one.is_working]
+        found = next((one for one in working if one.loop is loop), None)
+        if found is None:
+            self._end_idle()
+            found = _Forwarding(self, user_id)
+            working.append(found)
+        self._forwarding[user_id] = working
+        for one in ended:
+            one.stop()
+            found.take_over(one)
+        return found
+
+    def _reader_of(self, user_id: str, run_id: str | None) -> _Forwarding | None:
+        return next((one for one in self._forwarding.get(user_id, ()) if one.has(run_id)), None)
 
     def _is_followed(self, user_id: str, run_id: str | None) -> bool:
-        forwarding = self._forwarding.get(user_id)
-        return forwarding is not None and forwarding.has(run_id)
+        return self._reader_of(user_id, run_id) is not None
+
+    def _drop(self, forwarding: _Forwarding) -> None:
+        left = [one for one in self._forwarding.get(forwarding.user_id, ()) if one is not forwarding]
+        if left:
+            self._forwarding[forwarding.user_id] = left
+        else:
+            self._forwarding.pop(forwarding.user_id, None)
+
+    def _end_idle(self) -> None:
+        """Stop reading for users of whom nothing is to come: of a few, those looked at longest ago."""
+        for user_id in list(islice(self._forwarding, LOOKED_AT)):
+            readers = self._forwarding.pop(user_id)
+            streams = {stream["run_id"]: stream for stream in user_streams(user_id)}
+            for reader in readers:
+                if reader.is_idle(streams):
+                    reader.stop()
+            left = [reader for reader in readers if not reader.is_idle(streams)]
+            if left:
+                self._forwarding[user_id] = left
 
     async def cleanup_user_session(self, user_id: str) -> int:
         """As ``ModernWebSocketBridge.cleanup_user_session``; the older bridge is handed nothing more of the user's."""
         ended = await super().cleanup_user_session(user_id)
-        forwarding = self._forwarding.pop(user_id, None)
-        if forwarding is not None:
+        for forwarding in self._forwarding.pop(user_id, ()):
             forwarding.stop()
         return ended
 
     async def close(self) -> None:
         """Hand the older bridge nothing more."""
-        forwarding, self._forwarding = list(self._forwarding.values()), {}
-        tasks = {task for one in forwarding if (task := one.stop()) is not None}
+        forwarding, self._forwarding = [one for readers in self._forwarding.values() for one in readers], {}
+        loop = asyncio.get_running_loop()
+        tasks = {task for one in forwarding if (task := one.stop()) is not None and one.loop is loop}
         if tasks:
             await asyncio.wait(tasks)
 
@@ -187,12 +233,36 @@ class _Forwarding:
         self._runs: set[str] = set()
         self._positions: dict[str, int] = {}
         self._handed: dict[str, int] = {}
+        self.loop = asyncio.get_running_loop()
         self._progress = asyncio.Event()
         self._cursor = self._new_cursor()
         self._task: asyncio.Task[None] | None = asyncio.create_task(self._run(), name="isolane hybrid bridge")
 
     def _new_cursor(self) -> EventCursor:
         return EventCursor(self.user_id, framed=False, max_connections=NO_DISPLACING)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether it reads. It does so no more when its loop has ended."""
+        return self._task is not None and not self._task.done() and not self.loop.is_closed()
+
+    def is_idle(self, streams: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Return whether all of its runs, by the streams of its user, have ended and were handed over, or are gone."""
+        return all(
+            run_id not in streams
+            or (streams[run_id]["outcome"] is not None and self.handed(run_id) >= streams[run_id]["head"])
+            for run_id in self._runs
+        )
+
+    def take_over(self, ended: _Forwarding) -> None:
+        """Read the runs of another one, which has stopped, from where it was."""
+        epochs = {stream["run_id"]: stream["epoch"] for stream in user_streams(self.user_id)}
+        for run_id in ended._runs - self._runs:
+            position = ended._positions[run_id]
+            self._runs.add(run_id)
+            self._positions[run_id] = position
+            self._handed[run_id] = ended.handed(run_id)
+            self._cursor.subscribe(run_id, epochs.get(run_id), position)
 
     def has(self, run_id: str | None) -> bool:
         """Return whether a run is read."""
@@ -226,10 +296,15 @@ class _Forwarding:
     def stop(self) -> asyncio.Task[None] | None:
         """Stop reading, at once. Returns the task that is being cancelled."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
         self._cursor.detach()
-        self._progress.set()
+        if asyncio.get_running_loop() is self.loop:
+            if task is not None:
+                task.cancel()
+            self._progress.set()
+        elif task is not None:
+            # A loop that has ended has nothing left to stop.
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(task.cancel)
         return task
 
     def handed(self, run_id: str) -> int:
@@ -240,7 +315,10 @@ class _Forwarding:
         """Wait until a run was handed over up to a number, or for so many seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._task is not None and not self._task.done() and self.handed(run_id) < head:
+                while self.is_working and self.handed(run_id) < head:
+                    if asyncio.get_running_loop() is not self.loop:
+                        await asyncio.sleep(OTHER_LOOP_SECONDS)
+                        continue
                     self._progress.clear()
                     await self._progress.wait()
 
@@ -296,51 +374,3 @@ def _as_dictionary(message: LegacyMessage) -> dict[str, Any]:
         "payload": message.payload,
         **{key: value for key, value in named.items() if value is not None},
     }
-
-
-class FlagsOfBridges(Protocol):
-    """Says by which bridge a user's runs go, as ``MigrationFeatureFlags`` does."""
-
-    def bridge_mode(self, user: str | UserExecutionContext, /) -> Literal["legacy", "hybrid", "modern"]:
-        """Return the mode. For a context it is the one that was decided when the context was made."""
-
-
-class BridgeSelector:
-    """Gives each run the bridge of its mode, which does not change while the run lives.
-
-    Args:
-        flags: decides, as ``MigrationFeatureFlags``.
-        legacy: the service's own bridge, as it is.
-        modern: the modern one. Default: one of its own.
-        audit: records each refusal. Default: nobody.
-    """
-
-    def __init__(
-        self,
-        flags: FlagsOfBridges,
-        legacy: OlderBridge,
-        modern: ModernWebSocketBridge | None = None,
-        *,
-        audit: AuditSink | None = None,
-    ) -> None:
-        self.flags = flags
-        self.legacy = legacy
-        self.modern = modern if modern is not None else ModernWebSocketBridge(audit=audit)
-        self.hybrid = HybridBridge(legacy, self.modern.factory, audit=audit)
-
-    def bridge_of(self, context: UserExecutionContext) -> OlderBridge | HybridBridge | ModernWebSocketBridge:
-        """Return the bridge for a run. A mode that is not known is taken for ``legacy``."""
-        mode = self.flags.bridge_mode(context)
-        if mode == "modern":
-            return self.modern
-        return self.hybrid if mode == "hybrid" else self.legacy
-
-    async def create_user_emitter(self, user_id: str, context: UserExecutionContext) -> UserWebSocketEmitter | None:
-        """Return an emitter for a run by its bridge; ``None`` where the older bridge alone serves it.
-
-        Raises ``ContextIsolationError`` for a context of another user.
-        """
-        bridge = self.bridge_of(context)
-        if isinstance(bridge, ModernWebSocketBridge):
-            return await bridge.create_user_emitter(user_id, context)
-        return None

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from isolane._core import ContextIsolationError, UserExecutionContext
-from isolane.agents.execution import current_step
+from isolane.agents.execution import current_step, current_step_user
 from isolane.contexts.caller import current_caller
 from isolane.contexts.factory import validate_user_context
 
@@ -60,17 +60,28 @@ def bind_context(context: UserExecutionContext) -> Iterator[None]:
     try:
         yield
     finally:
-        _explicit.reset(token)
+        # A generator that ends in another context than it began in has nothing to put back there.
+        with contextlib.suppress(ValueError):
+            _explicit.reset(token)
 
 
 def bound_now() -> Bound | None:
     """Return for whom this code runs, as far as that is known without waiting.
 
     The agent execution that an engine runs, else the block of ``bind_context``, else the connection that is served.
+    What an execution has left behind is its user's, whatever has become of its context.
     """
     step = current_step()
     if step is not None:
         return Bound(step.user_id, step)
+    outside = _bound_outside_of_steps()
+    started_by = current_step_user()
+    if started_by is None or (outside is not None and outside.user_id == started_by):
+        return outside
+    return Bound(started_by)
+
+
+def _bound_outside_of_steps() -> Bound | None:
     held = _explicit.get()
     if held is not None:
         return Bound(held.user_id, held.context())

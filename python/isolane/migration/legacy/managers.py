@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
-from isolane._core import UserExecutionContext
+from isolane._core import UserExecutionContext, user_streams
 from isolane.migration.deprecation import deprecated
 from isolane.migration.legacy.errors import CrossUserSendError, LegacyContextError
 from isolane.migration.legacy.face import LegacyManagers, returns_itself
 from isolane.migration.legacy.identity import Bound, bound_here, bound_now
 from isolane.migration.legacy.outcome import SendOutcome
-from isolane.migration.legacy.process import process_hub, running_applications
+from isolane.migration.legacy.process import current_application, process_hub
 
 
 class LegacyManagerProxy(LegacyManagers):
@@ -93,7 +93,10 @@ class LegacyAgentBridge:
 
     async def _send(self, kind: str, run_id: str, agent_name: str, payload: dict[str, Any]) -> bool:
         hub = process_hub()
-        bound = await hub.who(self._captured)
+        bound = await bound_here()
+        if bound is None and self._captured is not None and _is_run_of(self._captured, run_id):
+            # Kept for this user, and used where nobody is bound: for runs of the user, and for no others.
+            bound = Bound(self._captured)
         if bound is None:
             raise LegacyContextError(
                 "an agent's event needs the user whose run it is, and none is bound here: publish it in an agent "
@@ -140,9 +143,9 @@ class LegacyEngineProxy:
                 Bound(context.user_id, context),
                 "execute_agent",
             )
-        running = running_applications()
-        if running:
-            factory = running[-1].factory
+        application = current_application()
+        if application is not None:
+            factory = application.factory
         else:
             from isolane.compat.execution_engine_factory import get_execution_engine_factory  # noqa: PLC0415
 
@@ -206,6 +209,10 @@ def get_execution_engine(*_: Any, **__: Any) -> LegacyEngineProxy:
 def get_tool_dispatcher(*_: Any, **__: Any) -> LegacyToolDispatcherProxy:
     """Return the dispatcher of tools; ``await`` gives the same. It is that of the bound context."""
     return LegacyToolDispatcherProxy()
+
+
+def _is_run_of(user_id: str, run_id: object) -> bool:
+    return any(stream["run_id"] == run_id for stream in user_streams(user_id))
 
 
 def _captured() -> str | None:

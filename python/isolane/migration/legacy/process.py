@@ -29,6 +29,16 @@ def running_applications() -> tuple[Isolane, ...]:
     return found
 
 
+def current_application() -> Isolane | None:
+    """Return the application whose request is served, else the one that was started last, else ``None``."""
+    caller = current_caller.get()
+    application: Isolane | None = caller.application if caller is not None else None
+    if application is None:
+        running = running_applications()
+        application = running[-1] if running else None
+    return application
+
+
 def configure_legacy(
     factory: WebSocketBridgeFactory | None = None,
     *,
@@ -77,11 +87,7 @@ def process_hub() -> LegacyHub:
     global _default  # noqa: PLW0603 - the older names are the process's
     if _configured is not None:
         return _configured
-    caller = current_caller.get()
-    application = caller.application if caller is not None else None
-    if application is None:
-        running = running_applications()
-        application = running[-1] if running else None
+    application = current_application()
     with _lock:
         if application is None:
             if _default is None:

@@ -40,15 +40,17 @@ class LegacyRuns:
     def publish(self, user_id: str, message: LegacyMessage, run_id: str | None, thread_id: str | None) -> bool:
         """Publish a message into a run of a user. Returns ``False`` for a beginning that was told already.
 
-        Messages that name no run share one. Raises what publishing raises, and ``ContextIsolationError`` for a run of
-        another user.
+        Messages that name no run share one. Raises what publishing raises, ``RunClosed`` for a run that somebody else
+        has ended, and ``ContextIsolationError`` for a run of another user.
         """
         lifecycle.check_payload(message.payload)
         try:
             return self._publish(user_id, message, run_id, thread_id)
         except RunClosed:
-            # Its stream was ended by somebody else: the run goes on in a new one, as the older manager would.
             self._end(user_id, run_id)
+            if run_id is not None:
+                raise
+            # What names no run goes on in a new one.
             return self._publish(user_id, message, run_id, thread_id)
 
     def _publish(self, user_id: str, message: LegacyMessage, run_id: str | None, thread_id: str | None) -> bool:
@@ -77,6 +79,10 @@ class LegacyRuns:
         self._users.move_to_end(user_id)
         self._users[user_id].move_to_end(run_id)
         return run.spans
+
+    def has(self, user_id: str, run_id: str) -> bool:
+        """Return whether a run is open here."""
+        return run_id in self._users.get(user_id, ())
 
     def run_id_of(self, user_id: str, run_id: str | None = None) -> str:
         """Return the id of a run into which something was told; without one, of the run of messages that name none."""
