@@ -11,7 +11,7 @@ from typing import Literal
 from isolane.migration.codemod.config import MigrateConfig
 from isolane.migration.codemod.findings import Finding, Severity
 from isolane.migration.codemod.module import Module
-from isolane.migration.codemod.names import annotated
+from isolane.migration.codemod.names import Scope, annotated
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,24 @@ def context_in_scope(module: Module, node: ast.AST) -> str | None:
     """Return the name of a parameter or variable that holds a per-user context where a node stands."""
     scope = module.scope_at(node).function()
     while scope is not None:
-        for name, annotation in scope.annotations.items():
-            if module.config.context_list.find(annotated(annotation, scope)):
-                return name
-        for name, values in scope.values.items():
-            for value in values:
-                made = scope.resolve(value.func) if isinstance(value, ast.Call) else frozenset()
-                if any(module.config.context_list.find([one, one.rpartition(".")[0]]) for one in made):
-                    return name
+        # Asked for each call in a function, and the same for all of them.
+        if scope not in module.contexts:
+            module.contexts[scope] = _context_of(module, scope)
+        if (name := module.contexts[scope]) is not None:
+            return name
         scope = scope.parent.function() if scope.parent else None
+    return None
+
+
+def _context_of(module: Module, scope: Scope) -> str | None:
+    for name, annotation in scope.annotations.items():
+        if module.config.context_list.find(annotated(annotation, scope)):
+            return name
+    for name, values in scope.values.items():
+        for value in values:
+            made = scope.resolve(value.func) if isinstance(value, ast.Call) else frozenset()
+            if any(module.config.context_list.find([one, one.rpartition(".")[0]]) for one in made):
+                return name
     return None
 
 

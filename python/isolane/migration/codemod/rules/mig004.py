@@ -21,11 +21,7 @@ def _used_as_result(module: Module, node: ast.Call) -> bool:
         return False
     name = parent.targets[0].id
     home = module.scope_at(parent.targets[0]).home(name)
-    uses = [
-        module.parent(one)
-        for one in module.nodes(ast.Name)
-        if one.id == name and isinstance(one.ctx, ast.Load) and module.scope_at(one).home(name) is home
-    ]
+    uses = [module.parent(one) for one in module.uses(name, home) if isinstance(one.ctx, ast.Load)]
     return bool(uses) and all(isinstance(use, ast.Attribute) for use in uses)
 
 
