@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, TypeVar
 
 from isolane.migration.codemod.config import MigrateConfig
 from isolane.migration.codemod.findings import Finding, Fix, Severity, Span
 from isolane.migration.codemod.names import Scope, annotated
-from isolane.migration.codemod.source import SourceText
+from isolane.migration.codemod.source import SourceText, statement_starts
 
 _N = TypeVar("_N", bound=ast.AST)
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -49,8 +50,8 @@ class Module:
         self._links: dict[ast.AST, tuple[ast.AST, Scope]] = {}
         self._scopes: dict[ast.AST, Scope] = {tree: self._top}
         self._walked = False
-        self.contexts: dict[Scope, str | None] = {}
-        """For each function that was asked about, its own name of a context."""
+        self.contexts: dict[Scope, list[tuple[int, str]]] = {}
+        """For each function that was asked about, its own names of a context, each with the line that gives it."""
         self._uses: dict[str, list[ast.Name]] | None = None
         self._by_home: dict[str, dict[Scope | None, list[ast.Name]]] = {}
         self._given: dict[str, list[ast.expr]] | None = None
@@ -96,6 +97,11 @@ class Module:
         name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
         if self._given is not None and name:
             self._given.setdefault(name, []).append(value)
+
+    @cached_property
+    def starts(self) -> frozenset[tuple[int, int]]:
+        """Where the statements begin."""
+        return statement_starts(self.tree)
 
     def functions(self) -> Iterator[FunctionNode]:
         """Yield all functions, of both kinds."""
