@@ -161,6 +161,12 @@ def _kit_of(item: pytest.Item) -> CanaryKit:
     return kit
 
 
+def planted(item: pytest.Item) -> int:
+    """How many crossings a test, or the lab for it, has planted on purpose."""
+    kit = item.stash.get(_KIT, None)
+    return 0 if kit is None else kit.planted
+
+
 def _around_call(item: pytest.Item) -> Generator[None, object, object]:
     """Look for canaries while a test runs that asked for it, and fail it for what crossed."""
     if not item.config.getoption("isolane_canary") and item.get_closest_marker(MARKER) is None:
