@@ -9,7 +9,7 @@ import re
 import sys
 import tokenize
 import warnings
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from isolane.migration.codemod.errors import UnreadableError
@@ -123,8 +123,9 @@ def parse(text: str) -> ast.Module:
         raise UnreadableError(f"it is not Python: {error}") from error
 
 
+@lru_cache(maxsize=1)
 def statement_starts(tree: ast.Module) -> frozenset[tuple[int, int]]:
-    """Return where the statements of a tree begin: the line, and the bytes before it."""
+    """Return where the statements of a tree begin: the line, and the bytes before it. Each marker of a file asks."""
     return frozenset((one.lineno, one.col_offset) for one in ast.walk(tree) if isinstance(one, ast.stmt))
 
 

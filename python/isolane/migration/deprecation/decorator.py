@@ -43,7 +43,7 @@ class _Function:
 
 
 class _SignatureOfInit:
-    """The signature of a class, and of those below it: that of ``__init__``, which `__new__` would hide from FastAPI."""
+    """The signature of a class and of those below it: that of ``__init__``, which `__new__` would hide."""
 
     def __get__(self, instance: object, owner: type) -> inspect.Signature:
         if instance is not None:
