@@ -7,7 +7,7 @@ next to nothing, and `isolane` itself is imported by the first test that uses a 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +27,27 @@ if TYPE_CHECKING:
 
 MARKER = "isolane_isolation"
 LAB_USERS = 8
+
+_NEEDS = "isolane's pytest plugin needs pluggy 1.2 or later, which pytest 8 brings"
+
+
+def _wraps() -> Callable[..., Any] | None:
+    try:
+        return pytest.hookimpl(wrapper=True)
+    except TypeError:
+        return None
+
+
+_AROUND = _wraps()
+"""Marks a hook as one around the others; None where pluggy has none.
+
+There a project that only has isolane installed runs as ever, and a test that asks for something of it is told.
+"""
+
+
+def _require_wrappers() -> None:
+    if _AROUND is None:
+        raise pytest.UsageError(_NEEDS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,7 +104,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(
             hooks.Deprecations(config.getoption("isolane_deprecations")), "isolane-deprecations"
         )
+    if config.getoption("isolane_canary"):
+        _require_wrappers()
     if config.getoption("isolane_strict"):
+        _require_wrappers()
         from isolane_pytest import hooks  # noqa: PLC0415 - the same
 
         config.pluginmanager.register(hooks.Strict(), "isolane-strict")
@@ -113,6 +137,7 @@ def _users_of(item: pytest.Item) -> int | None:
     marker = item.get_closest_marker(MARKER)
     if marker is None:
         return None
+    _require_wrappers()
     if marker.args or set(marker.kwargs) - {"users"}:
         raise pytest.UsageError(f"{MARKER} takes users=, such as @pytest.mark.{MARKER}(users={LAB_USERS})")
     users = marker.kwargs.get("users", LAB_USERS)
@@ -128,6 +153,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _kit_of(item: pytest.Item) -> CanaryKit:
+    _require_wrappers()
     if (kit := item.stash.get(_KIT, None)) is None:
         from isolane.testing.canaries import CanaryKit  # noqa: PLC0415 - imports isolane
 
@@ -135,8 +161,13 @@ def _kit_of(item: pytest.Item) -> CanaryKit:
     return kit
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+def planted(item: pytest.Item) -> int:
+    """How many crossings a test, or the lab for it, has planted on purpose."""
+    kit = item.stash.get(_KIT, None)
+    return 0 if kit is None else kit.planted
+
+
+def _around_call(item: pytest.Item) -> Generator[None, object, object]:
     """Look for canaries while a test runs that asked for it, and fail it for what crossed."""
     if not item.config.getoption("isolane_canary") and item.get_closest_marker(MARKER) is None:
         # Whoever uses the fixture asks for it as well.
@@ -152,6 +183,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         kit.uninstall()
     _fail_for(kit)
     return result
+
+
+if _AROUND is not None:
+    pytest_runtest_call = _AROUND(_around_call)
 
 
 def _fail_for(kit: CanaryKit) -> None:

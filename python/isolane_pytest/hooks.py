@@ -8,6 +8,11 @@ import pytest
 from isolane import audit_isolation, default_limiter, isolation_violations
 from isolane.migration.deprecation import set_warn_mode
 
+from isolane_pytest import planted
+
+_CANARIES = "content"
+"""The boundary under which a canary that crossed is counted, wherever it was."""
+
 
 class Deprecations:
     """``--isolane-deprecations``: how legacy calls are told in this run."""
@@ -24,11 +29,13 @@ class Strict:
     """``--isolane-strict``: nothing crosses, nothing is shared and nothing stays behind, in any test."""
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_call(self) -> Generator[None, object, object]:
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Compare before and after a test."""
         violations, held = isolation_violations(), _held()
+        violations[_CANARIES] = violations.get(_CANARIES, 0) - planted(item)
         shared = {str(finding) for finding in audit_isolation()}
         result = yield
+        violations[_CANARIES] += planted(item)
         problems = [
             f"{boundary} saw an object of another user"
             for boundary, count in isolation_violations().items()

@@ -284,3 +284,49 @@ def test_an_unreadable_error_knows_its_line():
     with pytest.raises(UnreadableError) as caught:
         scan_text(SourceText("x = 1\ndef f(:\n"), "m.py", SETTINGS)
     assert caught.value.line == 2
+
+
+ASYNC_GETTER = "async def get_websocket_manager():\n    return 1\n"
+
+
+def test_a_wait_is_put_only_where_something_can_wait(tmp_path):
+    text = (
+        "from app.websocket.manager import get_websocket_manager\n\n\n"
+        "async def f():\n"
+        "    class A:\n"
+        "        m = get_websocket_manager().x\n"
+        "        n = [get_websocket_manager().x for _ in range(2)]\n"
+        "    return A, get_websocket_manager().x\n"
+    )
+    put(tmp_path, app__websocket__manager=ASYNC_GETTER, m=text)
+    found = fixed(tmp_path, unsafe=False)
+    compile(found, "m.py", "exec")
+    assert found == text.replace("return A, get_websocket_manager().x", "return A, (await get_websocket_manager()).x")
+
+
+def test_a_marker_is_put_once_wherever_it_has_to_stand(tmp_path):
+    text = (
+        "from app.websocket.manager import get_websocket_manager\n\n\n"
+        "def f():\n"
+        '    x = """\n'
+        '    """; y = get_websocket_manager(1)\n'
+        "    if x: \\\n"
+        "        z = get_websocket_manager(2)\n"
+        "    return y, z\n"
+    )
+    once = fixed(put(tmp_path, m=text))
+    assert once.count("TODO(MIG003)") == 2
+    assert fixed(put(tmp_path, m=once)) == once
+
+
+def test_a_context_that_is_made_later_is_not_taken_before(tmp_path):
+    text = (
+        "from app.websocket.manager import get_websocket_manager\nfrom isolane import UserExecutionContext\n\n\n"
+        "def f():\n"
+        "    early = get_websocket_manager()\n"
+        "    context = UserExecutionContext('ann', 'a', 'b')\n"
+        "    return early, get_websocket_manager()\n"
+    )
+    found = fixed(put(tmp_path, m=text))
+    assert "early = get_websocket_manager()\n" in found
+    assert "return early, context.get_websocket_emitter()\n" in found

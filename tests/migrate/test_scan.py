@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from isolane.cli import main
 from isolane.migration.codemod import RULES, MigrateConfig, MigrateConfigError, load_config, scan_paths
-from isolane.migration.codemod.baseline import fingerprint
+from isolane.migration.codemod.baseline import fingerprint, read_baseline, without_known
 from isolane.migration.codemod.config import config_from
 from isolane.migration.codemod.files import SKIPPED
 
@@ -462,3 +462,46 @@ def test_this_project_is_scanned_without_a_problem():
     report = scan_paths([ROOT / "python", ROOT / "examples" / "optimizer"], MigrateConfig(root=ROOT), processes=1)
     assert report.problems == ()
     assert report.files > 150
+
+
+GETTER = "from app.websocket.manager import get_websocket_manager\n\n\nasync def f():\n"
+MANY = {
+    "getters": (GETTER, "    m{0} = await get_websocket_manager()\n    m{0}.send()\n"),
+    "locks": (
+        "import threading\n\n\nclass A:\n    def __init__(self):\n        self.lock = threading.Lock()\n",
+        "    async def m{0}(self):\n        self.x{0} = 1\n        with self.lock:\n            await f({0})\n",
+    ),
+    "states": (
+        "from app.agents.state import DeepAgentState\n",
+        "def f{0}(state: DeepAgentState, run_id):\n    return state.user_id\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_many_findings_in_one_file_do_not_make_it_slow(tmp_path, kind):
+    beginning, each = MANY[kind]
+    (tmp_path / "many.py").write_text(beginning + "".join(each.format(number) for number in range(3_000)))
+    report = scan_paths([tmp_path], MigrateConfig(root=tmp_path))
+    assert len(report.findings) >= 3_000
+    assert report.seconds < 5, "it took from eight to forty seconds when each finding looked through the file"
+
+
+CLI = "import sys; from isolane.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def test_names_of_files_that_are_no_text_are_printed(tmp_path):
+    name = os.fsdecode(b"b\xff.py")
+    (tmp_path / name).write_text('owner = user_id or "anonymous"\n')
+    for option in ("--json", "--sarif", "--github", "--write-baseline=known.json"):
+        done = subprocess.run(
+            [sys.executable, "-c", CLI, "migrate", "scan", ".", option],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == (0 if "baseline" in option else 1), (option, done.stderr)
+        assert done.stderr == b""
+    known = read_baseline(tmp_path / "known.json")
+    assert without_known(scan_paths([tmp_path], MigrateConfig(root=tmp_path)).findings, known)[:2] == ([], 1)

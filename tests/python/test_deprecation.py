@@ -505,3 +505,18 @@ def test_the_page_has_a_section_for_each_code():
         assert f"\nWhat: {code.title}.\n" in section
         assert f"\nInstead: {code.instead}.\n" in section
         assert (f"`{code.rule}`" if code.rule else "the ledger alone") in section
+
+
+def test_a_class_and_those_below_it_keep_their_signatures():
+    @deprecated("ISO-D004")
+    class Old:
+        def __init__(self, url: str, *, retries: int = 2):
+            self.url = url
+
+    class Below(Old):
+        def __init__(self, name: str):
+            super().__init__(name)
+
+    assert str(inspect.signature(Old)) == "(url: 'str', *, retries: 'int' = 2)"
+    assert str(inspect.signature(Below)) == "(name: 'str')"
+    assert str(inspect.signature(type("Same", (Old,), {}))) == str(inspect.signature(Old))

@@ -296,6 +296,10 @@ def test_merging_says_which_text_is_wrong():
 NOW = datetime.now(UTC)
 
 
+def at(ago: str) -> datetime:
+    return NOW - parse_age(ago)
+
+
 def reading(since="8d", until_="1m", **more) -> LedgerReading:
     return LedgerReading(since=NOW - parse_age(since), until=NOW - parse_age(until_), **more)
 
@@ -315,6 +319,10 @@ def lines(last: str):
         (LedgerReading(), 0, "no worker has counted in the window"),
         (reading("30d", "8d"), 0, "no worker has counted in the window"),
         (reading("2d"), 0, "only 47 h of 7 d were counted"),
+        (reading(spans=((at("8d"), at("7d")), (at("1h"), at("1m")))), 0, "nobody counted for 6 d"),
+        (reading(spans=((at("30d"), at("30d")), (at("1h"), at("1m")))), 0, "nobody counted for 6 d"),
+        (reading(spans=((at("8d"), at("2d")), (at("36h"), at("1m")))), 0, None),
+        (reading(spans=((at("30d"), at("20d")), (at("8d"), at("1m")))), 0, None),
         (reading("8d", "2d"), 0, "the latest word of a worker is 2 d old"),
         (reading(unread={"worker-1": "broken"}), 0, "worker-1 could not be read: broken"),
         (reading(evicted=3, evicted_last=NOW - timedelta(days=1)), 0, "had to make room"),
@@ -335,6 +343,29 @@ def test_less_than_the_window_can_be_enough_but_never_nothing():
 
     assert gate(reading("1h", "5m")).is_open
     assert not gate(LedgerReading()).is_open
+
+
+def test_the_gate_sees_that_nobody_counted_between_two_workers(tmp_path, monkeypatch):
+    day = 86_400
+    (tmp_path / worker_file(1, 1)).write_text(book(-9 * day, -8 * day))
+    (tmp_path / worker_file(1, 2)).write_text(book(-60, -1))
+    assert [len(LedgerFolder(tmp_path).read().spans)] == [2]
+
+    def reasons():
+        return removal_gate(LedgerFolder(tmp_path).read(), window=parse_age("7d"), findings=0).reasons
+
+    assert len(reasons()) == 1
+    assert "nobody counted for 6 d" in reasons()[0]
+    # Put together into one file, and again, it is still known.
+    monkeypatch.setattr(LedgerFolder, "_is_gone", lambda *_: True)
+    assert LedgerFolder(tmp_path).compact(from_files=2) == 2
+    assert "nobody counted for 6 d" in reasons()[0]
+    (tmp_path / worker_file(1, 3)).write_text(book(-50, -1))
+    assert LedgerFolder(tmp_path).compact(from_files=1) == 1
+    assert "nobody counted for 6 d" in reasons()[0]
+    # Somebody else was there.
+    (tmp_path / worker_file(1, 4)).write_text(book(-8 * day, -30))
+    assert reasons() == ()
 
 
 @pytest.mark.parametrize("text", ["7", "d", "-1d", "7 d", "1e3s", "9999999999s", "900000w", ""])
@@ -391,6 +422,9 @@ def test_the_command_refuses_what_it_cannot_look_at(tmp_path, capsys, monkeypatc
     assert "no Python file was scanned" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         status("--max-age", "soon")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "scandir", lambda path: (_ for _ in ()).throw(PermissionError(13, "no", str(path))))
+        assert status("--ledger", str(tmp_path), "--fail-on-legacy", str(tmp_path)) == 2
     monkeypatch.setenv("ISOLANE_LEDGER_DIR", str(tmp_path))
     assert status(str(tmp_path)) == 0
 

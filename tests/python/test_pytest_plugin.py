@@ -571,3 +571,54 @@ def test_the_plugin_imports_pytest_and_nothing_else():
         assert modules == "['isolane_pytest']"
         least = min(least, float(took))
     print(f"importing the plugin takes {least * 1e3:.2f} ms")
+
+
+OLD_PLUGGY = """
+import pytest
+
+def hookimpl(function=None, **options):
+    if "wrapper" in options:
+        raise TypeError("unexpected keyword argument 'wrapper'")
+    return function or (lambda given: given)
+
+pytest.hookimpl = hookimpl
+import isolane_pytest
+
+assert not hasattr(isolane_pytest, "pytest_runtest_call")
+try:
+    isolane_pytest._kit_of(None)
+except pytest.UsageError as error:
+    print(error)
+"""
+
+
+def test_an_older_pytest_runs_as_ever_until_it_is_asked_for_something():
+    done = subprocess.run([sys.executable, "-c", OLD_PLUGGY], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pluggy 1.2" in done.stdout
+
+
+PLANTED_ON_PURPOSE = """
+async def test_lab(isolation_lab):
+    async def work(user):
+        return isolation_lab.canary(user)
+    await isolation_lab.check(work)
+
+def test_planted(canary, two_users):
+    ann, bob = two_users
+    with canary.expected_crossing():
+        canary.scan(bob, canary.of(ann))
+
+def test_planted_and_another(canary, two_users):
+    ann, bob = two_users
+    with canary.expected_crossing():
+        canary.scan(bob, canary.of(ann))
+    canary.scan(ann, canary.of(bob))
+    canary.crossings.clear()
+"""
+
+
+def test_strict_does_not_hold_a_leak_against_a_test_that_was_planted(tmp_path):
+    ended = run(tmp_path, PLANTED_ON_PURPOSE, "--isolane-strict")
+    assert ended.outcomes == {"test_lab": "passed", "test_planted": "passed", "test_planted_and_another": "failure"}
+    assert "content saw an object of another user" in ended.output

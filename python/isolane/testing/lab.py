@@ -135,7 +135,8 @@ class IsolationLab:
         crossings += self._kit.told(at_boundaries)
         mine = {user.user_id for user in self.users}
         shared = tuple(str(finding) for finding in audit_isolation() if any(user in str(finding) for user in mine))
-        control = self._control()
+        with self._kit.planting():
+            control = self._control()
         verdict: Literal["clean", "leaking", "inconclusive"] = "clean"
         if crossings or shared:
             verdict = "leaking"

@@ -31,7 +31,7 @@ def write_baseline(path: Path, findings: Iterable[Finding]) -> int:
         )
         entry["count"] = int(str(entry["count"])) + 1
     document = {"version": 1, "findings": dict(sorted(entries.items(), key=lambda one: (str(one[1]["path"]), one[0])))}
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(document, indent=1) + "\n"
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False) as file:
         file.write(text)
     os.replace(file.name, path)  # noqa: PTH105 - the pair of NamedTemporaryFile's name

@@ -67,8 +67,8 @@ def _lines(report: ScanReport) -> Iterator[str]:
 
 
 def as_json(report: ScanReport) -> str:
-    """Return the report as JSON."""
-    return json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
+    """Return the report as JSON, in ASCII: names of files may be no text, and whoever reads may expect any encoding."""
+    return json.dumps(report.to_dict(), indent=1)
 
 
 def github(report: ScanReport) -> Iterator[str]:
@@ -86,6 +86,8 @@ def github(report: ScanReport) -> Iterator[str]:
 
 
 def _data(value: str) -> str:
+    # The name of a file may be bytes that are no text.
+    value = value.encode("utf-8", "backslashreplace").decode()
     return value.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
@@ -119,7 +121,7 @@ def sarif(report: ScanReport) -> str:
             }
         ],
     }
-    return json.dumps(document, indent=1, ensure_ascii=False)
+    return json.dumps(document, indent=1)
 
 
 def _sarif_rules() -> list[dict[str, Any]]:
@@ -158,4 +160,4 @@ def _sarif_result(finding: Finding) -> dict[str, Any]:
 
 
 def _sarif_place(path: str, region: dict[str, Any]) -> dict[str, Any]:
-    return {"physicalLocation": {"artifactLocation": {"uri": quote(path)}, "region": region}}
+    return {"physicalLocation": {"artifactLocation": {"uri": quote(path, errors="surrogateescape")}, "region": region}}

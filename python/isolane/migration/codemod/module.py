@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, TypeVar
 
 from isolane.migration.codemod.config import MigrateConfig
 from isolane.migration.codemod.findings import Finding, Fix, Severity, Span
 from isolane.migration.codemod.names import Scope, annotated
-from isolane.migration.codemod.source import SourceText
+from isolane.migration.codemod.source import SourceText, statement_starts
 
 _N = TypeVar("_N", bound=ast.AST)
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -49,6 +50,11 @@ class Module:
         self._links: dict[ast.AST, tuple[ast.AST, Scope]] = {}
         self._scopes: dict[ast.AST, Scope] = {tree: self._top}
         self._walked = False
+        self.contexts: dict[Scope, list[tuple[int, str]]] = {}
+        """For each function that was asked about, its own names of a context, each with the line that gives it."""
+        self._uses: dict[str, list[ast.Name]] | None = None
+        self._by_home: dict[str, dict[Scope | None, list[ast.Name]]] = {}
+        self._given: dict[str, list[ast.expr]] | None = None
 
     @property
     def scope(self) -> Scope:
@@ -62,6 +68,40 @@ class Module:
         """Return all nodes of a type, in the order in which they were met. The first call walks through the tree."""
         self._look()
         return self._nodes[kind]  # type: ignore[return-value] # they were put there by their types
+
+    def uses(self, name: str, home: Scope | None) -> list[ast.Name]:
+        """Return every use of a name that a scope binds. What many findings ask for is looked for once."""
+        if self._uses is None:
+            self._uses = {}
+            for one in self.nodes(ast.Name):
+                self._uses.setdefault(one.id, []).append(one)
+        if name not in self._by_home:
+            by_home = self._by_home[name] = defaultdict(list)
+            for one in self._uses.get(name, ()):
+                by_home[self.scope_at(one).home(name)].append(one)
+        return self._by_home[name].get(home, [])
+
+    def given_to(self, name: str) -> list[ast.expr]:
+        """Return what is assigned, anywhere in the file, to a variable or an attribute of a name."""
+        if self._given is None:
+            self._given = {}
+            for assigned in self.nodes(ast.Assign):
+                for target in assigned.targets:
+                    self._give(target, assigned.value)
+            for declared in self.nodes(ast.AnnAssign):
+                if declared.value is not None:
+                    self._give(declared.target, declared.value)
+        return self._given.get(name, [])
+
+    def _give(self, target: ast.expr, value: ast.expr) -> None:
+        name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+        if self._given is not None and name:
+            self._given.setdefault(name, []).append(value)
+
+    @cached_property
+    def starts(self) -> frozenset[tuple[int, int]]:
+        """Where the statements begin."""
+        return statement_starts(self.tree)
 
     def functions(self) -> Iterator[FunctionNode]:
         """Yield all functions, of both kinds."""

@@ -9,7 +9,7 @@ import re
 import sys
 import tokenize
 import warnings
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from isolane.migration.codemod.errors import UnreadableError
@@ -121,3 +121,22 @@ def parse(text: str) -> ast.Module:
         raise UnreadableError("it is nested too deeply to be parsed; exclude it if it is data") from error
     except ValueError as error:
         raise UnreadableError(f"it is not Python: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def statement_starts(tree: ast.Module) -> frozenset[tuple[int, int]]:
+    """Return where the statements of a tree begin: the line, and the bytes before it. Each marker of a file asks."""
+    return frozenset((one.lineno, one.col_offset) for one in ast.walk(tree) if isinstance(one, ast.stmt))
+
+
+def marker_line(source: SourceText, starts: frozenset[tuple[int, int]], statement: ast.stmt) -> int | None:
+    """Return the line above which a comment about a statement can be put; ``None`` if it has no place there.
+
+    It is above the statement, the one before it in the same line, an ``elif``, or a decorator: never within a text or
+    after a backslash.
+    """
+    line = min([statement.lineno, *(one.lineno for one in getattr(statement, "decorator_list", []))])
+    text = source.line(line)
+    indent = len(text) - len(text.lstrip())
+    begins = (line, indent) in starts or text.startswith("@", indent)
+    return None if not begins or (line > 1 and source.line(line - 1).rstrip().endswith("\\")) else line

@@ -42,6 +42,16 @@ class _Function:
         return f"<deprecated {self._function!r}>"
 
 
+class _SignatureOfInit:
+    """The signature of a class and of those below it: that of ``__init__``, which `__new__` would hide."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        signature = inspect.signature(owner.__init__)  # type: ignore[misc] # it is read, not called
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
 def _deprecated_class(cls: Any, tell: Callable[[], None]) -> Any:
     """The class tells when one is made, of it or of a class below it. ``__new__`` is called from where that is."""
     original = cls.__new__
@@ -54,6 +64,8 @@ def _deprecated_class(cls: Any, tell: Callable[[], None]) -> Any:
         return original(made) if is_default else original(made, *args, **kwargs)
 
     cls.__new__ = staticmethod(__new__)
+    if is_default and cls.__init__ is not object.__init__ and "__signature__" not in vars(cls):
+        cls.__signature__ = _SignatureOfInit()
     return cls
 
 

@@ -12,9 +12,9 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,10 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 """A larger file is not a ledger."""
 COMPACT_FROM: Final = 32
 """So many files of workers that are gone are put together."""
+PAUSE: Final = timedelta(hours=1)
+"""When nobody counted for longer, it is a pause: a worker says every ten minutes that it is there."""
+MAX_SPANS: Final = 1_000
+"""Spans of counting that are told apart; of more, the latest."""
 GONE_AFTER: Final = 3_600.0
 """Seconds without a write after which a worker whose process id is free counts as gone."""
 
@@ -97,6 +101,7 @@ class LedgerReading:
     Attributes:
         since: When the first of them began to count; None when there is none.
         until: Until when the latest is known to have counted.
+        spans: From when until when somebody counted, in order; shorter pauses than an hour are part of it.
         lines: The lines, the latest call first.
         symbols: Calls by symbol, those of lines that had to make room included.
         evicted: Lines that had to make room.
@@ -107,6 +112,7 @@ class LedgerReading:
 
     since: datetime | None = None
     until: datetime | None = None
+    spans: tuple[tuple[datetime, datetime], ...] = ()
     lines: tuple[LegacyLine, ...] = ()
     symbols: dict[str, int] = field(default_factory=dict)
     evicted: int = 0
@@ -115,8 +121,22 @@ class LedgerReading:
     unread: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, text: str | None, *, files: int = 0, unread: dict[str, str] | None = None) -> LedgerReading:
-        """What a ledger says, as `merge_ledgers` or `DeprecationLedger.book` wrote it."""
+    def of(
+        cls,
+        text: str | None,
+        *,
+        spans: Iterable[tuple[int, int]] | None = None,
+        files: int = 0,
+        unread: dict[str, str] | None = None,
+    ) -> LedgerReading:
+        """What a ledger says, as `merge_ledgers` or `DeprecationLedger.book` wrote it.
+
+        Args:
+            text: The ledger; None for none.
+            spans: When somebody counted, in microseconds; by default all of the time that the ledger names.
+            files: How many files it was put together from.
+            unread: Files that were not read, with the reason.
+        """
         if text is None:
             return cls(files=files, unread=unread or {})
         book = json.loads(text)
@@ -127,6 +147,10 @@ class LedgerReading:
         return cls(
             since=_time(book["since"]),
             until=_time(book["until"]),
+            spans=tuple(
+                (_time(since), _time(until))
+                for since, until in ([(book["since"], book["until"])] if spans is None else spans)
+            ),
             lines=lines,
             symbols=book["symbols"],
             evicted=book["evicted"],
@@ -225,7 +249,8 @@ class LedgerFolder:
         of_text = list(texts)
         whole, problems = merge_ledgers(list(texts.values()))
         unread |= {of_text[at]: problem for at, problem in problems}
-        return LedgerReading.of(whole, files=len(texts) - len(problems), unread=unread)
+        spans = _spans(text for name, text in texts.items() if name not in unread)
+        return LedgerReading.of(whole, spans=spans, files=len(texts) - len(problems), unread=unread)
 
     def _written(self, name: str) -> float:
         try:
@@ -274,10 +299,12 @@ class LedgerFolder:
             # What cannot be read stays where it is, to be seen.
             taken = {name: text for name in gone if (text := self._text(name)) is not None and _is_ledger(text)}
         if taken:
-            whole, problems = merge_ledgers([*([] if former is None else [former]), *taken.values()])
+            texts = [*([] if former is None else [former]), *taken.values()]
+            whole, problems = merge_ledgers(texts)
             if whole is None or problems:
                 return 0
-            self.write(merged, json.dumps({**json.loads(whole), "absorbed": sorted(earlier | set(taken))}))
+            more = {"absorbed": sorted(earlier | set(taken)), "spans": _spans(texts)}
+            self.write(merged, json.dumps({**json.loads(whole), **more}))
         for name in earlier | set(taken):
             self._remove(name)
         return len(taken)
@@ -291,6 +318,27 @@ class LedgerFolder:
         if match is None or match["host"] != _host():
             return False
         return self._written(name) < before and not _is_running(int(match["pid"]))
+
+
+def _spans(texts: Iterable[str]) -> list[tuple[int, int]]:
+    """When somebody counted, by ledgers that can be read: what one of many workers leaves out, another one may have."""
+    found: list[tuple[int, int]] = []
+    for text in texts:
+        book = json.loads(text)
+        given = book.get("spans")
+        found += _pairs(given) if isinstance(given, list) else [(book["since"], book["until"])]
+    joined: list[tuple[int, int]] = []
+    longest = PAUSE // timedelta(microseconds=1)
+    for since, until in sorted(found):
+        if joined and since - joined[-1][1] <= longest:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], until))
+        else:
+            joined.append((since, until))
+    return joined[-MAX_SPANS:]
+
+
+def _pairs(given: list[Any]) -> list[tuple[int, int]]:
+    return [(one[0], one[1]) for one in given if isinstance(one, list) and [type(at) for at in one] == [int, int]]
 
 
 def _is_ledger(text: str) -> bool:

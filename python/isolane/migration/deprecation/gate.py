@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from isolane.migration.deprecation.folder import LedgerReading, LegacyLine
+from isolane.migration.deprecation.folder import PAUSE, LedgerReading, LegacyLine
 
-_SILENCE = timedelta(hours=1)
-"""A worker says every ten minutes that it still counts: no word for longer is odd."""
 _NAMED = 5
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
@@ -37,7 +35,8 @@ class RemovalGate:
         window: How far back it was looked.
         lines: Lines that made a legacy call in it, the latest call first.
         findings: What the scan of the source found; None when nothing was scanned.
-        observed: How much of the window the ledger covers, from the first worker's beginning to the latest word of one.
+        observed: How much of the window the ledger covers, from the first worker's beginning to the latest word of one,
+            pauses included.
         reasons: Why nothing may be removed; empty when it may.
     """
 
@@ -75,8 +74,8 @@ def removal_gate(
 ) -> RemovalGate:
     """Decides whether the legacy ways can be removed.
 
-    It needs that no legacy call was made in the window, that somebody counted for the whole of it, that every ledger
-    could be read, and that the scan of the source found nothing.
+    It needs that no legacy call was made in the window, that somebody counted for the whole of it, without a pause of
+    more than an hour and a tenth of it, that every ledger could be read, and that the scan of the source found nothing.
 
     Args:
         reading: What the workers counted.
@@ -103,9 +102,14 @@ def removal_gate(
         observed = max(min(reading.until, now) - max(reading.since, begin), timedelta())
         if now - reading.since < needed:
             reasons.append(f"only {_said(observed)} of {_said(needed)} were counted: wait, or ask for less of it")
+        # A worker says every ten minutes that it still counts: no word for much longer is odd.
+        odd = max(needed / 10, PAUSE)
         silence = now - reading.until
-        if needed and silence > max(needed / 10, _SILENCE):
+        if needed and silence > odd:
             reasons.append(f"the latest word of a worker is {_said(silence)} old: is the ledger still kept?")
+        pause, since = _longest_pause(reading, now - needed)
+        if needed and pause > odd:
+            reasons.append(f"nobody counted for {_said(pause)} from {since:%Y-%m-%d %H:%M} UTC on")
     reasons += [f"{name} could not be read: {problem}" for name, problem in list(reading.unread.items())[:_NAMED]]
     if len(reading.unread) > _NAMED:
         reasons.append(f"{len(reading.unread) - _NAMED} more files could not be read")
@@ -113,6 +117,13 @@ def removal_gate(
         reasons.append(f"the scan has {findings} finding{'s' * (findings != 1)}: isolane migrate scan")
     reasons += problems
     return RemovalGate(window, lines, findings, observed, tuple(reasons))
+
+
+def _longest_pause(reading: LedgerReading, begin: datetime) -> tuple[timedelta, datetime]:
+    """The longest time, from `begin` on, in which no worker counted between two that did, and when it began."""
+    pairs = zip(reading.spans, reading.spans[1:], strict=False)
+    pauses = [(after[0] - max(before[1], begin), max(before[1], begin)) for before, after in pairs]
+    return max(pauses, default=(timedelta(), begin))
 
 
 def _at(line: LegacyLine) -> str:

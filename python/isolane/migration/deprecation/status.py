@@ -65,8 +65,8 @@ def run_status(options: argparse.Namespace) -> int:
         return _refuse("name the folder of the ledgers: --ledger DIR, or set ISOLANE_LEDGER_DIR")
     if directory is not None and not Path(directory).is_dir():
         return _refuse(f"there is no folder {directory}; it is what ISOLANE_LEDGER_DIR names where the service runs")
-    reading = LedgerReading() if directory is None else LedgerFolder(directory).read()
     try:
+        reading = LedgerReading() if directory is None else LedgerFolder(directory).read()
         scanned = _scan(options.paths or [Path()])
     except (OSError, ValueError) as error:
         return _refuse(str(error))
@@ -152,6 +152,8 @@ def _table(reading: LedgerReading, scanned: dict[str, Any], gate: RemovalGate, *
     rows += [f"  {code}: instead {CODES[code].instead}" for code in sorted(used) if code in CODES]
     rules = ", ".join(f"{rule} {many}" for rule, many in scanned["by_rule"].items())
     rows.append(f"Source: {scanned['findings']} findings in {scanned['files']} files{f': {rules}' if rules else ''}")
+    if scanned["suppressed"]:
+        rows[-1] += f"; {scanned['suppressed']} more that comments ignore"
     rows.append("The legacy ways can be removed." if gate.is_open else "The legacy ways cannot be removed yet:")
     rows += [f"  - {_clean(reason)}" for reason in gate.reasons]
     return "\n".join(rows) + "\n"

@@ -17,7 +17,7 @@ import libcst as cst
 
 from isolane.migration.codemod.errors import NotFixableError
 from isolane.migration.codemod.findings import Finding
-from isolane.migration.codemod.source import SourceText
+from isolane.migration.codemod.source import SourceText, marker_line, statement_starts
 
 
 @dataclass(frozen=True)
@@ -130,22 +130,13 @@ def replace_call(target: Target) -> list[Edit]:
 
 def mark(target: Target) -> list[Edit]:
     """A comment is put above the statement."""
-    source = target.source
-    starts = {(one.lineno, one.col_offset) for one in ast.walk(target.tree) if isinstance(one, ast.stmt)}
+    source, starts = target.source, statement_starts(target.tree)
     for node in reversed(target.around()):
-        if not isinstance(node, ast.stmt):
-            continue
-        decorators = getattr(node, "decorator_list", [])
-        line = min([node.lineno, *(one.lineno for one in decorators)])
-        text = source.line(line)
-        indent = text[: len(text) - len(text.lstrip())]
-        # Above a statement, the one before it in the same line, an `elif`, or a decorator: never within a text or after
-        # a backslash.
-        begins = (line, len(indent)) in starts or text.startswith("@", len(indent))
-        if not begins or (line > 1 and source.line(line - 1).rstrip().endswith("\\")):
-            continue
-        place = source.place(line, 0)
-        return [Edit(place, place, f"{indent}{target.arguments['text']}{source.newline}")]
+        if isinstance(node, ast.stmt) and (line := marker_line(source, starts, node)):
+            text = source.line(line)
+            indent = text[: len(text) - len(text.lstrip())]
+            place = source.place(line, 0)
+            return [Edit(place, place, f"{indent}{target.arguments['text']}{source.newline}")]
     raise NotFixableError("its line has no place for a comment")
 
 

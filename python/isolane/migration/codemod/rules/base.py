@@ -11,7 +11,7 @@ from typing import Literal
 from isolane.migration.codemod.config import MigrateConfig
 from isolane.migration.codemod.findings import Finding, Severity
 from isolane.migration.codemod.module import Module
-from isolane.migration.codemod.names import annotated
+from isolane.migration.codemod.names import Scope, annotated
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,28 @@ def within(node: ast.AST) -> Iterator[ast.AST]:
 
 def context_in_scope(module: Module, node: ast.AST) -> str | None:
     """Return the name of a parameter or variable that holds a per-user context where a node stands."""
-    scope = module.scope_at(node).function()
+    own = scope = module.scope_at(node).function()
     while scope is not None:
-        for name, annotation in scope.annotations.items():
-            if module.config.context_list.find(annotated(annotation, scope)):
+        # Asked for each call in a function, and the same for all of them.
+        if scope not in module.contexts:
+            module.contexts[scope] = list(_contexts_of(module, scope))
+        for line, name in module.contexts[scope]:
+            # What is made below is not there yet; what is made around a function is, by the time it is called.
+            if scope is not own or line <= node.lineno:  # type: ignore[attr-defined] # an expression has it
                 return name
-        for name, values in scope.values.items():
-            for value in values:
-                made = scope.resolve(value.func) if isinstance(value, ast.Call) else frozenset()
-                if any(module.config.context_list.find([one, one.rpartition(".")[0]]) for one in made):
-                    return name
         scope = scope.parent.function() if scope.parent else None
     return None
+
+
+def _contexts_of(module: Module, scope: Scope) -> Iterator[tuple[int, str]]:
+    for name, annotation in scope.annotations.items():
+        if module.config.context_list.find(annotated(annotation, scope)):
+            yield annotation.lineno, name
+    for name, values in scope.values.items():
+        for value in values:
+            made = scope.resolve(value.func) if isinstance(value, ast.Call) else frozenset()
+            if any(module.config.context_list.find([one, one.rpartition(".")[0]]) for one in made):
+                yield (value.end_lineno or value.lineno) + 1, name
 
 
 @dataclass(frozen=True)

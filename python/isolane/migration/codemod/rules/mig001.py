@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 from isolane.migration.codemod.findings import Finding, Fix
 from isolane.migration.codemod.module import Module
+from isolane.migration.codemod.names import Scope
 from isolane.migration.codemod.rules.base import Rule
 
 MODERN = ("isolane", "UserExecutionContext")
 
 
-def _is_used(module: Module, name: str, scope: object) -> bool:
+def _is_used(module: Module, name: str, scope: Scope) -> bool:
     """Say whether anything but its import and docstrings uses a name: code, an annotation in quotes, ``__all__``."""
-    for node in module.nodes(ast.Name):
-        if node.id == name and module.scope_at(node).home(name) is scope:
-            return True
+    if module.uses(name, scope):
+        return True
     word = re.compile(rf"\b{re.escape(name)}\b")
     return any(
         isinstance(node.value, str) and word.search(node.value) and not isinstance(module.parent(node), ast.Expr)

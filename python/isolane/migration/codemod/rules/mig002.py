@@ -78,9 +78,7 @@ def _plan(module: Module, function: FunctionNode, state: ast.arg) -> _Plan:
     parameters = {one.arg for one in _parameters(function)}
     # Events of a run always reach whoever listens, so nobody is asked whether they should.
     own = {name: text for name, text in OWN.items() if plan.entry and name in parameters}
-    for node in module.nodes(ast.Name):
-        if node.id not in {state.arg, *own} or module.scope_at(node).home(node.id) is not scope:
-            continue
+    for node in (use for name in (state.arg, *own) for use in module.uses(name, scope)):
         if node.id == state.arg:
             _state_use(module, plan, node)
         else:

@@ -8,20 +8,17 @@ from collections.abc import Iterator
 from isolane.migration.codemod.findings import Finding, Fix
 from isolane.migration.codemod.module import Module
 from isolane.migration.codemod.rules.base import Rule, context_in_scope
+from isolane.migration.codemod.source import marker_line
 
 MARKER = "TODO(MIG003):"
 _DEPENDS = frozenset({"fastapi.Depends", "fastapi.params.Depends", "fastapi.Security"})
 
 
 def _marked(module: Module, node: ast.expr) -> bool:
-    """Say whether a marker of an earlier run stands above the statement."""
-    statement = module.statement(node)
-    while statement is not None:
-        line = min([statement.lineno, *(one.lineno for one in getattr(statement, "decorator_list", []))])
-        if line > 1 and module.source.line(line - 1).lstrip().startswith(f"# {MARKER}"):
-            return True
-        above = module.parent(statement)
-        statement = above if isinstance(above, ast.stmt) and above.lineno == statement.lineno else None
+    """Say whether a marker of an earlier run stands where one would be put."""
+    for statement in (node, *module.parents(node)):
+        if isinstance(statement, ast.stmt) and (line := marker_line(module.source, module.starts, statement)):
+            return line > 1 and module.source.line(line - 1).lstrip().startswith(f"# {MARKER}")
     return False
 
 

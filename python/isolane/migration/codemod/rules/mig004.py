@@ -21,11 +21,7 @@ def _used_as_result(module: Module, node: ast.Call) -> bool:
         return False
     name = parent.targets[0].id
     home = module.scope_at(parent.targets[0]).home(name)
-    uses = [
-        module.parent(one)
-        for one in module.nodes(ast.Name)
-        if one.id == name and isinstance(one.ctx, ast.Load) and module.scope_at(one).home(name) is home
-    ]
+    uses = [module.parent(one) for one in module.uses(name, home) if isinstance(one.ctx, ast.Load)]
     return bool(uses) and all(isinstance(use, ast.Attribute) for use in uses)
 
 
@@ -48,13 +44,18 @@ def _check(module: Module) -> Iterator[Finding]:
             yield module.finding("MIG004", "error", parent, message, fix=fix, needs=(f"not-async:{name}",))
         elif _used_as_result(module, node):
             message = f"{last}() has to be awaited; without it this is a coroutine that never runs"
-            inside = isinstance(module.function_at(node), ast.AsyncFunctionDef) and not _in_lambda(module, node)
+            inside = isinstance(module.function_at(node), ast.AsyncFunctionDef) and not _in_other(module, node)
             no_fix = "" if inside else "it is not in a coroutine function"
             found = Fix("safe", "add_await") if inside else None
             yield module.finding("MIG004", "error", node, message, fix=found, no_fix=no_fix, needs=(f"async:{name}",))
 
 
-def _in_lambda(module: Module, node: ast.AST) -> bool:
+def _in_other(module: Module, node: ast.AST) -> bool:
+    """Say whether a function around a node is not the one that would wait: a class's body cannot, for instance."""
+    scope = module.scope_at(node)
+    function, owner = scope.function(), scope.owner()
+    if function is not None and owner is not function.owner():
+        return True
     for one in module.parents(node):
         if isinstance(one, ast.Lambda | ast.GeneratorExp):
             return True

@@ -22,13 +22,7 @@ def _made(module: Module, node: ast.expr) -> set[str]:
         home = module.scope_at(node).home(node.id)
         values: list[ast.expr] = home.values.get(node.id, []) if home else []
     elif isinstance(node, ast.Attribute):
-        values = []
-        for assigned in module.nodes(ast.Assign):
-            if any(terminal(target) == node.attr for target in assigned.targets):
-                values.append(assigned.value)
-        for declared in module.nodes(ast.AnnAssign):
-            if terminal(declared.target) == node.attr and declared.value is not None:
-                values.append(declared.value)
+        values = module.given_to(node.attr)
     else:
         return found
     for value in values:
