@@ -326,6 +326,23 @@ async def test_abort_cancels_the_modern_runs_with_one_last_event_each(app: App, 
     assert (metrics["engines_active"], metrics["engines_leaked"]) == (1, 0)
 
 
+async def test_a_run_of_before_an_abort_that_begins_after_it_is_ended_as_well(app: App) -> None:
+    guard = RolloutGuard(app.flags)
+    guard.attach(app)
+    contexts = {user: app.context(user) for user in ("mia", "leo")}
+    assert guard.is_modern(contexts["mia"])
+    assert guard.observe("isolation_violation", True) is not None
+    await guard.settled()
+    engines = {user: await app.factory.create_for_user(context) for user, context in contexts.items()}
+    await guard.settled()
+    with pytest.raises(RunRolledBackError):
+        await engines["mia"].execute_agent(Sleeps, 0.0)
+    assert (await engines["leo"].execute_agent(Sleeps, 0.0)).success
+    await guard.resume("modern_execution", ack="INC-1", actor="ops")
+    async with app.factory.user_execution_scope(app.context("max")) as engine:
+        assert (await engine.execute_agent(Sleeps, 0.0)).success
+
+
 @pytest.mark.parametrize("later", [False, True])
 async def test_what_another_process_has_found_ends_the_runs_here_too(app: App, tmp_path: Path, later: bool) -> None:
     path = tmp_path / "flags.json"

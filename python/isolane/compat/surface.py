@@ -8,7 +8,7 @@ from typing import Literal
 
 __all__ = ["SURFACE", "Module", "Name", "Status", "markdown", "names"]
 
-Status = Literal["kept", "changed", "later", "left out"]
+Status = Literal["kept", "changed", "left out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,8 @@ class Name:
 
     Attributes:
         name: as it is written in its module, e.g. ``UserExecutionContext.from_request``.
-        status: ``kept``, ``changed``, ``later`` or ``left out``.
-        note: what was changed and why, which part is missing, or why it was left out.
+        status: ``kept``, ``changed`` or ``left out``.
+        note: what was changed and why, or why it was left out.
         signature: the host's positional parameters and their defaults, without ``self``; ``None`` for what is not
             called or whose parameters the host's callers do not rely on. More parameters may follow.
         of_instance: whether only an instance has it.
@@ -878,8 +878,9 @@ FACTORY_ADAPTER = Module(
         Name(
             "FactoryAdapter",
             "changed",
-            "an error sends nobody the older way by itself; a context of another user is refused. Time-outs and "
-            "logging are the factories' own",
+            "an error sends nobody the older way by itself; a context of another user is refused. "
+            "FACTORY_TIMEOUT_SECONDS, FACTORY_ENABLE_MIGRATION_LOGGING, FACTORY_LOG_LEGACY_CALLS and "
+            "FACTORY_TRACK_METRICS are not read: time-outs and logging are the factories' own, and the ledger counts",
             "execution_engine_factory, websocket_bridge_factory",
         ),
         *_all(

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from isolane._core import FlagEngine, GuardCore, UserExecutionContext, set_late_after
+from isolane.engines.factory import ExecutionEngineFactory
 from isolane.migration.guard.document import RolloutDocument, RolloutWriter
 from isolane.migration.guard.policy import GuardPolicy, Mode
 from isolane.migration.guard.records import GuardStatus, RollbackRecord, status_of
@@ -80,6 +81,7 @@ class RolloutGuard:
         self._is_writing = False
         self._is_stepping = False
         self._is_latched = False
+        self._aborts = False
         """Whether the engine was told of the rollback, or told of it."""
         self._is_missing = False
         """Whether it was told that no document has the flag."""
@@ -372,9 +374,18 @@ class RolloutGuard:
             logger.exception("a rollback is in force and not in the audit log")
 
     def _abort(self) -> None:
-        reason = f"the run was cancelled because {self.flag} was rolled back"
+        self._aborts = True
         for signals in tuple(self._signals):
-            self._spawn(partial(signals.factory.roll_back_runs, self.is_modern, reason), "the end of the runs")
+            self._end_runs(signals.factory, self.is_modern)
+
+    def _end_runs(self, factory: ExecutionEngineFactory, belongs: Callable[[UserExecutionContext], bool]) -> None:
+        reason = f"the run was cancelled because {self.flag} was rolled back"
+        self._spawn(partial(factory.roll_back_runs, belongs, reason), "the end of the runs")
+
+    def run_began(self, factory: ExecutionEngineFactory, context: UserExecutionContext) -> None:
+        """End a run whose engine is made after an abort, with the flag that its context had before it."""
+        if self._aborts and self.is_modern(context):
+            self._end_runs(factory, lambda other: other is context)
 
     def _persist(self) -> None:
         with self._lock:
@@ -416,7 +427,7 @@ class RolloutGuard:
             written = self.engine.latched().get(self.flag)
             if written is None and self._is_latched:
                 # Somebody has resumed it.
-                self._is_latched = False
+                self._is_latched = self._aborts = False
                 self._unwritten = None
                 if self._core.record is not None:
                     self._core.resume()

@@ -45,6 +45,9 @@ class Told(Protocol):
     def observe_run(self, duration: float, cohort: Cohort = "modern") -> object:
         """Take in the duration of a run."""
 
+    def run_began(self, factory: ExecutionEngineFactory, context: UserExecutionContext) -> None:
+        """Hear that an engine was made for a run."""
+
     def is_modern(self, context: UserExecutionContext) -> bool:
         """Return whether the run has the flag on, as it began."""
 
@@ -112,6 +115,7 @@ class Signals:
 
     def run_started(self, context: UserExecutionContext) -> None:
         """An engine was made for a run."""
+        self._guard.run_began(self.factory, context)
         key = (context.user_id, context.run_id)
         if key in self._runs:
             return
