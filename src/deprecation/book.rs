@@ -203,11 +203,11 @@ mod tests {
     #[test]
     fn calls_add_up_and_times_widen() {
         let mut one = book(vec![site("a", 1, 2, 10, 20)]);
-        let mut two = book(vec![site("a", 1, 3, 5, 15), site("a", 2, 1, 30, 30)]);
+        let mut two = book(vec![site("a", 1, 3, 5, 25), site("a", 2, 1, 30, 30)]);
         two.since = 0;
         two.until = 200;
         one.merge([two]);
-        assert_eq!(one.sites, [site("a", 2, 1, 30, 30), site("a", 1, 5, 5, 20)]);
+        assert_eq!(one.sites, [site("a", 2, 1, 30, 30), site("a", 1, 5, 5, 25)]);
         assert_eq!((one.since, one.until, one.calls()), (0, 200, 6));
     }
 

@@ -102,6 +102,8 @@ struct Model {
     revision: u64,
     resumed: Option<u8>,
     rollback: bool,
+    /// Whether a rollback stands in the document that was refused last because it is older.
+    older_rollback: bool,
     /// The revision and who had resumed when it was set.
     latch: Option<(u64, Option<u8>)>,
     killed: bool,
@@ -124,6 +126,7 @@ impl Model {
                 let loaded = store.load(&text.to_string(), "", false);
                 assert_eq!(loaded.is_ok(), revision >= self.revision);
                 self.stale = loaded.is_err();
+                self.older_rollback = loaded.is_err() && rollback;
                 if loaded.is_ok() {
                     let ends =
                         |(set_at, held): (u64, Option<u8>)| revision > set_at && resumed.is_some() && resumed != held;
@@ -147,6 +150,7 @@ impl Model {
             Change::Stale(stale) => {
                 store.set_stale(stale);
                 self.stale = stale;
+                self.older_rollback &= stale;
             }
             Change::Quarantine => {
                 store.quarantine("ann").expect("one user");
@@ -160,7 +164,7 @@ impl Model {
         match () {
             () if self.revision == 0 => Step::NotFound,
             () if self.killed => Step::KillSwitch,
-            () if self.latch.is_some() || self.rollback => Step::Rollback,
+            () if self.latch.is_some() || self.rollback || self.older_rollback => Step::Rollback,
             () if self.quarantined => Step::Quarantine,
             () => Step::Rollout,
         }
