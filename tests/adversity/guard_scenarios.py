@@ -25,7 +25,7 @@ def guard_of(rollout: int) -> RolloutGuard:
     return RolloutGuard(flags, policy=GuardPolicy(min_samples=1, min_dwell_seconds=0))
 
 
-@uses("RolloutGuard.advance", "RolloutGuard.pause", "RolloutGuard.resume")
+@uses("RolloutGuard.advance", "RolloutGuard.pause", "RolloutGuard.resume", "RolloutGuard.kill")
 async def a_rollout_is_led_by_hand(world: World) -> None:
     guard = guard_of(0)
     assert await guard.advance(actor="ops") == 100
@@ -37,6 +37,7 @@ async def a_rollout_is_led_by_hand(world: World) -> None:
     await ticks(1)
     await guard.resume(actor="ops", ack="INC-1")
     assert guard.status().state == "idle"
+    await guard.kill("an exercise", actor="ops")
 
 
 @uses("ExecutionEngineFactory.roll_back_runs", "RolloutGuard.settled", "RollbackProcedure.run")
