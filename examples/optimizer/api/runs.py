@@ -20,7 +20,7 @@ from examples.optimizer.api.problems import not_found
 from examples.optimizer.api.services import Mode, Services, ServicesDep, UserId
 from examples.optimizer.parsing import LogRows, Role, inspect_log
 from examples.optimizer.report import render_markdown
-from examples.optimizer.storage import Report, Run, Upload, forget_calls
+from examples.optimizer.storage import Report, Run, Upload, forget_calls, whole
 
 router = APIRouter()
 
@@ -93,6 +93,7 @@ async def _analysis_request(services: Services, user_id: str, body: StartRun) ->
     return AnalysisRequest(path, upload.file_name, LogRows(path, layout, roles, model).roles, model)
 
 
+@whole
 async def _record(services: Services, user_id: str, run_id: str, file_name: str, mode: Mode) -> None:
     async with services.databases.session(user_id) as session:
         session.add(Run(run_id=run_id, file_name=file_name, mode=mode))
@@ -123,6 +124,7 @@ async def _run_legacy(services: Services, user_id: str, run_id: str, request: An
     await _finish(services, user_id, run_id, error)
 
 
+@whole
 async def _finish(services: Services, user_id: str, run_id: str, error: str | None) -> None:
     async with services.databases.session(user_id) as session:
         if run := await session.get(Run, run_id):

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from examples.optimizer.api.problems import ProblemError
 from examples.optimizer.api.services import Services, ServicesDep, UserId
 from examples.optimizer.parsing import LogError, LogLayout, Role, inspect_log
-from examples.optimizer.storage import Upload
+from examples.optimizer.storage import Upload, whole
 
 router = APIRouter()
 
@@ -80,6 +80,7 @@ def _too_large(limit: int) -> ProblemError:
     )
 
 
+@whole
 async def _remember(services: Services, user_id: str, upload: Upload) -> None:
     """Keep the newest uploads of a user and drop the older ones with their files."""
     async with services.databases.session(user_id) as session:

@@ -10,6 +10,7 @@ from examples.optimizer.storage.calls import (
 )
 from examples.optimizer.storage.databases import UserDatabases
 from examples.optimizer.storage.records import Report, Run, Upload, save_report
+from examples.optimizer.storage.whole import whole
 
 __all__ = [
     "CallTotals",
@@ -23,4 +24,5 @@ __all__ = [
     "forget_calls",
     "repeat_totals",
     "save_report",
+    "whole",
 ]

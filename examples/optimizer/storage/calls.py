@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from examples.optimizer.parsing import UsageRow
 from examples.optimizer.storage.records import Call, Record
+from examples.optimizer.storage.whole import whole
 
 # The table, not the class: a bulk insert needs none of the unit of work.
 _CALLS = Record.metadata.tables[Call.__tablename__]
@@ -35,6 +36,7 @@ class RepeatTotals(NamedTuple):
     first_tokens: int
 
 
+@whole
 async def add_calls(session: AsyncSession, run_id: str, rows: Iterable[UsageRow]) -> None:
     """Insert one batch of rows."""
     await session.execute(
@@ -56,12 +58,14 @@ async def add_calls(session: AsyncSession, run_id: str, rows: Iterable[UsageRow]
     await session.commit()
 
 
+@whole
 async def forget_calls(session: AsyncSession, run_id: str) -> None:
     """Drop a run's rows; its report stays."""
     await session.execute(delete(Call).where(Call.run_id == run_id))
     await session.commit()
 
 
+@whole
 async def call_totals(
     session: AsyncSession, run_id: str, thresholds: Sequence[int], *only: ColumnElement[bool]
 ) -> list[CallTotals]:
@@ -83,6 +87,7 @@ async def call_totals(
     return [CallTotals(*row) for row in await session.execute(query)]
 
 
+@whole
 async def repeat_totals(
     session: AsyncSession, run_id: str, thresholds: Sequence[int], *, at_least: int, within_seconds: int
 ) -> list[RepeatTotals]:

@@ -6,6 +6,8 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from examples.optimizer.storage.whole import whole
+
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -66,6 +68,7 @@ class Call(Record):
     requests: Mapped[int]
 
 
+@whole
 async def save_report(session: AsyncSession, run_id: str, markdown: str, chart: str) -> None:
     """Keep the report of a run; a step that is tried again replaces what it wrote before."""
     values = {"markdown": markdown, "chart": chart}
