@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import secrets
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
@@ -14,6 +12,7 @@ from typing import Any
 from isolane._core import monotonic
 from isolane.security.alerts import AlertSink, LoggingAlertSink, SecurityAlert
 from isolane.security.events import SecurityEvent, Severity
+from isolane.security.pseudonyms import pseudonym
 
 logger = logging.getLogger("isolane.security")
 
@@ -150,7 +149,6 @@ class SecurityMonitor:
         for rule in self.rules:
             for name in rule.events:
                 self._by_event.setdefault(name, []).append(rule)
-        self._key = secrets.token_bytes(16)
         self._lock = threading.Lock()
         self._windows: OrderedDict[tuple[str, str | None], _Window] = OrderedDict()
         self._recent: deque[SecurityAlert] = deque(maxlen=RECENT_ALERTS)
@@ -161,8 +159,8 @@ class SecurityMonitor:
         self._alerts = dict.fromkeys((rule.name for rule in self.rules), 0)
 
     def pseudonym(self, user_id: str) -> str:
-        """Return what a user is called in this monitor's alerts: 12 hexadecimal digits of a keyed hash."""
-        return hashlib.blake2s(user_id.encode("utf-8", "surrogatepass"), digest_size=6, key=self._key).hexdigest()
+        """Return what a user is called in alerts, logs and the dashboard: see ``isolane.security.pseudonyms``."""
+        return pseudonym(user_id)
 
     async def process_security_event(self, event: SecurityEvent) -> list[SecurityAlert]:
         """Take an event, as ``observe`` does; nothing is waited for."""
