@@ -53,7 +53,7 @@ def _creation(make: Make, data: dict[str, Any] | None, *, read: bool) -> Run:
     return calls(lambda: make(**ids))
 
 
-def _children(make: Make, data: dict[str, Any] | None, siblings: int, *, read: bool) -> Run:
+def children(make: Make, data: dict[str, Any] | None, siblings: int, *, read: bool) -> Run:
     """Children under roots that were made before; each root gets as many as a pipeline has steps."""
     ids = IDS if data is None else {**IDS, "agent_context": data}
     names = [f"step_{n}" for n in range(siblings)]
@@ -101,9 +101,9 @@ def cases() -> list[Case]:
         _case(READ, lambda make: _creation(make, None, read=True)),
         _case(CREATED_TREE, lambda make: _creation(make, data, read=False)),
         _case(READ_TREE, lambda make: _creation(make, data, read=True)),
-        _case(CHILD, lambda make: _children(make, None, SIBLINGS, read=False)),
-        _case(CHILD_READ, lambda make: _children(make, None, SIBLINGS, read=True)),
-        _case(CHILD_TREE, lambda make: _children(make, data, SIBLINGS, read=False)),
-        _case(CHILD_READ_TREE, lambda make: _children(make, data, SIBLINGS, read=True)),
+        _case(CHILD, lambda make: children(make, None, SIBLINGS, read=False)),
+        _case(CHILD_READ, lambda make: children(make, None, SIBLINGS, read=True)),
+        _case(CHILD_TREE, lambda make: children(make, data, SIBLINGS, read=False)),
+        _case(CHILD_READ_TREE, lambda make: children(make, data, SIBLINGS, read=True)),
         _case(SAME_NAME, lambda make: _same_name(make, 500)),
     ]

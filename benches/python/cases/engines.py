@@ -60,7 +60,8 @@ class Peer:
 Kit = Own | Peer
 
 
-async def _engines(kit: Kit, count: int) -> float:
+async def make_and_end(kit: Kit, count: int) -> float:
+    """Engines one after the other, for contexts that exist."""
     factory: Any = kit.factory
     contexts = [kit.context() for _ in range(count)]
     start = now()
@@ -84,7 +85,9 @@ async def _engines_and_contexts(kit: Kit, count: int) -> float:
     return now() - start
 
 
-def _batches(make: type[Own] | type[Peer], work: Callable[[Kit, int], Awaitable[float]]) -> Run:
+def batches(make: type[Own] | type[Peer], work: Callable[[Kit, int], Awaitable[float]]) -> Run:
+    """Some at a time, with a sweep between."""
+
     async def run(loops: int) -> float:
         kit = make()
         taken = 0.0
@@ -106,10 +109,14 @@ def cases() -> list[Case]:
     """An engine alone, and with its context."""
     kinds = ((OWN, Own), (PEER, Peer))
     works = (
-        (CREATE, _engines, "What the peer does and does not do is said in `benches/python/peers/engine_factory.py`."),
+        (
+            CREATE,
+            make_and_end,
+            "What the peer does and does not do is said in `benches/python/peers/engine_factory.py`.",
+        ),
         ("the same with the context made and cleaned up", _engines_and_contexts, ""),
     )
     return [
-        Case(GROUP, name, tuple(Side(label, _batches(kit, work)) for label, kit in kinds), note=note)
+        Case(GROUP, name, tuple(Side(label, batches(kit, work)) for label, kit in kinds), note=note)
         for name, work, note in works
     ]

@@ -56,7 +56,8 @@ def peer_emitter(make: Callable[[], Any]) -> Emitters:
     return emitter
 
 
-async def _publish(emitter: Any, events: int) -> None:
+async def publish_dicts(emitter: Any, events: int) -> None:
+    """Publish the payload of all cases as often."""
     publish = emitter.publish
     for _ in range(events):
         publish("agent_progress", PAYLOAD)
@@ -151,17 +152,17 @@ def cases() -> list[Case]:
 
     return [
         against(
-            *(PUBLISH, with_room, _publish, (*queues, *orjson)),
+            *(PUBLISH, with_room, publish_dicts, (*queues, *orjson)),
             note=orjson_message.MISSING or "orjson: no log, no queue and no check of the payload's depth and size.",
         ),
-        against(f"publish({PAYLOAD_BYTES}-byte dict); {full}", _full, _publish, queues),
+        against(f"publish({PAYLOAD_BYTES}-byte dict); {full}", _full, publish_dicts, queues),
         against(f"{notify}; log with room", with_room, _notify, queues),
         against(f"{notify}; {full}", _full, _notify, queues),
         Case(
             GROUP,
             AWAIT,
             (
-                Side(SYNC, with_room(own, _publish)),
+                Side(SYNC, with_room(own, publish_dicts)),
                 Side(AWAITED, with_room(own, _send)),
                 Side(AWAITED_TOOL, _completed_with_room(own)),
             ),

@@ -32,7 +32,9 @@ def _engine() -> FlagEngine:
     return engine
 
 
-def _loop(make: Callable[[], Callable[[], Any]]) -> Run:
+def looped(make: Callable[[], Callable[[], Any]]) -> Run:
+    """What is made before it is called in a loop."""
+
     def run(loops: int) -> float:
         call = make()
         start = now()
@@ -43,7 +45,8 @@ def _loop(make: Callable[[], Callable[[], Any]]) -> Run:
     return run
 
 
-def _decides() -> Callable[[], Any]:
+def decides() -> Callable[[], Any]:
+    """Return a decision by the user's bucket."""
     decide = _engine().decide
     return lambda: decide(FLAG, USER)
 
@@ -94,9 +97,9 @@ def _contexts(*, installed: bool) -> Run:
 def cases() -> list[Case]:
     """A decision, a rule, a snapshot."""
     openfeature, missing = _openfeature()
-    sides = [Side(OWN, _loop(_decides)), Side(IS_ON, _loop(_is_on))]
+    sides = [Side(OWN, looped(decides)), Side(IS_ON, looped(_is_on))]
     if openfeature is not None:
-        sides.append(Side(OPENFEATURE, _loop(openfeature)))
+        sides.append(Side(OPENFEATURE, looped(openfeature)))
     return [
         Case(
             GROUP,
@@ -104,7 +107,7 @@ def cases() -> list[Case]:
             tuple(sides),
             note="The peer answers with the flag's default variant: it has no rollout and hashes nothing. " + missing,
         ),
-        Case(GROUP, RULED, (Side(OWN, _loop(_decides_by_rule)),)),
+        Case(GROUP, RULED, (Side(OWN, looped(_decides_by_rule)),)),
         Case(
             GROUP,
             SNAPSHOT,

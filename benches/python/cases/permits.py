@@ -22,7 +22,8 @@ Slots = Callable[[int], AbstractAsyncContextManager[Any]]
 """The permit of the task with a number."""
 
 
-async def _free_slot(loops: int) -> float:
+async def free_slot(loops: int) -> float:
+    """Permits that nobody else wants."""
     limiter = FairLimiter(50, 5)
     start = now()
     for _ in range(loops):
@@ -174,7 +175,7 @@ def cases() -> list[Case]:
         "timed with their creation and one turn of the loop while they hold the permit, on both sides."
     )
     return [
-        Case(GROUP, FREE, (Side(OWN, awaits(_free_slot)), Side(NESTED, awaits(_free_nested))), note=note),
+        Case(GROUP, FREE, (Side(OWN, awaits(free_slot)), Side(NESTED, awaits(_free_nested))), note=note),
         Case(
             GROUP,
             ASKED,

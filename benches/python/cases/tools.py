@@ -36,7 +36,9 @@ class Record:
         """Taken."""
 
 
-def _own(**options: Any) -> Run:
+def own_calls(**options: Any) -> Run:
+    """Calls of a tool that does nothing, each context with a dispatcher of its own."""
+
     async def run(loops: int) -> float:
         factory = UnifiedToolDispatcherFactory(
             [search], permissions=PermissionEngine.for_tools({"everyone": ["search"]}), **options
@@ -172,7 +174,7 @@ def cases() -> list[Case]:
     own = resource_name("document", USER, "7")
     langchain, missing = _langchain()
     casbin, casbin_missing = _casbin()
-    calls = [Side(OWN, _own()), Side(AUDITED, _own(audit=Record())), Side(PEER, awaits(_peer))]
+    calls = [Side(OWN, own_calls()), Side(AUDITED, own_calls(audit=Record())), Side(PEER, awaits(_peer))]
     if langchain is not None:
         calls.append(Side(LANGCHAIN, langchain))
     checks = [Side(CHECK_SIDE, _loop(lambda: _checks(own)))]
