@@ -938,7 +938,8 @@ class TestBounds:
         with manual_clock() as clock, bind_context(context_of(alice)):
             for kind in ("note", "agent_started"):
                 await adapter.send_to_user(alice, {"type": kind, "run_id": f"{kind}-of-{alice}", "agent_name": "a"})
-            clock.advance(runs_module.IDLE_SECONDS)
+            # A second more: the time of the clock is a float, whose differences are not exact.
+            clock.advance(runs_module.IDLE_SECONDS + 1)
             adapter.hub.end_idle()
             outcomes = {stream["run_id"]: stream["outcome"] for stream in user_streams(alice)}
             assert outcomes[f"note-of-{alice}"] is not None
