@@ -85,6 +85,7 @@ mod _core {
         sanitize::{SanitizerCore, SanitizerStream, event_findings},
         size::estimate_size,
         tools::{GrantBook, OwnershipWall, PyDispatchBook, PyVerdict, RolePolicy, resource_name},
+        trace::_set_trace_source,
         trampoline::AccountedCoroutine,
         verify::{IsolationFinding, audit_isolation, isolation_violations},
     };

@@ -57,6 +57,9 @@ mutants! {
     ControllerCountsStale: "a call that was admitted under another limit counts",
     ControllerIgnoresDrops: "dropped calls do not lower the adaptive limit",
     ControllerUnbounded: "the adaptive limit leaves its bounds",
+    // Traces.
+    TraceNotInherited: "a child of a context is in no trace",
+    TraceNotPublished: "events do not say which trace they are of",
     // Flags.
     RolloutOffByOne: "the user whose bucket equals the rollout is in it",
     SaltIgnored: "the same users are first in every flag",

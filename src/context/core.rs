@@ -10,6 +10,7 @@ use super::identity::{ContextError, Identity};
 use super::lineage::Lineage;
 use super::runs::{RunBook, RunFault, RunOutcome, RunRecord};
 use super::state::{ContextState, IllegalMove, conclude, derive, is_legal};
+use super::trace::TraceContext;
 use crate::clock::{Clock, Micros, Moment};
 use crate::ids;
 use crate::lanes::LaneHandle;
@@ -41,6 +42,8 @@ struct Life<P> {
     trail: Option<Box<AuditTrail>>,
     last_activity: Micros,
     detached: bool,
+    /// Where it stands in a trace, when that is elsewhere than the context above.
+    trace: Option<Arc<TraceContext>>,
 }
 
 /// The part of a context that is not Python.
@@ -88,6 +91,7 @@ impl<P> ContextCore<P> {
             trail: None,
             last_activity: now.monotonic,
             detached: false,
+            trace: None,
         };
         Self {
             number,
@@ -152,6 +156,24 @@ impl<P> ContextCore<P> {
             at = context.parent.as_deref();
         }
         Ok(())
+    }
+
+    /// Where it stands in a trace: its own place, else that of the nearest context above it that has one.
+    pub fn trace(&self) -> Option<Arc<TraceContext>> {
+        let mut at = Some(self);
+        while let Some(context) = at {
+            let own = context.life().trace.clone();
+            if own.is_some() {
+                return own;
+            }
+            at = context.parent.as_deref().filter(|_| !mutant!(TraceNotInherited));
+        }
+        None
+    }
+
+    /// Puts it into a trace, or back to where the context above it stands. Answers its own place before.
+    pub fn set_trace(&self, trace: Option<Arc<TraceContext>>) -> Option<Arc<TraceContext>> {
+        std::mem::replace(&mut self.life().trace, trace)
     }
 
     /// A number that no other context of the process has.

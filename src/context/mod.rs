@@ -9,6 +9,7 @@ mod lineage;
 mod placeholder;
 mod runs;
 mod state;
+mod trace;
 
 pub use audit::{AuditEntry, AuditTrail};
 pub use binding::SessionBindings;
@@ -19,6 +20,7 @@ pub use lineage::{Lineage, MAX_DEPTH};
 pub use placeholder::{PlaceholderHit, PlaceholderPolicy};
 pub use runs::{ExecutionMetrics, HISTORY, RunBook, RunFault, RunOutcome, RunRecord};
 pub use state::{ContextState, IllegalMove, RunCounts, conclude, derive, is_legal};
+pub use trace::{TraceContext, is_traced, set_tracing};
 
 /// Keys that would let a caller's dictionary speak for the context; refused in either dictionary.
 pub const RESERVED_KEYS: [&str; 7] = [

@@ -1,6 +1,7 @@
 //! What is published, and why it may be refused.
 
 use crate::clock::{Micros, SECOND};
+use crate::context::TraceContext;
 use crate::owner::IsolationViolation;
 
 /// An event larger than this is refused, unless configured otherwise.
@@ -56,7 +57,7 @@ pub struct Delta<'a> {
     pub at: (usize, usize),
 }
 
-/// What only an application's own events have.
+/// What not every event has.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extra<'a> {
     /// The class, if not that of the kind.
@@ -67,13 +68,16 @@ pub struct Extra<'a> {
     pub delta: Option<Delta<'a>>,
     /// The producer's own id: published again, it is not appended again.
     pub event_id: Option<&'a str>,
+    /// The `traceparent` of what published it; checked, so that it is written as it is.
+    pub trace: Option<&'a TraceContext>,
 }
 
 impl Extra<'_> {
     /// What it adds to an event, in bytes, generously.
     pub(super) fn bytes(&self) -> usize {
         let id = self.event_id.map_or(0, |id| 4 * id.len() + 128);
-        id + self.delta.map_or(0, |delta| 2 * delta.message.len() + 256)
+        let trace = self.trace.map_or(0, |trace| trace.parent().len() + 32);
+        id + trace + self.delta.map_or(0, |delta| 2 * delta.message.len() + 256)
     }
 }
 
@@ -160,7 +164,7 @@ pub struct Draft<'a> {
     pub payload: &'a str,
     /// Whether the payload lacks `execution_time_ms` and wants it from the log.
     pub timed: bool,
-    /// What only an application's own events have.
+    /// What not every event has.
     pub extra: Extra<'a>,
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::event::{EventError, EventKind};
 use crate::clock::Micros;
+use crate::context::TraceContext;
 use crate::ids::{self, RequestId};
 use crate::mutants::mutant;
 
@@ -43,6 +44,8 @@ pub(super) struct Span {
     since: Micros,
     pub(super) tools: Vec<OpenTool>,
     calls: u32,
+    /// Where its beginning stood in a trace, for what the log itself writes at its end.
+    pub(super) trace: Option<Box<TraceContext>>,
 }
 
 /// What the log needs to know to write an event of a span.
@@ -76,6 +79,13 @@ impl SpanBook {
     /// Open spans in the order in which they began.
     pub(super) fn open(&self) -> &[Span] {
         &self.open
+    }
+
+    /// Notes where an open span stands in a trace.
+    pub(super) fn note_trace(&mut self, index: u32, trace: &TraceContext) {
+        if let Some(span) = self.open.iter_mut().find(|span| span.index == index) {
+            span.trace = Some(Box::new(trace.clone()));
+        }
     }
 
     pub(super) fn is_open(&self, index: u32) -> bool {
@@ -137,6 +147,7 @@ impl SpanBook {
             since: now,
             tools: Vec::new(),
             calls: 0,
+            trace: None,
         });
         Ok(self.open.len() - 1)
     }

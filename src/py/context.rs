@@ -24,11 +24,11 @@ use super::policy::{PyContextPolicy, with_placeholders};
 use super::process::{CLOCK, Stamp, registry};
 use super::request::{Callback, ContextBindings, Note, NoteId, RequestBindings};
 use super::runs::{ExecutionRun, ExecutionStatus, PyExecutionMetrics, datetime};
-use super::verify;
+use super::{trace, verify};
 use crate::clock::{Civil, Clock, Micros, Moment, seconds};
 use crate::context::{
     CheckedIds, ContextCore, ContextError, ContextState, Identity, Ids, MAX_DEPTH, PlaceholderPolicy, RESERVED_KEYS,
-    RunOutcome, RunRecord, shown,
+    RunOutcome, RunRecord, TraceContext, is_traced, shown,
 };
 use crate::events::{StreamWriter, Streams};
 use crate::ids::{self, RequestId};
@@ -955,7 +955,13 @@ impl PyContext {
             ..now
         };
         let flags = FlagSnapshot::installed(py, identity.user.as_str());
+        let trace = is_traced()
+            .then(|| trace::place_of(py, identity.user.as_str()))
+            .flatten();
         let core = ContextCore::root(identity, lane, operation_depth, parent.map(RequestId::from), now);
+        if let Some(trace) = trace {
+            core.set_trace(Some(Arc::new(trace)));
+        }
         let context = Self::make(Parts {
             core: Arc::new(core),
             created_given: created_at.is_some(),
@@ -1224,6 +1230,35 @@ impl PyContext {
     #[getter]
     fn flags<'py>(&self, py: Python<'py>) -> Option<Bound<'py, FlagSnapshot>> {
         self.flags.get().map(|flags| flags.bind(py).clone())
+    }
+
+    /// Where the run stands in a trace, as the W3C's `traceparent`; children stand where their parent does, until a span of their
+    /// own begins. `None` when nobody traces, or the run was begun outside of any span.
+    #[getter]
+    fn traceparent(&self) -> Option<String> {
+        self.core.trace().map(|trace| trace.parent().to_owned())
+    }
+
+    /// `traceparent`, `tracestate`, and whether another process began that span.
+    fn _trace(&self) -> Option<(String, Option<String>, bool)> {
+        let trace = self.core.trace()?;
+        Some((
+            trace.parent().to_owned(),
+            trace.state().map(str::to_owned),
+            trace.is_remote(),
+        ))
+    }
+
+    /// Puts this context into a trace, and those below it that have no place of their own. Without `traceparent` it is where its
+    /// parent is again. Answers whether what was given is a `traceparent`.
+    #[pyo3(signature = (traceparent, tracestate = None, is_remote = false))]
+    fn _set_trace(&self, traceparent: Option<&str>, tracestate: Option<&str>, is_remote: bool) -> bool {
+        let trace = traceparent.and_then(|parent| TraceContext::new(parent, tracestate, is_remote));
+        let is_one = trace.is_some();
+        if is_one || traceparent.is_none() {
+            self.core.set_trace(trace.map(Arc::new));
+        }
+        is_one
     }
 
     /// The session of the browser, or `None`.

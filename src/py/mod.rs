@@ -35,5 +35,6 @@ pub(crate) mod size;
 pub(crate) mod source_lines;
 pub(crate) mod stored;
 pub(crate) mod tools;
+pub(crate) mod trace;
 pub(crate) mod trampoline;
 pub(crate) mod verify;

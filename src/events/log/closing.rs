@@ -7,6 +7,7 @@ use super::names::Names;
 use super::waits::Deferral;
 use super::{Inner, Outcome, RunLog};
 use crate::clock::Micros;
+use crate::context::TraceContext;
 use crate::events::event::{Draft, EventKind, Extra, Urgency};
 use crate::events::json;
 use crate::events::span::{SpanBook, SpanScope};
@@ -30,17 +31,18 @@ impl RunLog {
                 .filter_map(|span| {
                     let own = SpanBook::scope_of(span)?;
                     let wanted = scope.is_none_or(|scope| scope.request == own.request);
-                    wanted.then(|| (own, span.agent.clone(), span.tools.clone()))
+                    wanted.then(|| (own, span.agent.clone(), span.tools.clone(), span.trace.clone()))
                 })
                 .collect();
-            for (own, agent, tools) in left {
+            for (own, agent, tools, trace) in left {
+                let trace = trace.as_deref();
                 for tool in tools {
                     let mut payload = "{".to_owned();
                     json::text_member(&mut payload, "tool_name", &tool.name);
                     json::text_member(&mut payload, "status", "unfinished");
                     json::text_member(&mut payload, "error", reason);
                     let kind = EventKind::ToolCompleted(&tool.name);
-                    self.append_repair(&mut inner, &own, kind, &agent, &payload, reason, unix, monotonic);
+                    self.append_repair(&mut inner, &own, kind, &agent, &payload, reason, trace, unix, monotonic);
                 }
                 if !only_tools {
                     let mut payload = "{".to_owned();
@@ -58,6 +60,7 @@ impl RunLog {
                         &agent,
                         &payload,
                         reason,
+                        trace,
                         unix,
                         monotonic,
                     );
@@ -78,6 +81,7 @@ impl RunLog {
         agent: &str,
         payload: &str,
         reason: &str,
+        trace: Option<&TraceContext>,
         unix: Micros,
         monotonic: Micros,
     ) {
@@ -87,7 +91,10 @@ impl RunLog {
             message: Some(reason),
             payload,
             timed: true,
-            extra: Extra::default(),
+            extra: Extra {
+                trace,
+                ..Extra::default()
+            },
         };
         // A repair is owed, so it may exceed the bounds by what it is: a few hundred bytes for each open tool and span.
         // It is well-formed because it was read from the book a moment ago, under the same lock.

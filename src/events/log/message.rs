@@ -8,6 +8,7 @@ use crate::events::event::Draft;
 use crate::events::json;
 use crate::events::span::Placed;
 use crate::ids::{RunId, ThreadId};
+use crate::mutants::mutant;
 
 thread_local! {
     /// Where a thread writes a message before it is kept in its own size: one text for all logs stays in the processor's cache.
@@ -80,6 +81,12 @@ impl RunLog {
         if let Some(parent) = placed.parent.as_deref() {
             out.push_str(",\"parent_request_id\":");
             json::string(out, parent);
+        }
+        if let Some(trace) = draft.extra.trace.filter(|_| !mutant!(TraceNotPublished)) {
+            // Hexadecimal digits and dashes: nothing to escape.
+            out.push_str(",\"traceparent\":\"");
+            out.push_str(trace.parent());
+            out.push('"');
         }
         out.push_str(",\"payload\":");
         let payload_at = out.len();

@@ -348,6 +348,9 @@ impl RunLog {
         monotonic: Micros,
     ) -> Result<u64, EventError> {
         let placed = inner.spans.place(scope, draft.kind, draft.agent, monotonic)?;
+        if let (EventKind::Started, Some(trace)) = (draft.kind, draft.extra.trace) {
+            inner.spans.note_trace(placed.index, trace);
+        }
         let class = draft.class();
         let mut closes = None;
         let slot = match draft.kind {

@@ -29,7 +29,7 @@ use super::policy::with_placeholders;
 use super::process::{CLOCK, Stamp};
 use super::request::NoteId;
 use crate::clock::Clock;
-use crate::context::{ContextCore, ContextFault, Identity};
+use crate::context::{ContextCore, ContextFault, Identity, is_traced};
 use crate::events::{
     self, Class, Delta, Draft, EventError, EventKind, Extra, Level, LogBounds, Outcome, RunLog, SpanScope,
     StreamWriter, Streams,
@@ -132,6 +132,7 @@ fn extra<'a>(
         key,
         delta: None,
         event_id,
+        trace: None,
     })
 }
 
@@ -329,6 +330,9 @@ impl UserWebSocketEmitter {
                 }
                 // Publishing may wake a client, which runs Python code, so the writer's lock is let go before.
                 let log = lock(writer).as_ref().map(|writer| writer.log().clone());
+                let trace = if is_traced() { context.trace() } else { None };
+                let mut draft = draft;
+                draft.extra.trace = trace.as_deref();
                 log.ok_or(EventError::Closed)
                     .and_then(|log| log.publish(&self.lane, scope, draft, now))
             }
