@@ -2325,6 +2325,17 @@ class UserExecutionContext:
         """
         Numbers of the contexts from the root to this one.
         """
+    def _set_trace(
+        self, /, traceparent: str | None, tracestate: str | None = None, is_remote: bool = False
+    ) -> bool:
+        """
+        Puts this context into a trace, and those below it that have no place of their own. Without `traceparent` it is where its
+        parent is again. Answers whether what was given is a `traceparent`.
+        """
+    def _trace(self, /) -> tuple[str, str | None, bool] | None:
+        """
+        `traceparent`, `tracestate`, and whether another process began that span.
+        """
     def acquire_execution_lock(self, /, timeout: SupportsFloat | SupportsIndex = 30.0) -> Slot:
         """
         Takes one of the user's and the process's execution permits: `async with context.acquire_execution_lock(): …`.
@@ -2625,6 +2636,12 @@ class UserExecutionContext:
         """
         The context as JSON-able data, without the session.
         """
+    @property
+    def traceparent(self, /) -> str | None:
+        """
+        Where the run stands in a trace, as the W3C's `traceparent`; children stand where their parent does, until a span of their
+        own begins. `None` when nobody traces, or the run was begun outside of any span.
+        """
     def update_activity(self, /) -> None:
         """
         Notes that something happened.
@@ -2924,6 +2941,15 @@ def _manual_clock(on: bool) -> None:
 def _note_contamination(boundary: str) -> None:
     """
     Counts a violation that contents showed, with those of the owner tags.
+    """
+
+def _set_trace_source(
+    source: collections.abc.Callable[[str], tuple[str, str | None, bool] | None] | None,
+) -> Any | None:
+    """
+    Sets what is asked for the place of a new context in a trace, or takes it away: `source(user_id)` answers `traceparent`,
+    `tracestate` and whether another process began the span, or `None`. Answers the source before. While there is none nothing
+    asks, and events name no trace.
     """
 
 def _uninstall_scanner(scanner: Scanner) -> None:

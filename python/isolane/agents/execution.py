@@ -20,6 +20,7 @@ from isolane._core import (
     UserExecutionContext,
     UserWebSocketEmitter,
 )
+from isolane.observability import seams
 from isolane.security.errors import ResponseWithheldError
 
 
@@ -104,10 +105,32 @@ async def run_in_span(
     if context.get_websocket_emitter()._has_execution():  # noqa: SLF001 - its other half
         inner = context.create_child_context(name)
     try:
-        return await _run(context, inner, name, work, timeout_seconds, metadata)
+        run = _run if seams.tracing is None else _traced_run
+        return await run(context, inner, name, work, timeout_seconds, metadata)
     finally:
         if inner is not context:
             await inner.cleanup()
+
+
+async def _traced_run(
+    context: UserExecutionContext,
+    inner: UserExecutionContext,
+    name: str,
+    work: Callable[[UserExecutionContext], Awaitable[Any]],
+    timeout_seconds: float,
+    metadata: Mapping[str, Any] | None,
+) -> Execution:
+    tracing = seams.tracing
+    if tracing is None:
+        return await _run(context, inner, name, work, timeout_seconds, metadata)
+    span = tracing.agent(inner, name)
+    try:
+        execution = await _run(context, inner, name, work, timeout_seconds, metadata)
+    except BaseException as left:
+        span.end(left)
+        raise
+    span.end(execution.error)
+    return execution
 
 
 async def _run(

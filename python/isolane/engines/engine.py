@@ -34,6 +34,7 @@ from isolane.agents.result import ExecutionResult
 from isolane.engines.errors import EngineClosedError, RunCancelledError, RunExpiredError, RunRolledBackError
 from isolane.engines.waits import RunWaits, add_wait, current_waits, waiting
 from isolane.limits import LimitTimeout
+from isolane.observability import seams
 
 if TYPE_CHECKING:
     from isolane.engines.factory import ExecutionEngineFactory
@@ -221,7 +222,8 @@ class UserExecutionEngine:
         token = current_waits.set(waits)
         failed: BaseException | None = None
         try:
-            result = await self._run_steps(steps, request, results)
+            is_traced = seams.tracing is not None and self._above() is self.context
+            result = await (self._traced_steps if is_traced else self._run_steps)(steps, request, results)
             failed = result.error
         except asyncio.CancelledError as error:
             failed = error
@@ -247,6 +249,23 @@ class UserExecutionEngine:
         if tells and (was_late or self.end_reason == "rolled_back"):
             # It ended after all, but too late, or what it came to is not to be believed.
             raise self._closed_error()
+        return result
+
+    async def _traced_steps(
+        self, steps: Sequence[tuple[str, type[BaseAgent]]], request: Any, results: dict[str, Any]
+    ) -> ExecutionResult:
+        tracing = seams.tracing
+        if tracing is None:
+            return await self._run_steps(steps, request, results)
+        span = tracing.run(self.context)
+        try:
+            result = await self._run_steps(steps, request, results)
+        except BaseException as left:
+            # The lifetime, and a rollback, end a run by a cancellation as well, and are errors.
+            is_error = isinstance(left, asyncio.CancelledError) and self.end_reason in {"lifetime", "rolled_back"}
+            span.end(self._closed_error() if is_error else left)
+            raise
+        span.end(result.error)
         return result
 
     async def _run_steps(
@@ -333,13 +352,15 @@ class UserExecutionEngine:
         try:
             try:
                 with waiting():
-                    permit = await self._factory.limiter.acquire(
+                    asked = self._factory.limiter.acquire(
                         child.user_id,
                         ctx=child,
                         timeout=timeout,
                         resources=cls.resources or None,
                         admitted=self._admitted,
                     )
+                    tracing = seams.tracing
+                    permit = await (asked if tracing is None else tracing.waited(asked, child, name))
             except (LimitRejected, LimitTimeout) as error:
                 # The context may have been closed meanwhile, or fenced off.
                 with contextlib.suppress(RuntimeError, ValueError):
@@ -350,7 +371,8 @@ class UserExecutionEngine:
             self._permits.add(permit)
             try:
                 self._admitted = True
-                return await self._run_agent(name, cls, child, request, results)
+                run = self._run_agent if seams.tracing is None else self._traced_agent
+                return await run(name, cls, child, request, results)
             finally:
                 add_wait(permit.suspended_seconds)
                 self._permits.discard(permit)
@@ -374,6 +396,26 @@ class UserExecutionEngine:
                 error="no capacity was free; try again",
                 metadata={"retriable": True, "retry_after_ms": error.retry_after * 1000},
             )
+
+    async def _traced_agent(
+        self,
+        name: str,
+        cls: type[BaseAgent],
+        child: UserExecutionContext,
+        request: Any,
+        results: Mapping[str, Any],
+    ) -> tuple[Any, BaseException | None]:
+        tracing = seams.tracing
+        if tracing is None:
+            return await self._run_agent(name, cls, child, request, results)
+        span = tracing.agent(child, name)
+        try:
+            result, error = await self._run_agent(name, cls, child, request, results)
+        except BaseException as left:
+            span.end(left)
+            raise
+        span.end(error)
+        return result, error
 
     async def _run_agent(
         self,

@@ -13,6 +13,7 @@ from starlette.types import Scope
 from isolane._core import UnifiedIDManager, UserExecutionContext, bind_event_bounds
 from isolane.engines.engine import UserExecutionEngine
 from isolane.fastapi.principal import NotAuthenticatedError, Principal
+from isolane.observability import seams
 
 if TYPE_CHECKING:
     from isolane.fastapi.application import Isolane
@@ -90,6 +91,8 @@ class RequestScope:
         # What roles of tools and resources are asked of.
         roles = principal.roles | principal.permissions
         context = UserExecutionContext.from_fastapi_request(conn, principal.user_id, thread, run, permissions=roles)
+        if seams.tracing is not None:
+            seams.tracing.continued(context, conn.headers)
         # Whoever opens the stream, an engine or an agent without one, it has the bounds of the settings.
         bind_event_bounds(context, **self.isolane.bridge.config.bounds())
         if self.isolane.factory.tool_dispatcher_factory is not None:

@@ -10,6 +10,7 @@ from isolane._core import FairLimiter, LimitRejected, Permit
 from isolane.limits import nesting
 from isolane.limits.adaptive import AdaptiveSemaphore
 from isolane.limits.errors import LimitTimeout, ResourceTimeoutError
+from isolane.observability import seams
 
 
 def _timeout_of(error: LimitTimeout | LimitRejected, seconds: float) -> ResourceTimeoutError:
@@ -55,7 +56,8 @@ class ExecutionSlot:
         self._slot = slot
         self._semaphore._asking += 1  # noqa: SLF001 - counts with the semaphore's own
         try:
-            permit = await slot.__aenter__()
+            entering, tracing = slot.__aenter__(), seams.tracing
+            permit = await (entering if tracing is None else tracing.waited(entering, context, "slot"))
         except BaseException as error:
             self._slot = None
             if isinstance(error, (LimitTimeout, LimitRejected)):

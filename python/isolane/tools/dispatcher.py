@@ -26,6 +26,7 @@ from isolane._core import (
     _check_boundary,
 )
 from isolane.limits import LimitTimeout
+from isolane.observability import seams
 from isolane.security.errors import ResponseWithheldError
 from isolane.security.permissions.answers import PermissionAnswer
 from isolane.security.permissions.errors import PermissionDeniedError
@@ -275,7 +276,8 @@ class UnifiedToolDispatcher:
         ``ResponseWithheldError`` when the installed detector enforces, and parameters, result, or what the tool raised,
         have data of another user.
         """
-        return await self._call(tool_name, parameters, timeout, {})
+        call = self._call if seams.tracing is None else self._traced_call
+        return await call(tool_name, parameters, timeout, {})
 
     async def dispatch_tool(
         self,
@@ -296,7 +298,8 @@ class UnifiedToolDispatcher:
         self._check_open(tool_name)
         about: dict[str, Any] = {"tool_name": tool_name, "code": "ok", "execution_time_ms": 0.0}
         try:
-            result = await self._call(tool_name, parameters, timeout, about)
+            call = self._call if seams.tracing is None else self._traced_call
+            result = await call(tool_name, parameters, timeout, about)
         except (ToolDispatchError, PermissionDeniedError, ResponseWithheldError, RunClosed, BudgetExceeded) as error:
             about["code"] = getattr(error, "code", "run_closed" if isinstance(error, RunClosed) else "budget_exceeded")
             if isinstance(error, ToolParameterError):
@@ -356,6 +359,26 @@ class UnifiedToolDispatcher:
         self._factory.calls.book.refuse(tool_name if self.has_tool(tool_name) else "_unknown")
         if isinstance(error, LimitRejected):
             raise ToolLimitError(tool_name, str(error), error.retry_after) from error
+
+    async def _traced_call(
+        self,
+        tool_name: str,
+        parameters: Mapping[str, Any] | None,
+        timeout: float | None,  # noqa: ASYNC109 - the dispatcher's own, which shows and counts it
+        about: dict[str, Any],
+    ) -> Any:
+        tracing = seams.tracing
+        if tracing is None:
+            return await self._call(tool_name, parameters, timeout, about)
+        # A model may ask for any name: one that there is not is nobody's to read.
+        span = tracing.tool(self.user_context, tool_name if self.has_tool(tool_name) else "_unknown")
+        try:
+            result = await self._call(tool_name, parameters, timeout, about)
+        except BaseException as error:
+            span.end(error)
+            raise
+        span.end()
+        return result
 
     async def _call(
         self,
