@@ -1,0 +1,285 @@
+// The flags of the rollout: what each is on for, what the guard has seen, and the way back.
+
+import { act, get } from "../api.js";
+import { announce, Badge, Facts, el, empty, icon, setAttribute, setText, show } from "../dom.js";
+import { count, evidence, percent, time, words } from "../format.js";
+import { Poll } from "../poll.js";
+import { ask } from "../question.js";
+import { Notice } from "./listing.js";
+
+const EVERY_MS = 2_000;
+const LONGEST_LIST = 50;
+
+/** One metric of the guard: its evidence against the new variant, beside the threshold at which it is rolled back. */
+class Evidence {
+  #name = el("th", { scope: "row" });
+  #value = el("td", { class: "k-number" });
+  #threshold = el("td", { class: "k-number" });
+  #alpha = el("td", { class: "k-number" });
+  #n = el("td", { class: "k-number" });
+  #bar = el("span", { class: "bar-of" });
+  #meter = el("span", { class: "meter" }, this.#bar, el("span", { class: "mark" }));
+  #verdict = new Badge();
+  element = el(
+    "tr",
+    {},
+    this.#name,
+    this.#value,
+    this.#threshold,
+    el("td", {}, this.#meter),
+    el("td", {}, this.#verdict.element),
+    this.#alpha,
+    this.#n,
+  );
+
+  set(metric) {
+    const { name, e_value: value, threshold, alpha, n } = metric;
+    setText(this.#name, words(name));
+    setText(this.#value, evidence(value));
+    setText(this.#threshold, evidence(threshold));
+    setText(this.#alpha, evidence(alpha));
+    setText(this.#n, count(n));
+    const over = typeof value === "number" && typeof threshold === "number" && value >= threshold;
+    // Evidence multiplies: its logarithm is what grows evenly. The mark is the threshold, at four fifths.
+    const part = value > 1 && threshold > 1 ? Math.min(Math.log(value) / Math.log(threshold), 1.25) * 0.8 : 0;
+    this.#bar.style.setProperty("--width", part.toFixed(4));
+    setAttribute(this.#meter, "data-state", over ? "failed" : "active");
+    if (over) this.#verdict.as("cross", "bad", "over");
+    else if (n === 0 || value === null || value === undefined) this.#verdict.as("waiting", "idle", "no data");
+    else this.#verdict.as("ok", "good", "below");
+  }
+}
+
+class FlagCard {
+  #flag = null;
+  #state = new Badge();
+  #percentText = el("span", { class: "value" });
+  #percentBar = el("span", { class: "bar-of" });
+  #variants = el("ul", { class: "variants" });
+  #stage = el("span", { class: "tag" });
+  #guard;
+  #noGuard = el("p", { class: "note" }, "No guard watches this flag. Give the migration a RolloutGuard, and its e-values appear here.");
+  #evidence = new Map();
+  #evidenceBody = el("tbody");
+  #button = el("button", { type: "button", class: "danger" }, icon("undo"), "Roll back now");
+  #why = el("p", { class: "note", hidden: true });
+  element;
+
+  constructor(flag, rollBack) {
+    this.#button.addEventListener("click", () => rollBack(this.#flag));
+    const caption = el("caption", { class: "unseen" }, `What the guard has seen of ${flag}`);
+    const heads = ["Metric", "E-value", "Threshold", "Evidence", "Verdict", "α", "Outcomes"];
+    this.#guard = el(
+      "div",
+      { class: "guard" },
+      el("p", { class: "headed" }, el("strong", {}, "Guard"), this.#stage),
+      el(
+        "div",
+        { class: "sideways" },
+        el(
+          "table",
+          { class: "plain" },
+          caption,
+          el("thead", {}, el("tr", {}, ...heads.map((text, at) => el("th", { scope: "col", class: [1, 2, 5, 6].includes(at) ? "k-number" : "" }, text)))),
+          this.#evidenceBody,
+        ),
+      ),
+    );
+    this.element = el(
+      "article",
+      { class: "card flag", "data-flag": flag },
+      el(
+        "div",
+        { class: "headed" },
+        el("h3", { class: "id" }, flag),
+        this.#state.element,
+        el("div", { class: "choices" }, this.#button),
+      ),
+      this.#why,
+      el(
+        "div",
+        { class: "share" },
+        el("p", {}, el("span", { class: "title" }, "Users with the new path"), this.#percentText),
+        el("span", { class: "meter plain-meter" }, this.#percentBar),
+      ),
+      this.#variants,
+      this.#guard,
+      this.#noGuard,
+    );
+  }
+
+  set(flag, mayAct) {
+    this.#flag = flag;
+    const share = typeof flag.percent === "number" ? flag.percent : flag.on ? 100 : 0;
+    if (flag.rolled_back) this.#state.as("undo", "bad", "rolled back");
+    else if (flag.on === false || flag.on === "off") this.#state.as("pause", "idle", "off");
+    else this.#state.as("running", "good", "on");
+    setText(this.#percentText, flag.rolled_back ? "0 %, rolled back" : percent(share));
+    this.#percentBar.style.setProperty("--width", flag.rolled_back ? 0 : Math.min(share, 100) / 100);
+    setAttribute(this.element, "data-rolled-back", flag.rolled_back);
+    this.#setVariants(flag.variants ?? {});
+    show(this.#guard, Boolean(flag.guard));
+    show(this.#noGuard, !flag.guard);
+    if (flag.guard) {
+      setText(this.#stage, words(flag.guard.stage ?? "watching"));
+      this.#setEvidence(flag.guard.metrics ?? []);
+    }
+    this.#button.disabled = flag.rolled_back || !mayAct;
+    const why = flag.rolled_back ? "" : mayAct ? "" : "You see this dashboard without the permission to act.";
+    setText(this.#why, why);
+    show(this.#why, why !== "");
+  }
+
+  #setVariants(variants) {
+    const entries = Object.entries(variants);
+    show(this.#variants, entries.length > 0);
+    const items = entries.map(([name, share]) => {
+      const text = typeof share === "number" ? `${name} ${percent(share)}` : `${name} ${JSON.stringify(share)}`;
+      return el("li", { class: "chip" }, text);
+    });
+    if (this.#variants.textContent !== items.map((item) => item.textContent).join("")) this.#variants.replaceChildren(...items);
+  }
+
+  #setEvidence(metrics) {
+    const names = new Set();
+    for (const metric of metrics) {
+      names.add(metric.name);
+      let row = this.#evidence.get(metric.name);
+      if (!row) {
+        row = new Evidence();
+        this.#evidence.set(metric.name, row);
+        this.#evidenceBody.append(row.element);
+      }
+      row.set(metric);
+    }
+    for (const [name, row] of this.#evidence) {
+      if (names.has(name)) continue;
+      row.element.remove();
+      this.#evidence.delete(name);
+    }
+  }
+}
+
+export class RolloutView {
+  #poll;
+  #mayAct = false;
+  #flags = null;
+  #cards = new Map();
+  #notice = new Notice();
+  #facts = new Facts();
+  #stale = el("p", { class: "notice", hidden: true }, "The source of the flags cannot be read. What was read last holds.");
+  #holder = el("div", { class: "flags" });
+  #changes = el("tbody");
+  #history;
+  #empty = empty(
+    "No rollout is configured",
+    "Flags, their guard and their changes are shown here once the application has a flag source.",
+    "Set ISOLANE_FLAGS to a file of flags, or give setup() a migration; see the guide on rollouts.",
+  );
+  #all;
+
+  constructor({ panel, live }) {
+    show(this.#empty, false);
+    const heads = ["When", "Flag", "What", "By", "Why"];
+    this.#history = el(
+      "section",
+      { class: "card" },
+      el("h3", {}, "Changes"),
+      el(
+        "div",
+        { class: "sideways" },
+        el(
+          "table",
+          { class: "plain" },
+          el("caption", { class: "unseen" }, "Changes of the flags, the latest first"),
+          el("thead", {}, el("tr", {}, ...heads.map((text) => el("th", { scope: "col" }, text)))),
+          this.#changes,
+        ),
+      ),
+    );
+    this.#all = el("div", { class: "stack" }, this.#facts.element, this.#stale, this.#holder, this.#history);
+    show(this.#all, false);
+    panel.append(el("div", { class: "headed" }, el("h2", {}, "Rollout")), this.#notice.element, this.#empty, this.#all);
+    this.#poll = new Poll(live, EVERY_MS, (signal) => this.#load(signal), (error) => this.#notice.set(error));
+  }
+
+  show() {
+    this.#poll.start();
+  }
+
+  hide() {
+    this.#poll.stop();
+  }
+
+  update({ permissions }) {
+    const mayAct = Boolean(permissions?.actions);
+    if (mayAct === this.#mayAct) return;
+    this.#mayAct = mayAct;
+    this.#showFlags();
+  }
+
+  async #load(signal) {
+    const rollout = await get("rollout.json", {}, signal);
+    if (signal.aborted) return;
+    show(this.#empty, !rollout.configured);
+    show(this.#all, rollout.configured);
+    if (!rollout.configured) return;
+    this.#facts.set("Revision", rollout.revision ?? "–");
+    this.#facts.set("Source", rollout.stale ? "cannot be read" : "read");
+    show(this.#stale, Boolean(rollout.stale));
+    this.#flags = rollout.flags ?? [];
+    this.#showFlags();
+    this.#showChanges(rollout.changes ?? []);
+  }
+
+  #showFlags() {
+    if (this.#flags === null) return;
+    const names = new Set();
+    for (const flag of this.#flags) {
+      names.add(flag.flag);
+      let card = this.#cards.get(flag.flag);
+      if (!card) {
+        card = new FlagCard(flag.flag, (chosen) => this.#rollBack(chosen));
+        this.#cards.set(flag.flag, card);
+        this.#holder.append(card.element);
+      }
+      card.set(flag, this.#mayAct);
+    }
+    for (const [name, card] of this.#cards) {
+      if (names.has(name)) continue;
+      card.element.remove();
+      this.#cards.delete(name);
+    }
+  }
+
+  #showChanges(changes) {
+    show(this.#history, changes.length > 0);
+    const rows = changes.slice(0, LONGEST_LIST).map((change) => [
+      time(change.at ?? change.time),
+      change.flag ?? "–",
+      words(change.kind ?? change.change ?? change.action ?? "changed"),
+      change.by ?? change.actor ?? "–",
+      change.reason ?? change.detail ?? "",
+    ]);
+    const text = JSON.stringify(rows);
+    if (this.#changes.shown === text) return;
+    this.#changes.shown = text;
+    this.#changes.replaceChildren(...rows.map((cells) => el("tr", {}, ...cells.map((cell) => el("td", {}, cell)))));
+  }
+
+  async #rollBack({ flag, percent: share }) {
+    const answer = await ask({
+      title: `Roll ${flag} back?`,
+      texts: [
+        `New work of all users takes the old path at once${typeof share === "number" ? `; ${percent(share)} have the new one now` : ""}. It stays so until somebody releases the flag.`,
+      ],
+      reason: "Why? The audit log keeps it.",
+      doing: "Rolling back…",
+      button: "Roll back now",
+      act: (reason) => act("rollback", { flag, reason }),
+    });
+    if (!answer) return;
+    announce(`${flag} is rolled back`);
+    await this.#poll.now();
+  }
+}
