@@ -54,7 +54,8 @@ fn start() -> Instant {
     *START.get_or_init(Instant::now)
 }
 
-fn unix_micros_of_system() -> Micros {
+/// Microseconds since the Unix epoch by the operating system, whatever a manual clock says.
+pub fn unix_micros_of_system() -> Micros {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
 }

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod cache;
 pub mod clock;
 pub mod context;
+pub mod crossings;
 pub mod deprecation;
 pub mod engines;
 pub mod error;
@@ -45,6 +46,7 @@ mod _core {
         cache::TtlCache,
         connection::{EventCursor, bye_frame, cancel_stream, stream_state},
         context::PyContext,
+        crossings::{_note_check, _note_control, _note_refused, _note_violation, _refusal, crossing_figures},
         deepcopy::_deep_copy,
         delivery::{LatencyHistogram, close_connection, delivery_figures, event_figures, user_connections},
         deprecation::{DeprecationLedger, LegacySite, merge_ledgers},
@@ -62,7 +64,7 @@ mod _core {
         guard::{GuardCore, log_accounts, run_deliveries, set_end_code, set_late_after},
         ids::UnifiedIDManager,
         isolation::{
-            _note_contamination, PyScanner, PySighting, PyWindow,
+            PyScanner, PySighting, PyWindow,
             gate::{_check_boundary, _install_scanner, _uninstall_scanner},
             leak_probability, secret_bits,
         },

@@ -52,6 +52,9 @@ mutants! {
     RetryAfterUnbounded: "a client may be told to come back after hours",
     InterruptNotHeard: "a thread that waits does not hear Ctrl-C",
     LeakNotCounted: "a permit that nobody returned is not counted as leaked",
+    // What boundaries found.
+    ViolationNotCounted: "data of another user that was found is not counted",
+    RefusalNotCounted: "an attempt that a boundary refused is not counted",
     // The adaptive limit.
     BaselineNeverMoves: "calls that take longer for good look like a queue for ever",
     ControllerCountsStale: "a call that was admitted under another limit counts",

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::clock;
+use crate::crossings::{self, Place, Tier};
 use crate::ids::UserId;
 use crate::mutants::mutant;
 
@@ -62,18 +64,30 @@ pub struct IsolationViolation {
     pub detail: String,
 }
 
+/// What each boundary has found: what it refused, and what had crossed it.
 static VIOLATIONS: [AtomicU64; Crossing::ALL.len()] = [const { AtomicU64::new(0) }; Crossing::ALL.len()];
 
-/// Makes a violation and counts it.
-pub fn violation(crossing: Crossing, detail: impl Into<String>) -> IsolationViolation {
+/// Counts an attempt that a boundary refuses, and makes what is raised. Nothing crosses.
+pub fn refusal(crossing: Crossing, detail: impl Into<String>) -> IsolationViolation {
     VIOLATIONS[crossing as usize].fetch_add(1, Ordering::Relaxed);
+    if let Some(place) = Place::of(crossing).filter(|_| !mutant!(RefusalNotCounted)) {
+        crossings::refused(place);
+    }
     IsolationViolation {
         crossing,
         detail: detail.into(),
     }
 }
 
-/// How many violations each boundary has found in this process.
+/// Counts a violation that was found: data of one user is where another's is.
+pub fn violation(place: Place, tier: Tier) {
+    if let Some(crossing) = place.crossing() {
+        VIOLATIONS[crossing as usize].fetch_add(1, Ordering::Relaxed);
+    }
+    crossings::found(place, tier, clock::unix_micros_of_system());
+}
+
+/// How often each boundary of this process has found something: attempts that it refused, and what had crossed it.
 pub fn violation_counts() -> [(&'static str, u64); Crossing::ALL.len()] {
     Crossing::ALL.map(|crossing| (crossing.name(), VIOLATIONS[crossing as usize].load(Ordering::Relaxed)))
 }
@@ -100,6 +114,11 @@ impl OwnerTag {
 
     /// The crossing-point check: passes when both tags belong to the same user.
     pub fn same_owner(&self, other: &Self, crossing: Crossing) -> Result<(), IsolationViolation> {
+        if matches!(crossing, Crossing::Subscribe | Crossing::Bind)
+            && let Some(place) = Place::of(crossing)
+        {
+            crossings::checked(place, 1);
+        }
         if Arc::ptr_eq(&self.0, &other.0) || self.0.user.is(&other.0.user) {
             return Ok(());
         }
@@ -113,7 +132,7 @@ impl OwnerTag {
         if !compared {
             return Ok(());
         }
-        Err(violation(crossing, "an object of another user was refused"))
+        Err(refusal(crossing, "an object of another user was refused"))
     }
 }
 

@@ -85,7 +85,11 @@ __all__ = [
     "_deep_copy",
     "_install_scanner",
     "_manual_clock",
-    "_note_contamination",
+    "_note_check",
+    "_note_control",
+    "_note_refused",
+    "_note_violation",
+    "_refusal",
     "_uninstall_scanner",
     "account",
     "audit_chains",
@@ -102,6 +106,7 @@ __all__ = [
     "charge_memory",
     "clear_caches",
     "close_connection",
+    "crossing_figures",
     "default_limiter",
     "delivery_figures",
     "emitter_for_context",
@@ -2938,9 +2943,29 @@ def _manual_clock(on: bool) -> None:
     For tests: stops the clock of the core (`True`) or gives it back to the system (`False`).
     """
 
-def _note_contamination(boundary: str) -> None:
+def _note_check(boundary: str) -> None:
     """
-    Counts a violation that contents showed, with those of the owner tags.
+    Counts a check, whatever it came to.
+    """
+
+def _note_control(caught: bool) -> None:
+    """
+    Counts a positive control: a canary that must be caught, and was or was not.
+    """
+
+def _note_refused(boundary: str) -> None:
+    """
+    Counts an attempt that was refused: nothing crossed.
+    """
+
+def _note_violation(boundary: str, tier: str) -> None:
+    """
+    Counts a violation: data of one user was found where another's is. Raises `ValueError` for a boundary or tier that is none.
+    """
+
+def _refusal(text: str, boundary: str) -> ContextIsolationError:
+    """
+    Counts an attempt that was refused, and makes the error to raise.
     """
 
 def _set_trace_source(
@@ -3073,6 +3098,13 @@ def close_connection(user_id: str, connection_id: str, code: SupportsIndex) -> b
     already. Another user's socket is not found.
     """
 
+def crossing_figures() -> dict[str, typing.Any]:
+    """
+    What the boundaries of this process found so far: `boundaries` (of each `checks`, `refused` and, by tier, `violations`),
+    `violations` and `refused` in all, `latest` (when the latest violation was found: Unix time in seconds, or `None`), and
+    `controls` (positive controls by result).
+    """
+
 def default_limiter() -> FairLimiter:
     """
     The limiter of the process, which contexts and engine factories use unless they are given another: 50 permits, 5 per user.
@@ -3166,7 +3198,8 @@ def installed_flags() -> FlagEngine | None:
 
 def isolation_violations() -> dict[str, int]:
     """
-    Violations that each boundary of this process has found so far.
+    How often each boundary of this process has found something so far: attempts that it refused, and what had crossed it.
+    `isolane.security.crossings` tells the two apart.
     """
 
 def lane_stats() -> dict[str, int]:

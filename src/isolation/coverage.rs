@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::crossings::{self, Place};
+
 /// A place where data leaves what one user may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -111,7 +113,10 @@ impl Coverage {
     /// Notes one scan. `is_delivery` is false for what was scanned before, on its way to another socket.
     pub fn note(&self, boundary: Boundary, bytes: usize, own: usize, foreign: usize, is_delivery: bool) {
         let counts = &self.0[boundary as usize];
-        counts.deliveries.fetch_add(is_delivery.into(), Ordering::Relaxed);
+        if is_delivery {
+            counts.deliveries.fetch_add(1, Ordering::Relaxed);
+            crossings::checked(Place::Scan(boundary), 1);
+        }
         counts.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         if own + foreign > 0 {
             counts.own.fetch_add(own as u64, Ordering::Relaxed);

@@ -17,7 +17,7 @@ use crate::events::{Connection, RunLog};
 use crate::ids::{Checked, RunId, UserId};
 use crate::metrics::EventCounters;
 use crate::mutants::mutant;
-use crate::owner::{Crossing, IsolationViolation, violation};
+use crate::owner::{Crossing, IsolationViolation, refusal};
 use crate::sync::{Mutex, MutexGuard};
 
 /// How many idle lanes are kept by default.
@@ -71,7 +71,7 @@ impl Shared {
     pub fn check_run_owner(&self, run: &RunId, user: &UserId) -> Result<(), IsolationViolation> {
         match self.run_owners().get(run) {
             Some(owner) if !owner.is(user) && !mutant!(RunOfAnotherUserAccepted) => {
-                Err(violation(Crossing::Publish, "the run id belongs to another user's run"))
+                Err(refusal(Crossing::Publish, "the run id belongs to another user's run"))
             }
             _ => Ok(()),
         }
@@ -81,7 +81,7 @@ impl Shared {
     pub fn claim_run(&self, run: &RunId, user: &UserId) -> Result<(), IsolationViolation> {
         match self.run_owners().entry(run.clone()) {
             Entry::Occupied(owner) if !owner.get().is(user) && !mutant!(RunOfAnotherUserAccepted) => {
-                Err(violation(Crossing::Bind, "the run id belongs to another user's run"))
+                Err(refusal(Crossing::Bind, "the run id belongs to another user's run"))
             }
             Entry::Occupied(_) => Ok(()),
             Entry::Vacant(place) => {

@@ -6,6 +6,7 @@ pub(crate) mod awaitable;
 pub(crate) mod cache;
 pub(crate) mod connection;
 pub(crate) mod context;
+pub(crate) mod crossings;
 pub(crate) mod deepcopy;
 pub(crate) mod delivery;
 pub(crate) mod deprecation;

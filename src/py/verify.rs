@@ -16,7 +16,8 @@ use super::context::{PyContext, reserved_in};
 use super::errors::ContextIsolationError;
 use super::json::entries;
 use crate::context::{Identity, SessionBindings};
-use crate::owner::{Crossing, violation};
+use crate::crossings::{self, Place, Tier};
+use crate::owner::{Crossing, IsolationViolation, violation};
 
 /// Values looked at in one verification.
 const MAX_VALUES: usize = 10_000;
@@ -89,9 +90,18 @@ pub(crate) struct IsolationFinding {
 }
 
 impl IsolationFinding {
+    /// Counts it as a violation: the context holds what is not its own.
+    fn count(&self) {
+        violation(Place::Verify, Tier::named(&self.kind).unwrap_or(Tier::ForeignObject));
+    }
+
     pub(crate) fn into_error(self, py: Python<'_>) -> PyErr {
-        let text = violation(Crossing::Verify, format!("{}: {}", self.path, self.detail)).to_string();
-        ContextIsolationError::raise(py, text, Crossing::Verify.name().to_owned())
+        self.count();
+        let found = IsolationViolation {
+            crossing: Crossing::Verify,
+            detail: format!("{}: {}", self.path, self.detail),
+        };
+        ContextIsolationError::raise(py, found.to_string(), Crossing::Verify.name().to_owned())
     }
 }
 
@@ -214,6 +224,7 @@ fn still_holds(context: &Bound<'_, PyContext>, address: usize) -> PyResult<bool>
 
 /// All that is not the context's own.
 pub(crate) fn inspect(context: &Bound<'_, PyContext>) -> PyResult<Vec<IsolationFinding>> {
+    crossings::checked(Place::Verify, 1);
     let inner = context.get();
     let identity = inner.core().identity();
     let finding = |kind: &str, path: &str, detail: &str, other: Option<Known>| IsolationFinding {
@@ -378,15 +389,15 @@ pub(crate) fn audit_isolation(py: Python<'_>) -> PyResult<Vec<IsolationFinding>>
     let mut findings = Vec::new();
     for context in contexts {
         for finding in inspect(&context)? {
-            // Counted like any other violation.
-            drop(violation(Crossing::Verify, finding.detail.as_str()));
+            finding.count();
             findings.push(finding);
         }
     }
     Ok(findings)
 }
 
-/// Violations that each boundary of this process has found so far.
+/// How often each boundary of this process has found something so far: attempts that it refused, and what had crossed it.
+/// `isolane.security.crossings` tells the two apart.
 #[pyfunction]
 pub(crate) fn isolation_violations() -> HashMap<&'static str, u64> {
     crate::owner::violation_counts().into_iter().collect()

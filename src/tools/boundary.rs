@@ -4,7 +4,8 @@ use super::roles::{RoleSet, Ruling};
 use super::verdict::{Verdict, ViolationKind};
 use super::wall::{Asker, KnownOwners, Passage, Target, UnknownOwner, Wall};
 use crate::clock::Micros;
-use crate::owner::{Crossing, violation};
+use crate::crossings::{self, Place};
+use crate::owner::{Crossing, refusal};
 
 /// Most resources of one check.
 pub const MAX_RESOURCES: usize = 256;
@@ -39,6 +40,7 @@ pub fn evaluate(
         verdict.violate(ViolationKind::LimitExceeded, "too_many_resources", None);
         return;
     }
+    crossings::checked(Place::Access, (ask.targets.len() + ask.mentioned.len()) as u64);
     for target in ask.targets.iter().chain(ask.mentioned) {
         match wall.pass(ask.asker, ask.action, *target, known, now) {
             Passage::Own | Passage::Granted(_) | Passage::Shared => {}
@@ -47,8 +49,8 @@ pub fn evaluate(
                 verdict.violate(ViolationKind::CrossUserAccessRisk, "owner_unknown", Some(target.name()));
             }
             Passage::Foreign => {
-                // Counted with the violations of all boundaries.
-                let _ = violation(Crossing::Access, "a resource of another user was refused");
+                // Counted with what all boundaries refuse.
+                let _ = refusal(Crossing::Access, "a resource of another user was refused");
                 verdict.violate(
                     ViolationKind::CrossUserAccessRisk,
                     "foreign_resource",

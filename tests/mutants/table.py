@@ -82,6 +82,15 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "InterruptNotHeard": (f"{P}limit_guarantees.py::test_09_a_thread_that_waits_hears_an_interrupt",),
     "LeakNotCounted": (f"{P}limit_guarantees.py::test_08_a_permit_that_is_dropped_returns_and_is_counted_as_leaked",),
     "GivingUpRaces": ("shuttle_limiter::who_gives_up_while_being_granted_passes_the_permit_on",),
+    # What boundaries found.
+    "ViolationNotCounted": (
+        f"{B}crossings.py::test_what_a_context_holds_of_another_user_is_a_violation",
+        f"{B}crossings.py::test_a_canary_before_the_wrong_user_counts_once[observe]",
+    ),
+    "RefusalNotCounted": (
+        f"{B}crossings.py::test_a_wall_that_said_no_leaves_the_big_zero_at_zero",
+        f"{B}crossings.py::test_an_event_into_the_run_of_another_user_is_refused",
+    ),
     # The adaptive limit.
     "BaselineNeverMoves": (
         f"{A}a_doubled_service_time_becomes_the_baseline",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from isolane._core import ContextIsolationError, InvalidContextError, UserExecutionContext, monotonic
+from isolane._core import InvalidContextError, UserExecutionContext, _refusal, monotonic
 from isolane.contexts.factory import validate_user_context
 
 MAX_EVENTS = 1000
@@ -63,9 +63,7 @@ class UserContextManager:
                 entry = self._entries[context_key] = _Entry(context, 0.0)
                 self._of_user.setdefault(context.user_id, OrderedDict())
             elif entry.context.user_id != context.user_id:
-                raise ContextIsolationError(
-                    "the key holds a context of another user; put the user_id into the key", "bind"
-                )
+                raise _refusal("the key holds a context of another user; put the user_id into the key", "bind")
             entry.context = context
             self._touch(context_key, entry)
             entry.note("context_set")

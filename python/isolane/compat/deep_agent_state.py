@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from isolane._core import ContextIsolationError, UserExecutionContext
+from isolane._core import UserExecutionContext, _refusal
 from isolane.migration.agents.adapter import copied
 from isolane.migration.agents.attributes import field_names, read
 from isolane.migration.agents.errors import LegacyIdentityError
@@ -142,7 +142,7 @@ class DeepAgentState(BaseModel):
         """
         owner = read(other_state, "user_id")
         if not owner or owner != self.user_id:
-            raise ContextIsolationError("the states belong to different users, or one of them to nobody", "bind")
+            raise _refusal("the states belong to different users, or one of them to nobody", "bind")
         updates: dict[str, Any] = {}
         for name in RESULTS:
             if getattr(self, name) is None and read(other_state, name) is not None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from starlette.websockets import WebSocketDisconnect
 
-from isolane._core import ContextIsolationError, user_streams
+from isolane._core import _refusal, user_streams
 from isolane.compat.protocols import ConnectionPool, PooledSocket
 from isolane.compat.websocket_records import ConnectionStatus, WebSocketFactoryConfig
 from isolane.fastapi.principal import Principal
@@ -63,7 +63,7 @@ def _known(websocket: PooledSocket, user_id: str) -> _Known:
         # Neither hashable nor weakly referenced: such a socket is sent the recent logs with each link.
         return _Known(user_id)
     if known.user_id != user_id:
-        raise ContextIsolationError(
+        raise _refusal(
             "the pool returned a socket that carries another user's events; a socket belongs to one user", "bind"
         )
     return known

@@ -6,12 +6,12 @@ import threading
 import weakref
 
 from isolane._core import (
-    ContextIsolationError,
     InvalidContextError,
     InvalidEvent,
     RunClosed,
     UserExecutionContext,
     UserWebSocketEmitter,
+    _refusal,
     end_stream,
     user_streams,
 )
@@ -80,7 +80,7 @@ class RunSpans:
         """
         self._check_open()
         if (context.user_id, context.run_id) != (self._user_id, self.run_id):
-            raise ContextIsolationError("the context belongs to another user or run than the emitter", "bind")
+            raise _refusal("the context belongs to another user or run than the emitter", "bind")
         if agent_name in self.executions or agent_name in self._adopted:
             return False
         self._adopted[agent_name] = context.get_websocket_emitter()

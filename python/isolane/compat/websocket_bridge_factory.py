@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, overload
 
 import isolane.fastapi  # noqa: F401 - the first import: it names the extra where that is missing
-from isolane._core import ContextIsolationError, UserExecutionContext
+from isolane._core import UserExecutionContext, _refusal
 from isolane._core import UserWebSocketEmitter as ContextEmitter
 from isolane.compat.pool_delivery import SocketLink, is_gone
 from isolane.compat.protocols import ConnectionPool, PooledSocket
@@ -140,7 +140,7 @@ class WebSocketBridgeFactory(ModernFactory):
         if connection is None:
             return None
         if getattr(connection, "user_id", user_id) != user_id:
-            raise ContextIsolationError("the pool returned a connection of another user", "bind")
+            raise _refusal("the pool returned a connection of another user", "bind")
         websocket: PooledSocket | None = getattr(connection, "websocket", None)
         return None if websocket is None or is_gone(websocket) else websocket
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from isolane._core import (
     BudgetExceeded,
-    ContextIsolationError,
     ExecutionStatus,
     Fence,
     LimitRejected,
@@ -24,6 +23,7 @@ from isolane._core import (
     UnifiedIDManager,
     UserExecutionContext,
     UserWebSocketEmitter,
+    _refusal,
     end_stream,
 )
 from isolane.agents.base import BaseAgent
@@ -75,7 +75,7 @@ class UserExecutionEngine:
                 "await ExecutionEngineFactory().create_for_user(context)"
             )
         if websocket_emitter.user_id != context.user_id:
-            raise ContextIsolationError("the emitter belongs to another user than the context", "bind")
+            raise _refusal("the emitter belongs to another user than the context", "bind")
         self.context = context
         self.agent_factory = agent_factory
         self.websocket_emitter = websocket_emitter
@@ -127,7 +127,7 @@ class UserExecutionEngine:
         if isinstance(named, str) and not isinstance(agent, type):
             owner = getattr(agent, "user_id", self.context.user_id)
             if owner != self.context.user_id:
-                raise ContextIsolationError("the execution context belongs to another user than the engine", "bind")
+                raise _refusal("the execution context belongs to another user than the engine", "bind")
             agent = named
         ((name, cls),) = check_pipeline([agent], self.agent_factory) if results is None else [self._named(agent)]
         return await self._execute([(name, cls)], request, dict(results or {}))

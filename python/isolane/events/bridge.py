@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from isolane._core import (
-    ContextIsolationError,
     UserExecutionContext,
     UserWebSocketEmitter,
+    _refusal,
     emitter_for_context,
     emitter_for_user,
     event_figures,
@@ -121,7 +121,7 @@ class WebSocketBridgeFactory:
         bounds = self.config.bounds()
         if isinstance(thread_id, UserExecutionContext):
             if thread_id.user_id != user_id:
-                raise ContextIsolationError("the context belongs to another user than the emitter's", "bind")
+                raise _refusal("the context belongs to another user than the emitter's", "bind")
             emitter = emitter_for_context(thread_id, **bounds)
         else:
             emitter = emitter_for_user(user_id, thread_id, connection_id, **bounds)

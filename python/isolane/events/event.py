@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from isolane._core import ContextIsolationError, InvalidEvent, to_json
+from isolane._core import InvalidEvent, _refusal, to_json
 
 MAX_BYTES = 64 << 10
 """Bytes of a payload, unless ``WebSocketConfig.max_event_bytes`` says otherwise."""
@@ -83,7 +83,7 @@ class WebSocketEvent:
         """
         if isinstance(event, WebSocketEvent):
             if event.user_id != user_id:
-                raise ContextIsolationError("the event belongs to another user than the one it is sent to", "publish")
+                raise _refusal("the event belongs to another user than the one it is sent to", "publish")
             return event
         if not isinstance(event, Mapping):
             raise InvalidEvent(

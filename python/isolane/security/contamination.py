@@ -14,7 +14,7 @@ from isolane._core import (
     Sighting,
     UserExecutionContext,
     _install_scanner,
-    _note_contamination,
+    _note_violation,
     _uninstall_scanner,
     leak_probability,
 )
@@ -42,6 +42,9 @@ HOOKED = frozenset({"ws_out", "error", "cache_get", "cache_put", "tool_in", "too
 """Boundaries of isolane's own that ask the installed detector by themselves."""
 
 MAX_REMEMBERED = 10_000
+
+TIERS = ("owner_tag", "canary", "secret")
+"""By what a sighting is recognised, the most certain first."""
 
 
 class AllowsReading(Protocol):
@@ -387,7 +390,8 @@ class ContaminationDetector:
     def _respond(self, report: ContaminationReport, users: set[str], user_id: str | None) -> None:
         """Count, record, quarantine and tell, each whatever the one before came to."""
         self._violations += 1
-        _note_contamination(report.boundary)
+        # Once for each report, by what is most certain of what it found.
+        _note_violation(report.boundary, min((one.tier for one in report.violations), key=TIERS.index))
         logger.error("isolation violation at the %s boundary", report.boundary)
         enforces = self._modes[report.boundary] is ScanMode.ENFORCE
         steps: list[Callable[[], object]] = []

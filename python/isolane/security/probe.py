@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from isolane._core import EventCursor, UnifiedIDManager, UserExecutionContext, end_stream
 from isolane.agents.base import BaseAgent
 from isolane.security.contamination import ContaminationDetector
+from isolane.security.crossings import controlled, violation
 from isolane.security.findings import ScanMode, Verdict
 
 if TYPE_CHECKING:
@@ -181,7 +182,9 @@ class CanaryProbe:
         """Put the canary of one before the eyes of another, where it is not delivered: it must be caught."""
         one, other = self.user_ids[:2]
         seen, _, _, sightings = self.detector.scanner.scan(one, [canaries[one], canaries[other]], "ws_out", first=False)
-        return seen == 1 and [sighting.tier for sighting in sightings] == ["canary"]
+        caught = seen == 1 and [sighting.tier for sighting in sightings] == ["canary"]
+        controlled(caught)
+        return caught
 
     async def _user(self, user: str, canary: str, errors: list[str]) -> tuple[int, int]:
         """Run one user. Returns how many of its own canaries it was sent, and how much of others."""
@@ -221,6 +224,9 @@ class CanaryProbe:
             foreign += message.get("run_id") != run
             guard.look(text)
         report = guard.close()
+        if foreign and not report.violations:
+            # What the detector found there it has counted itself.
+            violation("ws_out", "foreign_run")
         return report.coverage.observed_own, foreign + len(report.violations)
 
 

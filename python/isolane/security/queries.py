@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from isolane.security.crossings import checked, refused
+
 OWNER_FIELDS = ("user_id", "owner_id")
 """Columns and keys that say whose a row is, unless others are given."""
 OPERATOR = re.compile(r"(?!.*(?:--|/\*))[-+*/<>=~!@#%^&|?:]+")
@@ -58,6 +60,14 @@ class QueryBoundary:
         Raises:
             ForeignQueryError: it may reach others, or cannot be read.
         """
+        checked("data_access")
+        try:
+            self._check(query, user_id)
+        except ForeignQueryError:
+            refused("data_access")
+            raise
+
+    def _check(self, query: Any, user_id: str) -> None:
         if isinstance(query, Mapping):
             self._check_mapping(query, user_id)
         elif isinstance(query, str | bytes):

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from isolane._core import (
     BudgetExceeded,
-    ContextIsolationError,
     EventTooLarge,
     InvalidEvent,
     LimitRejected,
@@ -24,6 +23,7 @@ from isolane._core import (
     UserExecutionContext,
     UserWebSocketEmitter,
     _check_boundary,
+    _refusal,
 )
 from isolane.limits import LimitTimeout
 from isolane.observability import seams
@@ -99,7 +99,7 @@ class UnifiedToolDispatcher:
                 f"Expected UserExecutionContext, got: {type(user_context).__name__}. Make one with from_request(...)"
             )
         if _emitter is not None and _emitter.user_id != user_context.user_id:
-            raise ContextIsolationError("the emitter belongs to another user than the context", "bind")
+            raise _refusal("the emitter belongs to another user than the context", "bind")
         self.user_context = user_context
         self.strategy = _strategy
         self.dispatcher_id = f"dispatcher_{UnifiedIDManager.generate_request_id()[4:]}"

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from isolane._core import ContextIsolationError, UserExecutionContext, UserWebSocketEmitter
+from isolane._core import ContextIsolationError, UserExecutionContext, UserWebSocketEmitter, _refusal
 from isolane.security.events import AuditSink
 from isolane.security.permissions.boundary import PermissionBoundarySystem
 from isolane.security.permissions.engine import PermissionEngine
@@ -159,7 +159,7 @@ class UnifiedToolDispatcherFactory:
             raise
         if emitter is not None and emitter.user_id != context.user_id:
             self.permissions.refuse(context, EXECUTE, (), ViolationType.CROSS_USER_ACCESS_RISK, "foreign_emitter")
-            raise ContextIsolationError("the emitter belongs to another user than the context", "bind")
+            raise _refusal("the emitter belongs to another user than the context", "bind")
 
     def create_for_request(
         self,

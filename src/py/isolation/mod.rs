@@ -15,11 +15,11 @@ use super::errors::{BudgetExceeded, to_python};
 use super::policy::with_placeholders;
 use super::process::Stamp;
 use crate::context::Identity;
+use crate::crossings;
 use crate::ids::UserId;
 use crate::isolation::{
     Boundary, Delivery, Depth, Found, Key, Scanner, SecretRefused, Sighting, Window, estimated_bits, upper_bound,
 };
-use crate::owner::{Crossing, violation};
 
 /// Something of another user that was seen on its way to one. Has nothing of the text.
 #[pyclass(frozen, get_all, module = "isolane._core", name = "Sighting")]
@@ -236,11 +236,9 @@ impl PyScanner {
     fn standing(&self) -> (u64, u64, bool) {
         let deliveries = Boundary::ALL.map(|boundary| self.inner.coverage.of(boundary).deliveries);
         let planted = self.inner.minted.get() + self.inner.secrets() as u64;
-        (
-            planted,
-            deliveries.into_iter().max().unwrap_or_default(),
-            self.inner.controls(),
-        )
+        let holds = self.inner.controls();
+        crossings::controlled(holds);
+        (planted, deliveries.into_iter().max().unwrap_or_default(), holds)
     }
 
     /// Whether one of isolane's own boundaries asks it now.
@@ -332,12 +330,6 @@ impl PyWindow {
         });
         Ok((own, bytes, is_complete, sightings.collect()))
     }
-}
-
-/// Counts a violation that contents showed, with those of the owner tags.
-#[pyfunction]
-pub(crate) fn _note_contamination(boundary: &str) {
-    drop(violation(Crossing::Content, format!("seen at {boundary}")));
 }
 
 /// How likely one delivery leaks at most, at 95 %, after so many of which `leaks` did. Never 0.

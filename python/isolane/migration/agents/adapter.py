@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from isolane._core import ContextIsolationError, UserExecutionContext, user_streams
+from isolane._core import UserExecutionContext, _refusal, user_streams
 from isolane.agents.execution import current_step
 from isolane.migration.agents.attributes import field_names, read
 from isolane.migration.agents.errors import FrozenLegacyState
@@ -75,7 +75,7 @@ class LegacyExecutionAdapter:
         step = current_step()
         bound = bound_now()
         if bound is not None and bound.user_id != self.identity.user_id:
-            raise ContextIsolationError(
+            raise _refusal(
                 "the legacy state belongs to another user than the one for whom this code runs; a state that is kept "
                 "in a module or a class is the usual cause. Make one for each request",
                 "bind",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from isolane._core import ContextIsolationError
+from isolane._core import _refusal
 from isolane.migration.agents.attributes import read
 from isolane.migration.agents.template import AgentMigrationTemplate
 
@@ -69,4 +69,4 @@ def check_rows(data: Any, user_id: str) -> None:
     for row in rows:
         owner = read(row, "user_id")
         if owner is not None and str(owner) != user_id:
-            raise ContextIsolationError("a row that was read belongs to another user than the context", "access")
+            raise _refusal("a row that was read belongs to another user than the context", "access")

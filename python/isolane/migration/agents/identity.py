@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from isolane._core import ContextIsolationError, InvalidContextError, UserExecutionContext
+from isolane._core import InvalidContextError, UserExecutionContext, _refusal
 from isolane.migration.agents.attributes import read
 from isolane.migration.agents.errors import LegacyIdentityError
 
@@ -64,7 +64,7 @@ def check_owner(state: object, context: UserExecutionContext) -> None:
     """
     user = read(state, "user_id")
     if not is_left_out(user) and _checked("user_id", user, state) != context.user_id:
-        raise ContextIsolationError("the legacy state belongs to another user than the context", "bind")
+        raise _refusal("the legacy state belongs to another user than the context", "bind")
     for field, value, own in (
         ("chat_thread_id", _thread_of(state), context.thread_id),
         ("run_id", read(state, "run_id"), context.run_id),

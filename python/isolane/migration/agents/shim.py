@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
-from isolane._core import ContextIsolationError, UserExecutionContext
+from isolane._core import UserExecutionContext, _refusal
 from isolane.agents.base import BaseAgent
 from isolane.agents.execution import current_step_user
 from isolane.agents.registry import Services
@@ -116,7 +116,7 @@ class LateToolDispatcher:
     def __getattr__(self, name: str) -> Any:
         user = current_step_user()
         if user is not None and user != self._context.user_id:
-            raise ContextIsolationError(
+            raise _refusal(
                 "this tool dispatcher was given to an agent of another user; an agent that keeps its dispatcher in a "
                 "class or a module is the usual cause. Keep it in the instance",
                 "access",

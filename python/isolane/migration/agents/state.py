@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from isolane._core import ContextIsolationError, UserExecutionContext
+from isolane._core import UserExecutionContext, _refusal
 from isolane.migration.agents.adapter import copied
 from isolane.migration.agents.attributes import field_names, is_state, read, write
 from isolane.migration.agents.identity import THREAD, check_owner, is_left_out
@@ -99,7 +99,7 @@ def hand_on(request: Any, state: Any, returned: Any, context: UserExecutionConte
         check_owner(left, context)
     elif not is_left_out(owner := read(left, "user_id")) and owner != context.user_id:
         # Another user's was merged into it.
-        raise ContextIsolationError("the agent left a state that belongs to another user than the context", "bind")
+        raise _refusal("the agent left a state that belongs to another user than the context", "bind")
     if isinstance(request, LegacyRequest):
         request.carried["state"] = left
     return result

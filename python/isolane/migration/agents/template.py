@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from isolane._core import ContextIsolationError, UserExecutionContext, UserWebSocketEmitter
+from isolane._core import UserExecutionContext, UserWebSocketEmitter, _refusal
 from isolane.agents.base import BaseAgent
 from isolane.agents.execution import run_in_span
 from isolane.agents.result import ExecutionResult
@@ -127,7 +127,7 @@ class AgentMigrationTemplate(BaseAgent):
         before = self._inner
         for other in (before, self._bound):
             if other is not None and other.user_id != context.user_id:
-                raise ContextIsolationError(
+                raise _refusal(
                     f"this {type(self).__name__} works for another user: an instance serves one execution. Make one "
                     "for each with create_with_context(context), or register the class",
                     "bind",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from isolane._core import ContextIsolationError, UserExecutionContext
+from isolane._core import UserExecutionContext, _refusal
 from isolane.agents.execution import current_step, current_step_user
 from isolane.contexts.caller import current_caller
 from isolane.contexts.factory import validate_user_context
@@ -54,7 +54,7 @@ def bind_context(context: UserExecutionContext) -> Iterator[None]:
     if bound is not None and bound.user_id != context.user_id:
         from isolane.migration.legacy.process import process_hub  # noqa: PLC0415 - it makes hubs, which import this
 
-        error = ContextIsolationError("this code runs for another user than the context's", "bind")
+        error = _refusal("this code runs for another user than the context's", "bind")
         process_hub().refuse(error, bound, "bind_context")
     token = _explicit.set(_Held(context.user_id, weakref.ref(context)))
     try:

@@ -8,6 +8,7 @@ from collections import Counter
 
 from isolane._core import ContextIsolationError
 from isolane.migration.legacy.errors import BroadcastDeniedError, CrossUserSendError
+from isolane.security.crossings import refused
 from isolane.security.events import AuditClass, AuditSink, SecurityEvent, Severity
 
 logger = logging.getLogger("isolane.migration")
@@ -47,6 +48,9 @@ class Refusals:
         with self._lock:
             first = reason not in self._counts
             self._counts[reason] += 1
+        if isinstance(error, CrossUserSendError) and error.is_breach:
+            # What the core or another border refused was counted there.
+            refused(BOUNDARY)
         if first:
             # No id in it, and once for each reason: a broken service would fill the log.
             logger.error("%s was refused (%s); further refusals are counted and recorded", call, reason)
