@@ -4,9 +4,11 @@ import argparse
 import errno
 import os
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from examples.optimizer.app import create_app
+from examples.optimizer.load.process import synthetic_users
 from examples.optimizer.serving import address, listen, make_server
 
 _LEGACY_VARIABLE = "OPTIMIZER_LEGACY"
@@ -28,8 +30,14 @@ def main() -> int:
         return 1
     with listener:
         path = "the leaking singleton path" if options.legacy else "the isolated path"
-        print(f"Optimizer on {address(listener)} ({path}; Ctrl-C stops it)", flush=True)
-        make_server(create_app(data_dir=options.data_dir, legacy=options.legacy)).run(sockets=[listener])
+        app = create_app(data_dir=options.data_dir, legacy=options.legacy)
+        url = address(listener)
+        print(f"Optimizer on {url} ({path}; Ctrl-C stops it)", flush=True)
+        print(f"Dashboard for operators: {url}{app.state.optimizer.operations.operators.link}", flush=True)
+        users = synthetic_users(url, options.load) if options.load else nullcontext()
+        # uvicorn raises it again when it has stopped.
+        with users, suppress(KeyboardInterrupt):
+            make_server(app, log_level=options.log_level).run(sockets=[listener])
     return 0
 
 
@@ -44,6 +52,14 @@ def _parse_options() -> argparse.Namespace:
         default=os.environ.get(_LEGACY_VARIABLE) == "1",
         help=f"start on the leaking singleton path (also: {_LEGACY_VARIABLE}=1)",
     )
+    parser.add_argument(
+        "--load",
+        type=int,
+        default=0,
+        metavar="USERS",
+        help="let so many synthetic users run the agents (default: none)",
+    )
+    parser.add_argument("--log-level", default="info", help="of the server (default: %(default)s)")
     return parser.parse_args()
 
 

@@ -15,11 +15,12 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from examples.optimizer.agents import build_registry
-from examples.optimizer.api import runs, samples, sign_in, uploads
+from examples.optimizer.api import operators, runs, samples, sign_in, uploads
 from examples.optimizer.api.problems import install_problem_handlers
 from examples.optimizer.api.services import Mode, Services
 from examples.optimizer.auth import Tokens
 from examples.optimizer.legacy import LegacyEngine
+from examples.optimizer.operations import PROBE_SECONDS, open_operations
 from examples.optimizer.page_headers import PageHeaders
 from examples.optimizer.pricing import load_price_table
 from examples.optimizer.storage import UserDatabases
@@ -36,11 +37,13 @@ def create_app(
     cleanup = ExitStack()
     root = data_dir or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="isolane-optimizer-")))
     databases = UserDatabases(root)
+    operations = open_operations(root / "operations", cleanup, keeps=data_dir is not None)
     tokens = Tokens()
     services = Services(
         databases=databases,
         tokens=tokens,
         legacy_engine=LegacyEngine(databases),
+        operations=operations,
         max_upload_bytes=max_upload_bytes,
         mode=Mode.LEGACY if legacy else Mode.ISOLATED,
     )
@@ -73,9 +76,14 @@ def create_app(
         authenticate=tokens.authenticate,
         registry=build_registry(),
         session_factory=make_session,
+        audit=operations.audit,
+        contamination=operations.detector,
+        probe_seconds=PROBE_SECONDS,
+        rollout=operations.flags,
+        guard=operations.guard,
     )
     install_problem_handlers(app)
-    for routes in (sign_in, uploads, runs, samples):
+    for routes in (sign_in, uploads, runs, samples, operators):
         app.include_router(routes.router)
 
     @app.get("/isolane-client.js", include_in_schema=False)

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from examples.optimizer.api.problems import ProblemError
 from examples.optimizer.auth import Tokens
 from examples.optimizer.legacy import LegacyEngine
+from examples.optimizer.operations import Operations
 from examples.optimizer.storage import UserDatabases
 
 
@@ -30,6 +31,7 @@ class Services:
     databases: UserDatabases
     tokens: Tokens
     legacy_engine: LegacyEngine
+    operations: Operations
     max_upload_bytes: int
     mode: Mode
     # The event loop holds tasks weakly; what watches a run must not vanish before the run does.

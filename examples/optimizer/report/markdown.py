@@ -1,8 +1,8 @@
 """The report as Markdown."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from examples.optimizer.pricing import PRICE_TABLE
@@ -10,6 +10,7 @@ from examples.optimizer.savings import CAVEATS, Saving, SavingKind, usd
 from examples.optimizer.spending import ModelSpend
 
 CHART_FILE = "chart.svg"
+_MOST_DAYS = 31
 _MARKDOWN_MARKS = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~:&])")
 
 
@@ -26,6 +27,8 @@ class Findings:
     ignored_columns: Sequence[str]
     spends: Sequence[ModelSpend]
     savings: Sequence[Saving]
+    days: Mapping[str, Decimal] = field(default_factory=dict)
+    """What each day cost; a report without them has no table of days."""
 
 
 def write_report(findings: Findings) -> str:
@@ -44,6 +47,7 @@ def write_report(findings: Findings) -> str:
             "## Spend by model",
             _spend_table(findings.spends),
             *_unpriced(findings.spends),
+            *_by_day(findings.days),
             "## Savings",
             *_savings(findings.savings, total),
             "## How this was computed",
@@ -66,6 +70,15 @@ def _unpriced(spends: Sequence[ModelSpend]) -> list[str]:
     if not names:
         return []
     return [f"The price table does not know {', '.join(map(_plain, names))}: their calls are left out of every sum."]
+
+
+def _by_day(days: Mapping[str, Decimal]) -> list[str]:
+    if not days:
+        return []
+    dearest = sorted(days, key=lambda day: days[day], reverse=True)[:_MOST_DAYS]
+    lines = [f"| {day} | {usd(days[day])} |" for day in sorted(dearest)]
+    title = "## Spend by day" if len(days) <= _MOST_DAYS else f"## The {_MOST_DAYS} dearest days"
+    return [title, "\n".join(("| Day | Cost |", "| :-- | --: |", *lines))]
 
 
 def _savings(savings: Sequence[Saving], total: Decimal) -> list[str]:

@@ -1,0 +1,1 @@
+"""Synthetic users, so that there is something to watch: they run the real agents over real sockets."""
