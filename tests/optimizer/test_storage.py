@@ -3,14 +3,18 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from examples.optimizer.parsing import UsageRow
+from examples.optimizer.agents.data import _insert
+from examples.optimizer.agents.step import IsolatedStep
+from examples.optimizer.check.logs import make_log
+from examples.optimizer.parsing import LogRows, UsageRow, inspect_log
+from examples.optimizer.parsing.rows import RowBatch
 from examples.optimizer.storage import UserDatabases, add_calls, call_totals, forget_calls, save_report
 from examples.optimizer.storage.whole import done_whole
 
@@ -82,6 +86,39 @@ async def test_a_cancelled_statement_leaves_no_lock_behind(databases: UserDataba
         assert _write_lock_is_free(databases), f"cancelled at turn {turns}"
     # Some were cancelled, or nothing was tested.
     assert any(isinstance(error, asyncio.CancelledError) for error in kept)
+
+
+async def test_a_cancelled_run_closes_the_log_that_it_reads(databases: UserDatabases, tmp_path: Path) -> None:
+    """Also while a thread is reading from it."""
+    path = tmp_path / "long.csv"
+    path.write_bytes(make_log("hugo", 20_000))
+    layout = inspect_log(path)
+    rows = LogRows(path, layout, layout.roles, None)
+    opened = []
+
+    class Watched:
+        """The rows, and whether they were closed."""
+
+        def __init__(self) -> None:
+            self.path = path
+
+        def batches(self, size: int) -> Iterator[RowBatch]:
+            batches = rows.batches(size)
+            opened.append(batches)
+            return batches
+
+    class Silent:
+        async def send_custom_event(self, event_type: str, payload: dict[str, object], /) -> None:
+            """Nobody listens."""
+
+    for turns in range(1, _TURNS, 4):
+        session = databases.session(_USER)
+        step = IsolatedStep(_USER, "run", session, Silent())
+        error = await _cancelled_after(turns, _insert(step, Watched()))
+        assert isinstance(error, asyncio.CancelledError)
+        await session.close()
+    assert opened
+    assert [batches.gi_frame for batches in opened] == [None] * len(opened)
 
 
 async def test_the_work_is_done_though_it_was_cancelled(databases: UserDatabases) -> None:

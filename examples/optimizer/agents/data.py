@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from typing_extensions import override
 
 from examples.optimizer.agents.step import AnalysisRequest, IsolatedStep, Step, tool_call
 from examples.optimizer.parsing import LogRows, UsageRow, inspect_log
-from examples.optimizer.storage import add_calls
+from examples.optimizer.storage import add_calls, done_whole
 
 # Building and binding one batch is what the loop does at a stretch: some milliseconds.
 _BATCH_ROWS = 500
@@ -79,13 +80,14 @@ async def _insert(step: Step, log: LogRows) -> _Content:
     """Parse in a worker thread, batch by batch, and insert each batch, telling how far it is."""
     content = _Content()
     size = log.path.stat().st_size
-    batches = log.batches(_BATCH_ROWS)
     told_percent = 0
-    while (batch := await asyncio.to_thread(next, batches, None)) is not None:
-        await add_calls(step.session, step.run_id, batch.rows)
-        content.add(batch.rows)
-        percent = 100 * batch.bytes_read // size
-        if percent >= told_percent + _PROGRESS_PERCENT:
-            told_percent = percent
-            await step.events.send_custom_event("agent_progress", {"rows": content.rows, "percent": percent})
+    # The file is closed by whoever has it open: not while a thread still reads from it.
+    with closing(log.batches(_BATCH_ROWS)) as batches:
+        while (batch := await done_whole(asyncio.to_thread(next, batches, None))) is not None:
+            await add_calls(step.session, step.run_id, batch.rows)
+            content.add(batch.rows)
+            percent = 100 * batch.bytes_read // size
+            if percent >= told_percent + _PROGRESS_PERCENT:
+                told_percent = percent
+                await step.events.send_custom_event("agent_progress", {"rows": content.rows, "percent": percent})
     return content

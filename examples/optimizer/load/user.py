@@ -47,7 +47,7 @@ class SyntheticUser:
                 await self._work()
             except httpx.HTTPStatusError as error:
                 # A server that was started anew knows neither token nor uploads: begin from the sign-in.
-                self.counts["signed in again"] += error.response.status_code == httpx.codes.UNAUTHORIZED
+                self.counts[f"answered {error.response.status_code}"] += 1
             except httpx.TransportError:
                 self.counts["server away"] += 1
             await asyncio.sleep(_RETRY_SECONDS)

@@ -1,7 +1,7 @@
 """The rows of a log, streamed in batches."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,7 +61,7 @@ class LogRows:
             if role not in self.roles and not (role is Role.MODEL and self.model):
                 raise LogError(f"No column is chosen for {role.value}.", fix="Choose the column that holds it.")
 
-    def batches(self, size: int) -> Iterator[RowBatch]:
+    def batches(self, size: int) -> Generator[RowBatch, None, None]:
         """Rows in batches of `size`; a generator, so that a worker thread can parse one batch at a time."""
         models: set[str] = set()
         rows: list[UsageRow] = []

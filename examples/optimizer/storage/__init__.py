@@ -10,7 +10,7 @@ from examples.optimizer.storage.calls import (
 )
 from examples.optimizer.storage.databases import UserDatabases
 from examples.optimizer.storage.records import Report, Run, Upload, save_report
-from examples.optimizer.storage.whole import whole
+from examples.optimizer.storage.whole import done_whole, whole
 
 __all__ = [
     "CallTotals",
@@ -21,6 +21,7 @@ __all__ = [
     "UserDatabases",
     "add_calls",
     "call_totals",
+    "done_whole",
     "forget_calls",
     "repeat_totals",
     "save_report",
