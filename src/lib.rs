@@ -80,6 +80,10 @@ mod _core {
             MemoryCharge, charge_memory, clear_caches, expire_caches, memory_of, memory_users, shed_caches,
             show_throttled,
         },
+        metrics::{
+            Metric, Series, metric, metric_families, metrics_enabled, metrics_snapshot, render_metrics,
+            set_metrics_enabled,
+        },
         policy::{PyContextPolicy, PyPlaceholderPolicy, set_placeholder_policy},
         process::_after_fork_in_child,
         resources::{bind_context_cache, resources_of},

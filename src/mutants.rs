@@ -92,6 +92,11 @@ mutants! {
     GuardNeedsNoData: "a rollout climbs its ladder by time alone",
     GuardSleepsWhilePaused: "a guard that is paused rolls nothing back",
     GuardIgnoresBaseline: "what is as slow as the older side is rolled back",
+    // Metrics.
+    MetricNotCounted: "a counter does not count",
+    MetricNamesMixed: "a name beyond the cap of its label counts as the first one",
+    MetricLabelNotEscaped: "a label's value can end the line of a scrape",
+    MetricBucketsNotAddedUp: "the buckets of a histogram are told each alone",
     // Events.
     FoldDropsLatest: "a snapshot keeps the first event of a key and not the latest",
     FoldForgetsOpenSpans: "a full snapshot forgets how open spans began",

@@ -57,6 +57,7 @@ __all__ = [
     "LoopBudgetExceeded",
     "MemoryCharge",
     "MemoryLimitExceededError",
+    "Metric",
     "OwnershipWall",
     "Permit",
     "PlaceholderPolicy",
@@ -68,6 +69,7 @@ __all__ = [
     "SanitizerCore",
     "SanitizerStream",
     "Scanner",
+    "Series",
     "Sighting",
     "Slot",
     "StreamWindow",
@@ -128,7 +130,12 @@ __all__ = [
     "memory_of",
     "memory_users",
     "merge_ledgers",
+    "metric",
+    "metric_families",
+    "metrics_enabled",
+    "metrics_snapshot",
     "monotonic",
+    "render_metrics",
     "resource_name",
     "resources_of",
     "run_deliveries",
@@ -137,6 +144,7 @@ __all__ = [
     "set_end_code",
     "set_late_after",
     "set_max_idle_lanes",
+    "set_metrics_enabled",
     "set_placeholder_policy",
     "shed_caches",
     "show_throttled",
@@ -307,7 +315,78 @@ class AuditLog:
         """
     def take_losses(self, /) -> dict[str, int] | None:
         """
-        How many records of each class were lost since this was asked last, or `None` when none was.
+        How many records of each @final
+class Metric:
+    """
+    A family of series. One without labels is its only series itself.
+    """
+    @property
+    def value(self, /) -> float:
+        """
+        The number; of a histogram, how many values were observed.
+        """
+    def add(self, /, by: SupportsFloat | SupportsIndex) -> None:
+        """
+        Adds to a gauge; a negative number is taken from it.
+        """
+    def inc(self, /, by: int = 1) -> None:
+        """
+        Adds to a counter.
+        """
+    def observe(self, /, value: SupportsFloat | SupportsIndex) -> None:
+        """
+        Counts a value into a histogram. A negative one counts as zero.
+        """
+    def set(self, /, value: SupportsFloat | SupportsIndex) -> None:
+        """
+        Sets a gauge.
+        """
+    def labels(self, /, *values: str) -> Series:
+        """
+        The series with these values of the labels, in the order of the labels. Who counts often keeps it.
+
+        A label with a closed list raises `ValueError` for another value. Of a capped one the first 100 names of the process are
+        told apart, the rest is `_other`.
+        """
+    @property
+    def kind(self, /) -> str:
+        """
+        `counter`, `gauge` or `histogram`.
+        """
+    @property
+    def name(self, /) -> str:
+        """
+        The name of its samples.
+        """
+
+@final
+class Series:
+    """
+    One series of a family.
+    """
+    @property
+    def value(self, /) -> float:
+        """
+        The number; of a histogram, how many values were observed.
+        """
+    def add(self, /, by: SupportsFloat | SupportsIndex) -> None:
+        """
+        Adds to a gauge; a negative number is taken from it.
+        """
+    def inc(self, /, by: int = 1) -> None:
+        """
+        Adds to a counter.
+        """
+    def observe(self, /, value: SupportsFloat | SupportsIndex) -> None:
+        """
+        Counts a value into a histogram. A negative one counts as zero.
+        """
+    def set(self, /, value: SupportsFloat | SupportsIndex) -> None:
+        """
+        Sets a gauge.
+        """
+
+class were lost since this was asked last, or `None` when none was.
         """
 
 @final
@@ -3257,9 +3336,38 @@ def merge_ledgers(texts: SupportsGetItem[int, str]) -> tuple[str | None, list[tu
     when there was none, and for each text that could not be read its place and what is wrong with it.
     """
 
+def metric(name: str) -> Metric:
+    """
+    The family of that name, with or without the `_total` of a counter.
+
+    What the rooms count themselves cannot be taken: it is read when somebody asks, and stands in `metrics_snapshot()`.
+    """
+
+def metric_families() -> list[dict[str, typing.Any]]:
+    """
+    All families: `name` (without the `_total` of a counter), `sample` (with it), `kind`, `help`, `unit` or `None`, `labels` (by
+    name, the list of values or, of one that is capped, how many names are told apart), `buckets` and `collected`.
+    """
+
+def metrics_enabled() -> bool:
+    """
+    Whether anything is counted.
+    """
+
+def metrics_snapshot() -> dict[str, dict[str, typing.Any]]:
+    """
+    Everything that was measured, by the name of its samples: `kind`, `help` and `series`, a list of `labels` with `value`, or
+    of a histogram with `count`, `sum` and `buckets`, pairs of an upper bound and how many values it is not below.
+    """
+
 def monotonic() -> float:
     """
     Seconds of the monotonic clock that deadlines and retention use.
+    """
+
+def render_metrics(format: str = "openmetrics") -> str:
+    """
+    Everything that was measured, as the text of a scrape: `openmetrics` (1.0) or `prometheus` (0.0.4).
     """
 
 def resource_name(kind: str, user_id: str, path: str) -> str:
@@ -3305,6 +3413,11 @@ def set_late_after(duration: SupportsFloat | SupportsIndex) -> None:
 def set_max_idle_lanes(lanes: SupportsIndex) -> None:
     """
     Sets how many idle lanes are kept (default 10 000); the ones idle longest go first.
+    """
+
+def set_metrics_enabled(on: bool) -> bool:
+    """
+    Switches counting on or off; what was counted stays. Returns whether it was on.
     """
 
 def set_placeholder_policy(policy: PlaceholderPolicy) -> PlaceholderPolicy:

@@ -1,14 +1,35 @@
-//! What the core counts.
+//! What is measured, and what the core counts for itself.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `families` | the table of what a scrape tells: names, labels, buckets |
+//! | `cell` | one series, changed without a lock; the switch |
+//! | `vocabulary` | the names of a label that is capped |
+//! | `scrape`, `text` | the cells and what the rooms keep themselves, read at one moment; its two texts |
+//! | `histogram`, `shared`, `types` | percentiles, and counts by type, of what has figures of its own |
 
+mod cell;
+mod families;
 mod histogram;
+mod scrape;
 mod shared;
+mod text;
 mod types;
+mod vocabulary;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use cell::{Cell, enabled, set_enabled};
+pub use families::{
+    AGENTS, EVENT_TYPES, FAMILIES, FLAGS, Family, Id, Kind, Label, PERMIT_OUTCOMES, RULES, RUN_OUTCOMES, SYMBOLS,
+    TOOLS, VARIANTS, VERSIONS, Values, after_fork_in_child, named,
+};
 pub use histogram::{BUCKETS, Histogram, bucket_of, end_of};
+pub use scrape::{Collect, Scrape, Value};
 pub use shared::SharedHistogram;
+pub use text::{Format, render};
 pub use types::{MAX_OWN_TYPES, TypeCounts};
+pub use vocabulary::{MAX_NAMES, OTHER, Vocabulary};
 
 /// A number that only grows.
 #[derive(Debug, Default)]

@@ -24,6 +24,7 @@ pub(crate) mod limits;
 pub(crate) mod loopaccount;
 pub(crate) mod loops;
 pub(crate) mod memory;
+pub(crate) mod metrics;
 #[cfg(feature = "mutants")]
 pub(crate) mod mutants;
 pub(crate) mod policy;
