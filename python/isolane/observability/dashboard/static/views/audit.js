@@ -2,9 +2,8 @@
 
 import { act, get } from "../api.js";
 import { announce, Badge, Facts, el, empty, icon, setText, show } from "../dom.js";
-import { bytes, count, time, words } from "../format.js";
+import { count, seconds, time, words } from "../format.js";
 import { Poll } from "../poll.js";
-import { fill } from "./isolation.js";
 import { Notice } from "./listing.js";
 
 const EVERY_MS = 4_000;
@@ -13,6 +12,8 @@ export class AuditView {
   #poll;
   #mayAct = false;
   #notice = new Notice();
+  #canVerify = true;
+  #state = new Badge();
   #log = new Facts();
   #checkpoint = new Facts();
   #noCheckpoint = el("p", { class: "note" }, "No checkpoint is written yet. Each seals all records before it.");
@@ -20,7 +21,7 @@ export class AuditView {
   #verdict = new Badge();
   #noVerify = el("p", { class: "note" }, "This process has not verified the log yet.");
   #button = el("button", { type: "button" }, icon("shield"), el("span", {}, "Verify now"));
-  #why = el("p", { class: "note", hidden: true }, "You see this dashboard without the permission to act.");
+  #why = el("p", { class: "note", hidden: true });
   #refused = el("p", { class: "refused", role: "alert", hidden: true });
   #busy = false;
   #empty = empty(
@@ -36,7 +37,7 @@ export class AuditView {
     this.#all = el(
       "div",
       { class: "columns" },
-      el("section", { class: "card" }, el("h3", {}, "Log"), this.#log.element),
+      el("section", { class: "card" }, el("div", { class: "headed" }, el("h3", {}, "Log"), this.#state.element), this.#log.element),
       el("section", { class: "card" }, el("h3", {}, "Checkpoint"), this.#noCheckpoint, this.#checkpoint.element),
       el(
         "section",
@@ -67,8 +68,9 @@ export class AuditView {
   }
 
   #allow() {
-    this.#button.disabled = this.#busy || !this.#mayAct;
-    show(this.#why, !this.#mayAct);
+    this.#button.disabled = this.#busy || !this.#mayAct || !this.#canVerify;
+    setText(this.#why, this.#mayAct ? "This log cannot be read back by this process." : "You see this dashboard without the permission to act.");
+    show(this.#why, !this.#mayAct || !this.#canVerify);
   }
 
   async #load(signal) {
@@ -77,22 +79,56 @@ export class AuditView {
     show(this.#empty, !audit.configured);
     show(this.#all, Boolean(audit.configured));
     if (!audit.configured) return;
-    const { configured, size, checkpoint, lost, last_verify: verified, ...rest } = audit;
-    this.#log.set("Records", count(size));
-    this.#log.set("Lost", count(lost)).classList.toggle("bad", lost > 0);
-    fill(this.#log, rest);
-    show(this.#noCheckpoint, !checkpoint);
-    if (checkpoint) fill(this.#checkpoint, typeof checkpoint === "object" ? checkpoint : { checkpoint });
-    this.#showVerified(verified ?? null);
+    this.#canVerify = Boolean(audit.can_verify);
+    this.#allow();
+    this.#showLog(audit);
+    show(this.#noCheckpoint, !audit.checkpoint);
+    if (audit.checkpoint) this.#showCheckpoint(audit.checkpoint);
+    this.#showVerified(audit.last_verify ?? null);
+  }
+
+  #showLog(audit) {
+    const good = audit.status === null || audit.status === "ok";
+    this.#state.as(good ? "ok" : "warning", good ? "good" : "bad", audit.status ?? "on");
+    this.#log.set("Records written", count(audit.size));
+    const lost = Object.entries(audit.lost ?? {}).filter(([, many]) => many > 0);
+    const losses = lost.map(([name, many]) => `${words(name).toLowerCase()} ${count(many)}`).join(", ");
+    this.#log.set("Lost", losses || "none").classList.toggle("bad", lost.length > 0);
+    for (const [name, title] of [["queued", "Queued"], ["spilled", "Spilled to disk"], ["unkeyed", "Without a key"]]) {
+      if (audit[name] !== undefined && audit[name] !== null) this.#log.set(title, count(Number(audit[name])));
+    }
+    if (audit.chain) this.#log.set("Chain", String(audit.chain));
+    if (audit.reason) this.#log.set("Why", audit.reason);
+  }
+
+  #showCheckpoint(checkpoint) {
+    if (typeof checkpoint !== "object") {
+      this.#checkpoint.set("Checkpoint", String(checkpoint));
+      return;
+    }
+    for (const [name, value] of Object.entries(checkpoint)) {
+      const isTime = name === "at" || name.endsWith("_at");
+      this.#checkpoint.set(words(name), isTime ? time(value) : typeof value === "number" ? count(value) : String(value ?? "–"));
+    }
   }
 
   #showVerified(verified) {
     show(this.#noVerify, verified === null);
     show(this.#verdict.element, verified !== null);
     if (verified === null) return;
-    const good = verified.ok ?? verified.valid ?? verified.verified ?? false;
-    this.#verdict.as(good ? "ok" : "breach", good ? "good" : "bad", good ? "intact" : "not intact");
-    fill(this.#verify, verified);
+    if (verified.ok === null) {
+      this.#verdict.as("waiting", "now", "still verifying");
+      return;
+    }
+    this.#verdict.as(verified.ok ? "ok" : "breach", verified.ok ? "good" : "bad", verified.ok ? "intact" : "not intact");
+    this.#verify.set("At", time(verified.at));
+    this.#verify.set("Took", seconds(verified.seconds));
+    this.#verify.set("Records", count(verified.records));
+    this.#verify.set("Checkpoints", `${count(verified.checkpoints)}, ${count(verified.signed)} signed`);
+    this.#verify.set("Chains", count(verified.chains));
+    if (verified.erased) this.#verify.set("Erased lawfully", count(verified.erased));
+    if (verified.problem) this.#verify.set("Problem", verified.problem);
+    if (verified.bad_chain) this.#verify.set("First bad record", `${verified.bad_chain} ${count(verified.bad_seq)}`);
   }
 
   async #verifyNow() {
@@ -103,7 +139,7 @@ export class AuditView {
     show(this.#refused, false);
     try {
       const answer = await act("verify", {});
-      this.#showVerified(answer.last_verify ?? answer);
+      this.#showVerified(answer);
       announce(`The log is ${this.#verdict.element.textContent}`);
     } catch (error) {
       setText(this.#refused, error.message);

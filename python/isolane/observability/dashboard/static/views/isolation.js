@@ -2,29 +2,70 @@
 
 import { get } from "../api.js";
 import { Badge, Facts, el, empty, setAttribute, setText, show } from "../dom.js";
-import { count, plural, time, words } from "../format.js";
+import { count, seconds, words } from "../format.js";
 import { Poll } from "../poll.js";
 import { Notice } from "./listing.js";
 
 const EVERY_MS = 2_000;
+const HEADS = [["Boundary"], ["State"], ["Mode"], ["Checks", 1], ["Refused", 1], ["Violations", 1]];
 
 class BoundaryRow {
   #name = el("th", { scope: "row" });
+  #mode = el("td");
   #checks = el("td", { class: "k-number" });
   #refused = el("td", { class: "k-number" });
   #violations = el("td", { class: "k-number" });
   #badge = new Badge();
-  element = el("tr", {}, this.#name, el("td", {}, this.#badge.element), this.#checks, this.#refused, this.#violations);
+  element = el(
+    "tr",
+    {},
+    this.#name,
+    el("td", {}, this.#badge.element),
+    this.#mode,
+    this.#checks,
+    this.#refused,
+    this.#violations,
+  );
 
-  set({ boundary, checks, refused, violations }) {
+  set({ boundary, mode, checks, refused, violations }) {
     setText(this.#name, words(boundary));
+    setText(this.#mode, mode ?? "–");
     setText(this.#checks, count(checks));
     setText(this.#refused, count(refused));
     setText(this.#violations, count(violations));
     setAttribute(this.element, "data-state", violations > 0 ? "failed" : "ok");
     if (violations > 0) this.#badge.as("breach", "bad", "breached");
-    else if (checks === 0) this.#badge.as("waiting", "idle", "not crossed yet");
+    else if (checks === 0 && refused === 0) this.#badge.as("waiting", "idle", "not crossed yet");
     else this.#badge.as("shield", "good", "held");
+  }
+}
+
+/** A card with a verdict, facts, and what it says while there is nothing. */
+class Part {
+  #badge = new Badge();
+  #facts = new Facts();
+  #nothing;
+  element;
+
+  constructor(title, nothing) {
+    this.#nothing = el("p", { class: "note" }, nothing);
+    this.element = el(
+      "section",
+      { class: "card" },
+      el("div", { class: "headed" }, el("h3", {}, title), this.#badge.element),
+      this.#nothing,
+      this.#facts.element,
+    );
+    this.set(null, null);
+  }
+
+  /** `verdict` is `[picture, tone, text]`, and `facts` the values by name; null when there is nothing. */
+  set(verdict, facts) {
+    show(this.#badge.element, verdict !== null);
+    show(this.#facts.element, facts !== null);
+    show(this.#nothing, facts === null);
+    if (verdict !== null) this.#badge.as(...verdict);
+    for (const [name, value] of Object.entries(facts ?? {})) this.#facts.set(name, value);
   }
 }
 
@@ -33,16 +74,23 @@ export class IsolationView {
   #rows = new Map();
   #body = el("tbody");
   #notice = new Notice();
-  #controls = el("ul", { class: "controls" });
-  #noControls = el("p", { class: "note" }, "No positive control has run. They are accesses that must be refused; one that is not refused is a violation.");
-  #sweep = new Facts();
-  #noSweep = el("p", { class: "note" }, "No canary sweep has run. A sweep looks for one user's canaries in what all others can see.");
-  #quarantine = new Facts();
-  #empty = empty("No boundary has been crossed yet", "Each place where an object could reach another user is counted here, from the first use.");
+  #controls = new Part(
+    "Positive controls",
+    "None has run. A positive control is a breach on purpose that a check must catch: it shows that the zero can be another figure.",
+  );
+  #sweep = new Part(
+    "Last canary sweep",
+    "None has run. A sweep looks for the canaries of one user in what another is sent. Start a CanaryProbe with the application.",
+  );
+  #detector = new Part("Detector of contamination", "None is set up. It looks for marks of one user in what another is sent.");
+  #quarantine = new Part("Quarantine", "");
+  #empty = empty(
+    "No boundary has been crossed yet",
+    "Each place where an object could reach another user is counted here, from the first use.",
+  );
   #table;
 
   constructor({ panel, live }) {
-    const heads = [["Boundary"], ["State"], ["Checks", 1], ["Refused", 1], ["Violations", 1]];
     this.#table = el(
       "div",
       { class: "sideways" },
@@ -50,7 +98,7 @@ export class IsolationView {
         "table",
         { class: "plain boundaries" },
         el("caption", { class: "unseen" }, "Boundaries between users"),
-        el("thead", {}, el("tr", {}, ...heads.map(([text, number]) => el("th", { scope: "col", class: number ? "k-number" : "" }, text)))),
+        el("thead", {}, el("tr", {}, ...HEADS.map(([text, number]) => el("th", { scope: "col", class: number ? "k-number" : "" }, text)))),
         this.#body,
       ),
     );
@@ -61,9 +109,10 @@ export class IsolationView {
         "div",
         { class: "columns" },
         el("section", { class: "card wide" }, el("h3", {}, "Boundaries"), this.#table, this.#empty),
-        el("section", { class: "card" }, el("h3", {}, "Positive controls"), this.#noControls, this.#controls),
-        el("section", { class: "card" }, el("h3", {}, "Last canary sweep"), this.#noSweep, this.#sweep.element),
-        el("section", { class: "card" }, el("h3", {}, "Quarantine"), this.#quarantine.element),
+        this.#controls.element,
+        this.#sweep.element,
+        this.#detector.element,
+        this.#quarantine.element,
       ),
     );
     this.#poll = new Poll(live, EVERY_MS, (signal) => this.#load(signal), (error) => this.#notice.set(error));
@@ -80,18 +129,18 @@ export class IsolationView {
   async #load(signal) {
     const isolation = await get("isolation.json", {}, signal);
     if (signal.aborted) return;
-    this.#boundaries(listed(isolation.boundaries, "boundary"));
-    this.#setControls(listed(isolation.positive_controls ?? isolation.controls, "name"));
-    const sweep = isolation.sweep ?? isolation.last_sweep ?? isolation.canary_sweep ?? null;
-    show(this.#noSweep, !sweep);
-    show(this.#sweep.element, Boolean(sweep));
-    if (sweep) fill(this.#sweep, sweep);
-    const quarantine = isolation.quarantine ?? isolation.quarantined ?? 0;
-    if (typeof quarantine === "number") this.#quarantine.set("Users in quarantine", count(quarantine));
-    else fill(this.#quarantine, quarantine);
+    this.#setBoundaries(isolation.boundaries);
+    this.#setControls(isolation.positive_controls);
+    this.#setSweep(isolation.last_sweep);
+    this.#setDetector(isolation.detector);
+    const { quarantined } = isolation;
+    this.#quarantine.set(
+      quarantined > 0 ? ["stopped", "warn", "in use"] : ["ok", "good", "empty"],
+      { "Users in quarantine": count(quarantined) },
+    );
   }
 
-  #boundaries(boundaries) {
+  #setBoundaries(boundaries) {
     show(this.#empty, boundaries.length === 0);
     show(this.#table, boundaries.length > 0);
     let previous = null;
@@ -108,40 +157,49 @@ export class IsolationView {
     }
   }
 
-  #setControls(controls) {
-    show(this.#noControls, controls.length === 0);
-    const text = JSON.stringify(controls);
-    if (this.#controls.shown === text) return;
-    this.#controls.shown = text;
-    this.#controls.replaceChildren(
-      ...controls.map((control) => {
-        const badge = new Badge();
-        const good = control.ok ?? control.passed ?? control.caught ?? (control.state === "ok" || control.value === true);
-        badge.as(good ? "ok" : "cross", good ? "good" : "bad", good ? "caught" : "not caught");
-        const at = control.at ?? control.last_at;
-        return el("li", {}, badge.element, el("span", {}, words(control.name)), at ? el("span", { class: "of" }, time(at)) : null);
-      }),
-    );
+  #setControls({ caught = 0, missed = 0 } = {}) {
+    if (caught + missed === 0) this.#controls.set(null, null);
+    else {
+      const verdict = missed > 0 ? ["cross", "bad", "missed"] : ["ok", "good", "all caught"];
+      this.#controls.set(verdict, { Caught: count(caught), Missed: count(missed) });
+    }
   }
-}
 
-/** A list of objects, whether it came as one or as an object by name. */
-function listed(value, name) {
-  if (Array.isArray(value)) return value;
-  return Object.entries(value ?? {}).map(([key, rest]) => ({ [name]: key, ...(typeof rest === "object" ? rest : { value: rest }) }));
-}
+  #setSweep(sweep) {
+    if (!sweep) {
+      this.#sweep.set(null, null);
+      return;
+    }
+    const verdict = {
+      clean: ["ok", "good", "clean"],
+      contaminated: ["breach", "bad", "contaminated"],
+    }[sweep.verdict] ?? ["warning", "warn", words(sweep.verdict).toLowerCase()];
+    this.#sweep.set(verdict, {
+      "Users of the probe": count(sweep.users),
+      "Own canaries seen": count(sweep.own),
+      "Foreign canaries seen": count(sweep.foreign),
+      Controls: typeof sweep.controls === "boolean" ? (sweep.controls ? "caught" : "missed") : count(sweep.controls),
+      Took: seconds(sweep.seconds),
+      Rounds: count(sweep.rounds),
+      Inconclusive: count(sweep.inconclusive),
+      "One each": seconds(sweep.interval_seconds),
+      ...(sweep.error ? { Error: sweep.error } : {}),
+    });
+  }
 
-/** Whatever an object says, as facts. */
-export function fill(facts, object) {
-  for (const [name, value] of Object.entries(object)) facts.set(words(name), said(name, value));
-}
-
-function said(name, value) {
-  if (value === null || value === undefined) return "–";
-  if (value === true) return "yes";
-  if (value === false) return "no";
-  if (typeof value === "number") return name === "at" || name.endsWith("_at") ? time(value) : count(value);
-  if (typeof value === "string") return name === "at" || name.endsWith("_at") ? time(value) : value;
-  if (Array.isArray(value)) return value.length === 0 ? "none" : plural(value.length, "entry", "entries");
-  return Object.entries(value).map(([key, inner]) => `${words(key)} ${said(key, inner)}`).join(", ");
+  #setDetector(detector) {
+    if (!detector) {
+      this.#detector.set(null, null);
+      return;
+    }
+    const facts = Object.fromEntries(
+      Object.entries(detector)
+        .filter(([name]) => name !== "leak_probability_upper_bound")
+        .map(([name, value]) => [words(name), count(value)]),
+    );
+    const bound = detector.leak_probability_upper_bound;
+    if (typeof bound === "number") facts["Leaks in a delivery, at most"] = bound.toExponential(1);
+    const verdict = detector.violations > 0 ? ["breach", "bad", "found something"] : ["ok", "good", "clean"];
+    this.#detector.set(verdict, facts);
+  }
 }

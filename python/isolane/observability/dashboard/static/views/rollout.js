@@ -1,14 +1,30 @@
 // The flags of the rollout: what each is on for, what the guard has seen, and the way back.
 
 import { act, get } from "../api.js";
-import { announce, Badge, Facts, el, empty, icon, setAttribute, setText, show } from "../dom.js";
-import { count, evidence, percent, time, words } from "../format.js";
+import { Badge, Facts, el, empty, icon, setAttribute, setText, show } from "../dom.js";
+import { count, evidence, percent, plural, seconds, time, words } from "../format.js";
 import { Poll } from "../poll.js";
 import { ask } from "../question.js";
 import { Notice } from "./listing.js";
 
 const EVERY_MS = 2_000;
+/** Parts of a guard's rollout in one per cent. */
+const PARTS = 1_000;
 const LONGEST_LIST = 50;
+const VERDICTS = {
+  off: ["pause", "idle", "off"],
+  collecting: ["waiting", "idle", "collecting"],
+  healthy: ["ok", "good", "healthy"],
+  warning: ["warning", "warn", "warning"],
+  breached: ["cross", "bad", "breached"],
+};
+const STAGES = {
+  idle: ["pause", "idle", "idle"],
+  collecting: ["waiting", "now", "collecting"],
+  healthy: ["ok", "good", "healthy"],
+  warning: ["warning", "warn", "warning"],
+  rolled_back: ["undo", "bad", "rolled back"],
+};
 
 /** One metric of the guard: its evidence against the new variant, beside the threshold at which it is rolled back. */
 class Evidence {
@@ -33,20 +49,19 @@ class Evidence {
   );
 
   set(metric) {
-    const { name, e_value: value, threshold, alpha, n } = metric;
+    const { name, e_value: value, threshold, alpha, n, bad } = metric;
     setText(this.#name, words(name));
     setText(this.#value, evidence(value));
     setText(this.#threshold, evidence(threshold));
     setText(this.#alpha, evidence(alpha));
-    setText(this.#n, count(n));
+    setText(this.#n, typeof bad === "number" ? `${count(bad)} of ${count(n)}` : count(n));
     const over = typeof value === "number" && typeof threshold === "number" && value >= threshold;
     // Evidence multiplies: its logarithm is what grows evenly. The mark is the threshold, at four fifths.
     const part = value > 1 && threshold > 1 ? Math.min(Math.log(value) / Math.log(threshold), 1.25) * 0.8 : 0;
     this.#bar.style.setProperty("--width", part.toFixed(4));
     setAttribute(this.#meter, "data-state", over ? "failed" : "active");
-    if (over) this.#verdict.as("cross", "bad", "over");
-    else if (n === 0 || value === null || value === undefined) this.#verdict.as("waiting", "idle", "no data");
-    else this.#verdict.as("ok", "good", "below");
+    const [picture, tone, word] = VERDICTS[metric.state] ?? (over ? VERDICTS.breached : VERDICTS.collecting);
+    this.#verdict.as(picture, tone, metric.dry_run ? `${word}, only told` : word);
   }
 }
 
@@ -56,7 +71,10 @@ class FlagCard {
   #percentText = el("span", { class: "value" });
   #percentBar = el("span", { class: "bar-of" });
   #variants = el("ul", { class: "variants" });
-  #stage = el("span", { class: "tag" });
+  #stage = new Badge();
+  #holds = el("p", { class: "note" });
+  #record = new Facts();
+  #facts = new Facts();
   #guard;
   #noGuard = el("p", { class: "note" }, "No guard watches this flag. Give the migration a RolloutGuard, and its e-values appear here.");
   #evidence = new Map();
@@ -68,11 +86,12 @@ class FlagCard {
   constructor(flag, rollBack) {
     this.#button.addEventListener("click", () => rollBack(this.#flag));
     const caption = el("caption", { class: "unseen" }, `What the guard has seen of ${flag}`);
-    const heads = ["Metric", "E-value", "Threshold", "Evidence", "Verdict", "α", "Outcomes"];
+    const heads = ["Metric", "E-value", "Threshold", "Evidence", "Verdict", "α", "Bad outcomes"];
     this.#guard = el(
       "div",
       { class: "guard" },
-      el("p", { class: "headed" }, el("strong", {}, "Guard"), this.#stage),
+      el("p", { class: "headed" }, el("strong", {}, "Guard"), this.#stage.element),
+      this.#holds,
       el(
         "div",
         { class: "sideways" },
@@ -96,6 +115,7 @@ class FlagCard {
         el("div", { class: "choices" }, this.#button),
       ),
       this.#why,
+      this.#record.element,
       el(
         "div",
         { class: "share" },
@@ -103,6 +123,7 @@ class FlagCard {
         el("span", { class: "meter plain-meter" }, this.#percentBar),
       ),
       this.#variants,
+      this.#facts.element,
       this.#guard,
       this.#noGuard,
     );
@@ -112,22 +133,60 @@ class FlagCard {
     this.#flag = flag;
     const share = typeof flag.percent === "number" ? flag.percent : flag.on ? 100 : 0;
     if (flag.rolled_back) this.#state.as("undo", "bad", "rolled back");
-    else if (flag.on === false || flag.on === "off") this.#state.as("pause", "idle", "off");
+    else if (flag.on === false) this.#state.as("pause", "idle", flag.state && flag.state !== "on" ? flag.state : "off");
     else this.#state.as("running", "good", "on");
-    setText(this.#percentText, flag.rolled_back ? "0 %, rolled back" : percent(share));
+    setText(this.#percentText, flag.rolled_back ? `0 %, was ${percent(share)}` : percent(share));
     this.#percentBar.style.setProperty("--width", flag.rolled_back ? 0 : Math.min(share, 100) / 100);
     setAttribute(this.element, "data-rolled-back", flag.rolled_back);
     this.#setVariants(flag.variants ?? {});
     show(this.#guard, Boolean(flag.guard));
     show(this.#noGuard, !flag.guard);
     if (flag.guard) {
-      setText(this.#stage, words(flag.guard.stage ?? "watching"));
+      this.#setGuard(flag.guard);
       this.#setEvidence(flag.guard.metrics ?? []);
     }
+    this.#setRecord(flag.rollback ?? null);
+    this.#setFacts(flag);
     this.#button.disabled = flag.rolled_back || !mayAct;
     const why = flag.rolled_back ? "" : mayAct ? "" : "You see this dashboard without the permission to act.";
     setText(this.#why, why);
     show(this.#why, why !== "");
+  }
+
+  #setGuard(guard) {
+    this.#stage.as(...(STAGES[guard.stage] ?? ["info", "idle", String(guard.stage ?? "watching")]));
+    const said = [];
+    if (typeof guard.dwell_seconds === "number") said.push(`at this step for ${seconds(guard.dwell_seconds)}`);
+    if (typeof guard.next === "number") said.push(`next ${percent(guard.next / PARTS)}`);
+    if (guard.paused) said.push("paused by somebody");
+    if (guard.holds?.length) said.push(`held: ${guard.holds.join("; ")}`);
+    if (guard.is_written === false) said.push("the rollback is not written yet");
+    setText(this.#holds, said.join(" · "));
+    show(this.#holds, said.length > 0);
+  }
+
+  #setRecord(record) {
+    show(this.#record.element, record !== null);
+    if (record === null) return;
+    this.#record.set("Rolled back", time(record.at));
+    if (record.actor) this.#record.set("By", String(record.actor));
+    if (record.reason) this.#record.set("Why", String(record.reason));
+    if (record.metric) this.#record.set("Metric", words(record.metric));
+    if (typeof record.e_value === "number") this.#record.set("E-value then", evidence(record.e_value));
+  }
+
+  #setFacts(flag) {
+    if (flag.stage) this.#facts.set("Stage", String(flag.stage));
+    if (flag.rules?.length) {
+      const rules = flag.rules.map(({ if: where, percent: share }) => {
+        const terms = Object.entries(where).map(([name, value]) => `${name} ${[value].flat().join(" or ")}`);
+        return `${terms.join(", ") || "all"}: ${percent(share)}`;
+      });
+      this.#facts.set("Rules", rules.join("; "));
+    }
+    if (flag.allowed_users) this.#facts.set("Always on for", plural(flag.allowed_users, "user"));
+    if (flag.denied_users) this.#facts.set("Never on for", plural(flag.denied_users, "user"));
+    if (flag.requires?.length) this.#facts.set("Only with", flag.requires.join(", "));
   }
 
   #setVariants(variants) {
@@ -167,7 +226,9 @@ export class RolloutView {
   #cards = new Map();
   #notice = new Notice();
   #facts = new Facts();
-  #stale = el("p", { class: "notice", hidden: true }, "The source of the flags cannot be read. What was read last holds.");
+  #stale = el("p", { class: "notice", hidden: true });
+  #killed = el("p", { class: "notice", hidden: true }, "The switch of all flags is off: everything takes the old path.");
+  #done = el("p", { class: "notice", role: "status", hidden: true });
   #holder = el("div", { class: "flags" });
   #changes = el("tbody");
   #history;
@@ -180,7 +241,7 @@ export class RolloutView {
 
   constructor({ panel, live }) {
     show(this.#empty, false);
-    const heads = ["When", "Flag", "What", "By", "Why"];
+    const heads = ["When", "Flag", "What", "By", "Why", "Revision"];
     this.#history = el(
       "section",
       { class: "card" },
@@ -197,7 +258,7 @@ export class RolloutView {
         ),
       ),
     );
-    this.#all = el("div", { class: "stack" }, this.#facts.element, this.#stale, this.#holder, this.#history);
+    this.#all = el("div", { class: "stack" }, this.#facts.element, this.#done, this.#killed, this.#stale, this.#holder, this.#history);
     show(this.#all, false);
     panel.append(el("div", { class: "headed" }, el("h2", {}, "Rollout")), this.#notice.element, this.#empty, this.#all);
     this.#poll = new Poll(live, EVERY_MS, (signal) => this.#load(signal), (error) => this.#notice.set(error));
@@ -224,9 +285,12 @@ export class RolloutView {
     show(this.#empty, !rollout.configured);
     show(this.#all, rollout.configured);
     if (!rollout.configured) return;
-    this.#facts.set("Revision", rollout.revision ?? "–");
-    this.#facts.set("Source", rollout.stale ? "cannot be read" : "read");
+    this.#facts.set("Revision", String(rollout.revision ?? "–"));
+    this.#facts.set("Changed", time(rollout.changed_at));
+    this.#facts.set("A rollback is", rollout.persisted === false ? "for this process only" : "written for all processes");
+    this.#killed.hidden = !rollout.killed;
     show(this.#stale, Boolean(rollout.stale));
+    setText(this.#stale, `The flags cannot be read; what was read last holds. ${rollout.problem ?? ""}`);
     this.#flags = rollout.flags ?? [];
     this.#showFlags();
     this.#showChanges(rollout.changes ?? []);
@@ -255,11 +319,12 @@ export class RolloutView {
   #showChanges(changes) {
     show(this.#history, changes.length > 0);
     const rows = changes.slice(0, LONGEST_LIST).map((change) => [
-      time(change.at ?? change.time),
-      change.flag ?? "–",
-      words(change.kind ?? change.change ?? change.action ?? "changed"),
-      change.by ?? change.actor ?? "–",
-      change.reason ?? change.detail ?? "",
+      time(change.at),
+      change.flag || "all",
+      change.summary || words(change.action ?? "changed"),
+      change.actor ?? "–",
+      change.reason ?? "",
+      count(change.revision),
     ]);
     const text = JSON.stringify(rows);
     if (this.#changes.shown === text) return;
@@ -279,7 +344,10 @@ export class RolloutView {
       act: (reason) => act("rollback", { flag, reason }),
     });
     if (!answer) return;
-    announce(`${flag} is rolled back`);
+    const problem = answer.problem ? ` ${answer.problem}.` : "";
+    setText(this.#done, `${flag} is rolled back.${problem}`);
+    this.#done.classList.toggle("good", !answer.problem);
+    show(this.#done, true);
     await this.#poll.now();
   }
 }

@@ -9,7 +9,7 @@ import { Notice } from "./listing.js";
 
 const EVERY_MS = 1_000;
 const KINDS = { agent: "Agent", tool: "Tool", permit: "Permit" };
-const ENDED = new Set(["completed", "failed", "cancelled", "closed", "timeout", "ended"]);
+const GOING_ON = new Set(["running", "active"]);
 const TICKS = 4;
 
 export class RunView {
@@ -26,7 +26,7 @@ export class RunView {
   #notice = new Notice();
   #empty = empty(
     "No step of this run is known",
-    "Agents, tools and waits for permits appear here as the run makes them. The tree goes when the run's context goes.",
+    "Agents and calls of tools appear here as the run makes them. The tree goes when the run's context goes.",
   );
   #ticks = [];
   #table;
@@ -102,7 +102,7 @@ export class RunView {
     if (this.#ended) return;
     const run = await get(`runs/${encodeURIComponent(this.#run)}.json`, {}, signal);
     if (signal.aborted) return;
-    this.#ended = ENDED.has(run.state);
+    this.#ended = !GOING_ON.has(run.state);
     this.#tree = run.tree ?? [];
     show(this.#badge.element, true);
     this.#badge.set(run.state);
@@ -114,9 +114,10 @@ export class RunView {
       ["Lasted", seconds(run.seconds)],
       ["Events", count(run.events)],
       ["Unread", count(run.lag)],
+      ...(run.events_folded ? [["No longer kept", count(run.events_folded)]] : []),
       ["Worker", run.worker === null || run.worker === undefined ? "–" : String(run.worker)],
     ]) this.#facts.set(name, value);
-    this.#sockets.textContent = sockets(run.sockets ?? []);
+    setText(this.#sockets, sockets(run.sockets ?? []));
     this.#span = this.#tree.reduce((most, { start, seconds: lasted }) => Math.max(most, (start ?? 0) + (lasted ?? 0)), 1e-6);
     this.#ticks.forEach((tick, at) => setText(tick, at === 0 ? "0" : seconds((this.#span * at) / TICKS)));
     show(this.#empty, this.#tree.length === 0);
@@ -217,9 +218,9 @@ function byStart(a, b) {
 }
 
 function sockets(list) {
-  if (list.length === 0) return "No connection follows this run. Its events are kept for the next one.";
-  const unread = list.map((socket) => count(socket.unread)).join(", ");
-  return `${plural(list.length, "connection")} of the user, unread there: ${unread}.`;
+  if (list.length === 0) return "No connection reads this run.";
+  const behind = list.map((socket) => count(socket.lag)).join(", ");
+  return `${plural(list.length, "connection")} of the user, behind by ${behind} events of this run.`;
 }
 
 function renderStep(kept, row) {

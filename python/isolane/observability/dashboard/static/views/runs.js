@@ -158,12 +158,13 @@ function columns() {
   return [
     { key: "run", title: "Run", kind: "id", make: makeRun, render: renderRun },
     { key: "state", title: "State", make: makeState, render: ({ badge }, row) => badge.set(row.state) },
-    { key: "agent", title: "Agent", make: makeAgent, render: renderAgent },
+    { key: "agent", title: "Agent", render: (row) => row.agent ?? "–" },
     { key: "user", title: "User", kind: "id", make: makeUser, render: renderUser },
     { key: "started", title: "Started", kind: "number", render: (row) => time(row.started_at) },
     { key: "seconds", title: "Lasted", kind: "number", render: (row) => seconds(row.seconds) },
     { key: "events", title: "Events", kind: "number", render: (row) => count(row.events) },
-    { key: "lag", title: "Unread", kind: "number", hint: "Events that the user's connection has not yet taken", render: (row) => count(row.lag) },
+    { key: "lag", title: "Unread", kind: "number", hint: "Events that the slowest connection of the user has not yet taken", render: (row) => count(row.lag) },
+    { key: "depth", title: "Depth", kind: "number", hint: "The most agents within each other", render: (row) => count(row.depth) },
     { key: "children", title: "Children", kind: "number", render: (row) => count(row.children) },
     { key: "thread", title: "Thread", kind: "id", make: makeThread, render: renderThread },
   ];
@@ -182,17 +183,6 @@ function renderRun({ link }, { run }) {
 function makeState() {
   const badge = new Badge();
   return { nodes: [badge.element], badge };
-}
-
-function makeAgent() {
-  const text = el("span", { class: "agent" });
-  return { nodes: [text], text };
-}
-
-function renderAgent({ text }, { agent, depth }) {
-  setText(text, agent ?? "–");
-  text.style.setProperty("--depth", Math.min(depth ?? 0, 6));
-  setAttribute(text, "title", depth ? `${agent}, ${depth} below the first` : agent);
 }
 
 function makeUser() {

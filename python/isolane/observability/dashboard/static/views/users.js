@@ -16,6 +16,8 @@ const SORTS = {
   waiting: "waiting for permits",
   longest: "longest step",
   engines: "engines",
+  errors: "errors",
+  lag: "unread events",
 };
 
 export class UsersView {
@@ -30,14 +32,13 @@ export class UsersView {
   #choice;
   #table;
   #empty;
-  #nothing = el("p", { class: "notice", hidden: true }, "No user's hash starts so.");
+  #nothing = el("p", { class: "notice", hidden: true }, "No user's hash or revealed name has this text in it.");
   #mayReveal = false;
-  #revealed = new Map();
 
   constructor({ panel, live, router }) {
     this.#router = router;
     this.#live = live;
-    this.#filter = filterField("Filter by hash", "Filter by hash", (q) => this.#choose({ q }));
+    this.#filter = filterField("Filter by hash or revealed name", "Hash or revealed name", (q) => this.#choose({ q }));
     this.#choice = el(
       "select",
       { "aria-label": "Sort by" },
@@ -114,15 +115,13 @@ export class UsersView {
   async #reveal(user) {
     const answer = await ask({
       title: `Reveal ${user}?`,
-      texts: ["The id of this user is shown on this page until it is reloaded. That you asked is written into the audit log."],
+      texts: ["Who this user is will be shown to you on this dashboard. That you asked is written into the audit log."],
       doing: "Revealing…",
       button: "Reveal",
       act: () => act("reveal", { user }),
     });
     if (!answer) return;
-    const name = answer.name ?? answer.user_id ?? answer.id;
-    if (name) this.#revealed.set(user, name);
-    announce(name ? `${user} is ${name}` : "The user is not here any more");
+    announce(`${user} is ${answer.name}`);
     this.#poll.now();
   }
 
@@ -136,9 +135,9 @@ export class UsersView {
       { key: "waiting", title: "Queue", kind: "number", sort: "waiting", hint: "Waiting for permits", render: (row) => count(row.waiting) },
       { key: "longest", title: "Longest step", kind: "number", sort: "longest", make: makeLongest, render: renderLongest },
       { key: "bytes", title: "Bytes", kind: "number", sort: "bytes", hint: "Kept for this user, events among them", render: (row) => bytes(row.bytes) },
-      { key: "lag", title: "Unread", kind: "number", hint: "Events that a connection of the user has not yet taken", render: (row) => count(row.lag) },
+      { key: "lag", title: "Unread", kind: "number", sort: "lag", hint: "Events that a connection of the user has not yet taken", render: (row) => count(row.lag) },
       { key: "connections", title: "Sockets", kind: "number", render: (row) => count(row.connections) },
-      { key: "errors", title: "Errors", kind: "number", render: (row) => count(row.errors) },
+      { key: "errors", title: "Errors", kind: "number", sort: "errors", render: (row) => count(row.errors) },
     ];
   }
 
@@ -151,7 +150,7 @@ export class UsersView {
   }
 
   #renderUser(kept, row) {
-    const name = row.name ?? this.#revealed.get(row.user) ?? null;
+    const { name } = row;
     kept.user = row.user;
     setText(kept.link, name ?? row.user);
     setAttribute(kept.link, "href", address("runs", "", { user: row.user }));
