@@ -52,7 +52,7 @@ export async function get(path, parameters = {}, signal = undefined) {
 
 /** Does something. The token is asked for each time, so a server that was started again does not refuse it. */
 export async function act(name, body) {
-  const { permissions } = await get("snapshot.json");
+  const { permissions } = await get("session.json");
   const response = await fetch(`actions/${name}`, {
     method: "POST",
     headers: {

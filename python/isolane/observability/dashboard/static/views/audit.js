@@ -16,7 +16,7 @@ export class AuditView {
   #state = new Badge();
   #log = new Facts();
   #checkpoint = new Facts();
-  #noCheckpoint = el("p", { class: "note" }, "No checkpoint is written yet. Each seals all records before it.");
+  #noCheckpoint = el("p", { class: "note" }, "A checkpoint seals all records before it. How many there are, and whether each is signed, is found when the log is verified.");
   #verify = new Facts();
   #verdict = new Badge();
   #noVerify = el("p", { class: "note" }, "This process has not verified the log yet.");
@@ -63,7 +63,7 @@ export class AuditView {
   }
 
   update({ permissions }) {
-    this.#mayAct = Boolean(permissions?.actions);
+    this.#mayAct = Boolean(permissions?.verify);
     this.#allow();
   }
 

@@ -40,7 +40,7 @@ export class Notice {
 }
 
 /** How many rows to ask for when `wanted` are in sight: the answers stay small while nobody scrolls. */
-export function limitFor(wanted) {
-  for (const limit of [200, 1_000, 3_000]) if (wanted <= limit - 50) return limit;
-  return 10_000;
+export function limitFor(wanted, most) {
+  for (const limit of [200, 1_000, 3_000]) if (limit < most && wanted <= limit - 50) return limit;
+  return most;
 }

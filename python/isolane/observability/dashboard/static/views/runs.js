@@ -11,6 +11,8 @@ import { RunView } from "./run.js";
 
 const STATES = { active: "Active", ended: "Ended", all: "All" };
 const SMALL = 1_000;
+/** The server lists no more. */
+const MOST = 10_000;
 const EVERY_MS = 2_000;
 const EVERY_LARGE_MS = 6_000;
 
@@ -18,7 +20,7 @@ export class RunsView {
   #router;
   #poll;
   #query = { state: "active", user: "", q: "" };
-  #limit = limitFor(0);
+  #limit = limitFor(0, MOST);
   #askedAt = 0;
   #run;
   #list;
@@ -105,7 +107,7 @@ export class RunsView {
     this.#router.keep("runs", "", this.#query);
     this.#mark();
     this.#table.element.scrollTop = 0;
-    this.#limit = limitFor(0);
+    this.#limit = limitFor(0, MOST);
     this.#askedAt = 0;
     this.#poll.now();
   }
@@ -118,7 +120,7 @@ export class RunsView {
   }
 
   #grow(wanted) {
-    const limit = limitFor(wanted);
+    const limit = limitFor(wanted, MOST);
     if (limit <= this.#limit) return;
     this.#limit = limit;
     this.#askedAt = 0;
@@ -131,11 +133,11 @@ export class RunsView {
     const { total, runs } = await get("runs.json", { ...this.#query, limit: this.#limit }, signal);
     if (signal.aborted) return;
     this.#askedAt = performance.now();
-    const shown = this.#limit >= 10_000 || runs.length < this.#limit ? runs.length : total;
-    const rest = total > 10_000 ? ", the first 10,000 are listed" : "";
+    const shown = runs.length < this.#limit ? runs.length : Math.min(total, MOST);
+    const rest = total > MOST ? `, the first ${count(MOST)} are listed` : "";
     const kind = { active: "active run", ended: "ended run", all: "run" }[this.#query.state];
     setText(this.#count, `${plural(total, kind)}${rest}`);
-    this.#table.setRows(runs, Math.min(shown, 10_000));
+    this.#table.setRows(runs, shown);
     this.#nothing(runs.length === 0);
   }
 

@@ -10,6 +10,8 @@ import { Table } from "../table.js";
 import { filterField, limitFor, Notice } from "./listing.js";
 
 const EVERY_MS = 2_000;
+/** The server lists no more. */
+const MOST = 1_000;
 const SORTS = {
   bytes: "bytes",
   runs: "active runs",
@@ -25,7 +27,7 @@ export class UsersView {
   #live;
   #poll;
   #query = { sort: "runs", q: "" };
-  #limit = limitFor(0);
+  #limit = limitFor(0, MOST);
   #notice = new Notice();
   #count = el("p", { class: "count", role: "status" });
   #filter;
@@ -95,7 +97,7 @@ export class UsersView {
   }
 
   #grow(wanted) {
-    const limit = limitFor(wanted);
+    const limit = limitFor(wanted, MOST);
     if (limit <= this.#limit) return;
     this.#limit = limit;
     this.#poll.now();
@@ -104,8 +106,9 @@ export class UsersView {
   async #load(signal) {
     const { total, users } = await get("users.json", { ...this.#query, limit: this.#limit }, signal);
     if (signal.aborted) return;
-    setText(this.#count, `${plural(total, "user")}, the most ${SORTS[this.#query.sort]} first`.replace("most longest", "longest"));
-    this.#table.setRows(users, Math.min(total, this.#limit >= 10_000 ? users.length : total));
+    const order = `the most ${SORTS[this.#query.sort]} first`.replace("most longest", "longest");
+    setText(this.#count, `${plural(total, "user")}, ${order}${total > MOST ? `; ${count(MOST)} are listed` : ""}`);
+    this.#table.setRows(users, users.length < this.#limit ? users.length : Math.min(total, MOST));
     const none = users.length === 0;
     show(this.#empty, none && !this.#query.q);
     show(this.#nothing, none && Boolean(this.#query.q));
