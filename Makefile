@@ -6,20 +6,22 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find src -name '*.rs')
 PORT ?= 8000
+# Synthetic users of `make demo`, such as LOAD=36, so that there is something to watch on the dashboard.
+LOAD ?= 0
 # Interpreters for the wheels, such as PYTHONS="python3.12 python3.13"; all that are found when empty.
 PYTHONS ?=
 # How many tests of the package run at once: much of their time is spent waiting for clocks and sockets.
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench bench-limits bench-events bench-audit prove docs site build \
+.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench bench-limits bench-events bench-audit prove docs shots site build \
 	wheel wheel-check test-matrix clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  %-12s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.built $(VENV)/.demo ## Build, then run the example on http://127.0.0.1:8000 (PORT=... for another)
-	$(BIN)/python -m examples.optimizer --port $(PORT)
+demo: $(VENV)/.built $(VENV)/.demo ## Build, then run the example on http://127.0.0.1:8000 (PORT=... for another, LOAD=36 for users)
+	$(BIN)/python -m examples.optimizer --port $(PORT) --load $(LOAD)
 
 demo-check: $(VENV)/.built $(VENV)/.demo ## Run the example over real WebSockets and check what each user received
 	$(BIN)/python -m examples.optimizer.check
@@ -71,6 +73,9 @@ prove: $(VENV)/.built $(VENV)/.dev ## The long checks: soaks with many users, fa
 docs: $(VENV)/.built $(VENV)/.dev ## Check that the examples of the documents run, and build the Rust documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 	$(BIN)/python -m pytest tests/python/test_documents.py -q
+
+shots: $(VENV)/.built $(VENV)/.dev ## Take the pictures of docs/dashboard.md, in Chromium, under load
+	$(BIN)/python scripts/dashboard_shots.py
 
 site: $(VENV)/.docs ## Build the documentation's site into site/; broken links and names fail
 	$(BIN)/zensical build --strict --clean

@@ -23,6 +23,11 @@ export class Api {
     return this.#json("GET", "/api/mode");
   }
 
+  /** Where the dashboard is, for operators. */
+  dashboard() {
+    return this.#json("GET", "/api/dashboard");
+  }
+
   setMode(mode) {
     return this.#json("POST", "/api/mode", { mode });
   }

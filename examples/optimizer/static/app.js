@@ -19,6 +19,15 @@ window.addEventListener("focus", () => attempt(() => new Api().mode()));
 
 showReadiness();
 attempt(() => new Api().mode());
+showDashboard();
+
+/** Operators get a link; for everybody else there is none. */
+async function showDashboard() {
+  const { url } = await new Api().dashboard().catch(() => ({ url: null }));
+  const link = document.querySelector("#dashboard");
+  link.hidden = !url;
+  if (url) link.href = url;
+}
 
 function signedInApi() {
   return panes.find((pane) => pane.api).api;
