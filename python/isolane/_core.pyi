@@ -315,7 +315,10 @@ class AuditLog:
         """
     def take_losses(self, /) -> dict[str, int] | None:
         """
-        How many records of each @final
+        How many records of each class were lost since this was asked last, or `None` when none was.
+        """
+
+@final
 class Metric:
     """
     A family of series. One without labels is its only series itself.
@@ -384,9 +387,6 @@ class Series:
     def set(self, /, value: SupportsFloat | SupportsIndex) -> None:
         """
         Sets a gauge.
-        """
-
-class were lost since this was asked last, or `None` when none was.
         """
 
 @final
