@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 
-from benches.python.cases import contexts, copies, engines, events, flat, permits
+from benches.python.cases import contexts, copies, engines, events, flat, metrics, permits
 from benches.python.measure import Case, marks
 
 FEW = 50
@@ -27,6 +27,7 @@ def counted_cases() -> Iterator[Case]:
     yield from (case for case in events.cases() if "full log" not in case.name)
     yield from engines.cases()
     yield from flat.counted_cases()
+    yield from metrics.counted_cases()
 
 
 class Marks:

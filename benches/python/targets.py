@@ -13,6 +13,7 @@ from benches.python.cases import (
     flags,
     flat,
     memory,
+    metrics,
     permits,
     sanitize,
     sockets,
@@ -235,6 +236,30 @@ def _sanitizer() -> list[Target]:
     ]
 
 
+def _metrics() -> list[Target]:
+    extra = (
+        (metrics.VALIDATED, 20e-9),
+        (metrics.CLEANED, 60e-9),
+        (metrics.CHILD, 20e-9),
+        (metrics.PERMIT, 40e-9),
+        (metrics.EVENT, 20e-9),
+        (metrics.ENGINE, 100e-9),
+        (metrics.TOOL, 100e-9),
+        (metrics.FLAG, 30e-9),
+    )
+    held = (metrics.COUNT, metrics.COUNT_BY_LABELS, metrics.OBSERVE)
+    scrapes = [metrics.RENDER.format(series=metrics.SERIES, text_format=each) for each in metrics.FORMATS]
+    return [
+        *(
+            Target(f"{case}, metrics on", metrics.GROUP, case, metrics.ON, Rule.EXTRA, limit, metrics.OFF)
+            for case, limit in extra
+        ),
+        *(Target(case, metrics.GROUP, case, metrics.HELD, Rule.SPEEDUP, 3, metrics.PEER) for case in held),
+        *(Target(case, metrics.GROUP, case, metrics.OWN_TEXT, Rule.TIME, 10e-3) for case in scrapes),
+        *(Target(case, metrics.GROUP, case, metrics.OWN_TEXT, Rule.SPEEDUP, 10, metrics.PEER_TEXT) for case in scrapes),
+    ]
+
+
 def _many_users() -> list[Target]:
     return [
         Target(
@@ -273,6 +298,7 @@ def all_targets() -> list[Target]:
         Target("decision of a flag", flags.GROUP, flags.DECIDE, flags.OWN, Rule.SHARE, 0.2, flags.OPENFEATURE),
         Target("decision of a flag by a rule", flags.GROUP, flags.RULED, flags.OWN, Rule.TIME, 500e-9),
         *_many_users(),
+        *_metrics(),
         Target("untouched context", memory.GROUP, memory.CONTEXTS, memory.UNTOUCHED, Rule.BYTES, 768),
         Target("idle lane, never used", memory.GROUP, memory.LANES, memory.LANE, Rule.BYTES, 512),
         Target("user in a limiter, came once", memory.GROUP, memory.LIMITED, memory.IDLE_USER, Rule.BYTES, 300),

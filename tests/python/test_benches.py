@@ -195,7 +195,7 @@ class TestTargets:
             case = cases[target.group, target.case]
             sides = {side.name for side in case.sides}
             assert case.skipped or {target.side, target.peer or target.side} <= sides, target
-        assert len(targets.all_targets()) == 53
+        assert len(targets.all_targets()) == 68
 
     def test_what_was_not_measured_is_not_met(self) -> None:
         verdict = targets.judge(targets.all_targets()[0], [])

@@ -9,6 +9,7 @@ from benches.python.cases import (
     flags,
     flat,
     memory,
+    metrics,
     permits,
     sanitize,
     sockets,
@@ -33,5 +34,6 @@ def all_cases(*, thorough: bool) -> list[Case]:
         *tools.cases(),
         *flags.cases(),
         *flat.cases(),
+        *metrics.cases(),
         *memory.cases(thorough=thorough),
     ]
