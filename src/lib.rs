@@ -25,6 +25,7 @@ mod py;
 pub mod sanitize;
 mod sync;
 pub mod tools;
+pub mod views;
 
 /// The native core of isolane. Import `isolane`, not this.
 #[pyo3::pymodule]
@@ -94,6 +95,7 @@ mod _core {
         trace::_set_trace_source,
         trampoline::AccountedCoroutine,
         verify::{IsolationFinding, audit_isolation, isolation_violations},
+        views::{Pace, run_counts, run_view, runs_view, user_of_pseudonym, user_pseudonym, users_view},
     };
 
     // A build for tests says so; a released one has neither name.

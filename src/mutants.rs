@@ -63,6 +63,8 @@ mutants! {
     // Traces.
     TraceNotInherited: "a child of a context is in no trace",
     TraceNotPublished: "events do not say which trace they are of",
+    // What operators are shown.
+    PseudonymIsTheName: "operators are shown the ids of users",
     // Flags.
     RolloutOffByOne: "the user whose bucket equals the rollout is in it",
     SaltIgnored: "the same users are first in every flag",

@@ -191,6 +191,13 @@ impl EngineBook {
         idle.min().map(|(_, number)| number)
     }
 
+    /// Users with the number of their living engines.
+    pub fn by_user(&self) -> Vec<(UserId, usize)> {
+        let state = self.state();
+        let users = state.users.iter();
+        users.map(|(user, numbers)| (user.clone(), numbers.len())).collect()
+    }
+
     /// A fence for the contexts of one engine. What it refuses is counted here.
     pub fn fence(&self) -> Arc<Fence> {
         Arc::new(Fence::new(self.late_writes.clone()))

@@ -245,6 +245,14 @@ impl Fold {
         })
     }
 
+    /// What stands for the prefix, in log order, a text by its latest part.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &LogEntry> {
+        self.by_number.values().map(|kept| match kept {
+            Kept::Event(entry) => entry,
+            Kept::Text(text) => &text.latest,
+        })
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_number.len()
     }

@@ -18,6 +18,9 @@ pub use connection::{ACK_EVENTS, Connection, ConnectionView, CursorMode, Options
 pub use event::{Class, Delta, Draft, EventError, EventKind, Extra, MAX_EVENT_BYTES, Urgency};
 pub use failures::FailedEvent;
 pub use frame::CancelState;
-pub use log::{Deliveries, Level, LogAccount, LogBounds, Outcome, RunLog, StreamView, StreamWriter, set_late};
+pub use log::{
+    Deliveries, Glance, Level, LogAccount, LogBounds, Outcome, OutlineItem, OutlineKind, RunLog, StreamView,
+    StreamWriter, set_late,
+};
 pub use span::SpanScope;
 pub use streams::{MAX_STREAMS, Streams};

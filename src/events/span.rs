@@ -41,7 +41,9 @@ pub(super) struct Span {
     pub(super) parent: Option<Arc<str>>,
     scope: Box<str>,
     pub(super) agent: Arc<str>,
-    since: Micros,
+    pub(super) since: Micros,
+    /// Executions around it, itself included.
+    depth: u16,
     pub(super) tools: Vec<OpenTool>,
     calls: u32,
     /// Where its beginning stood in a trace, for what the log itself writes at its end.
@@ -73,9 +75,23 @@ pub(super) struct SpanBook {
     count: u32,
     failed: u32,
     completed: u32,
+    /// The agent of the first execution.
+    first: Option<Arc<str>>,
+    /// The most executions within each other.
+    deepest: u16,
 }
 
 impl SpanBook {
+    /// The agent of the first execution.
+    pub(super) fn first(&self) -> Option<&Arc<str>> {
+        self.first.as_ref()
+    }
+
+    /// How many executions have begun, and how many of them were within each other at the most.
+    pub(super) fn extent(&self) -> (u32, u16) {
+        (self.count, self.deepest)
+    }
+
     /// Open spans in the order in which they began.
     pub(super) fn open(&self) -> &[Span] {
         &self.open
@@ -138,13 +154,19 @@ impl SpanBook {
         self.note_used(request);
         self.note_used(&id);
         self.count += 1;
+        let agent: Arc<str> = Arc::from(agent);
+        let around = |parent: &Arc<str>| self.open.iter().rev().find(|span| span.id == *parent);
+        let depth = 1 + parent.as_ref().and_then(around).map_or(0, |span| span.depth);
+        self.deepest = self.deepest.max(depth);
+        self.first.get_or_insert_with(|| agent.clone());
         self.open.push(Span {
             index: self.count,
             id: id.into(),
             parent,
             scope: Box::from(request),
-            agent: Arc::from(agent),
+            agent,
             since: now,
+            depth,
             tools: Vec::new(),
             calls: 0,
             trace: None,

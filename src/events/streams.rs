@@ -120,6 +120,7 @@ impl Streams {
                 // Before anybody finds the log: one without a writer is about to end.
                 let writer = log.writer();
                 inner.logs.insert(run.clone(), log);
+                lane.shared().events.opened.increment();
                 // Sockets may have to read the earlier incarnation to its end.
                 inner.replaced.extend(old.as_ref().map(Arc::downgrade));
                 (old, writer, inner.connections.clone())

@@ -19,6 +19,13 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LaneKey(u64);
 
+impl LaneKey {
+    /// Orders lanes by when they were made.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// Everything this process holds for one user.
 pub struct Lane {
     tag: OwnerTag,

@@ -23,7 +23,7 @@ use super::stats::{Durations, LimiterStats, ResourceStats, UserStats};
 use super::tree::NodeId;
 use super::users::SLICE;
 use crate::clock::Micros;
-use crate::lanes::LaneHandle;
+use crate::lanes::{LaneHandle, LaneKey};
 use crate::mutants::mutant;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -447,6 +447,11 @@ impl FairLimiter {
     pub fn load(&self) -> (u32, u32, usize) {
         let state = self.state();
         (state.running, state.total(), state.waiters.len())
+    }
+
+    /// Who holds permits or waits: the lane, units in use, waiters.
+    pub fn busy_users(&self) -> Vec<(LaneKey, u32, u32)> {
+        self.state().users.busy().collect()
     }
 
     /// Counts of one user; zeros for one who is not remembered.

@@ -177,6 +177,13 @@ impl Users {
         others.any(|(of, line)| *of == flow && line.entry == number)
     }
 
+    /// Users with a unit or a waiter.
+    pub(super) fn busy(&self) -> impl Iterator<Item = (LaneKey, u32, u32)> {
+        let records = self.records.iter().map(|(_, record)| record);
+        let busy = records.filter(|record| record.running > 0 || record.waiting > 0);
+        busy.map(|record| (record.key, record.running, record.waiting))
+    }
+
     /// Users with a waiter.
     pub(super) fn with_waiters(&self) -> Vec<u32> {
         let waiting = self.records.iter().filter(|(_, record)| record.waiting > 0);

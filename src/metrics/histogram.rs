@@ -82,6 +82,16 @@ impl Histogram {
         self.longest = self.longest.max(other.longest);
     }
 
+    /// What was counted since an earlier reading of the same counts. The largest value is that of all.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            buckets: std::array::from_fn(|at| self.buckets[at].saturating_sub(before.buckets[at])),
+            count: self.count.saturating_sub(before.count),
+            sum: self.sum.saturating_sub(before.sum),
+            longest: self.longest,
+        }
+    }
+
     /// How many values were counted.
     pub fn count(&self) -> u64 {
         self.count
@@ -147,6 +157,17 @@ mod tests {
     #[test]
     fn nothing_counted_has_no_percentile() {
         assert_eq!(Histogram::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn what_came_since_a_reading_is_counted_alone() {
+        let mut all = Histogram::default();
+        all.record(10_000);
+        let before = all.clone();
+        (0..9).for_each(|_| all.record(100));
+        let since = all.since(&before);
+        assert_eq!((since.count(), since.sum(), since.quantile(0.99)), (9, 900, Some(112)));
+        assert_eq!(all.since(&all.clone()).quantile(0.5), None);
     }
 
     #[test]

@@ -75,6 +75,12 @@ pub struct EventCounters {
     /// From being published to being handed to a socket that was there, in microseconds: of each reading of a socket the oldest
     /// event's.
     pub delay: SharedHistogram,
+    /// Streams that were opened, each one run.
+    pub opened: Counter,
+    /// Of them, those that ended, in the order of `Outcome::ALL`.
+    pub ended: [Counter; 5],
+    /// From the opening of a stream to its end, in microseconds.
+    pub run_time: SharedHistogram,
     /// Accepted, by type.
     pub types: EventTypes,
 }

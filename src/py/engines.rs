@@ -21,6 +21,12 @@ pub(crate) struct PyEngineBook {
     stamp: Stamp,
 }
 
+impl PyEngineBook {
+    pub(crate) fn book(&self) -> &EngineBook {
+        &self.inner
+    }
+}
+
 #[pymethods]
 impl PyEngineBook {
     #[new]

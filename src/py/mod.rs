@@ -40,3 +40,4 @@ pub(crate) mod tools;
 pub(crate) mod trace;
 pub(crate) mod trampoline;
 pub(crate) mod verify;
+pub(crate) mod views;

@@ -194,6 +194,14 @@ impl Connection {
         }
     }
 
+    /// How many events of a run wait to be read for it; `None` when it does not read that run.
+    pub fn behind(&self, log: &Arc<RunLog>) -> Option<u64> {
+        let state = self.state();
+        let mut positions = state.positions.iter();
+        let position = positions.find(|position| Arc::ptr_eq(&position.log, log) && !position.end_told)?;
+        Some(log.head().saturating_sub(position.number))
+    }
+
     /// The client said something.
     pub fn heard(&self) {
         if !mutant!(PongNotHeard) {

@@ -108,7 +108,7 @@ impl RunLog {
             self.repair(None, false, reason, unix, monotonic);
         }
         let goes_on = mutant!(EndInTwoSteps) && !self.is_over();
-        let lane = {
+        let (lane, outcome) = {
             let mut inner = self.inner();
             if inner.ended.is_some() && !goes_on {
                 return;
@@ -124,9 +124,12 @@ impl RunLog {
             inner.keys = Names::default();
             inner.settle();
             self.over.store(monotonic.max(1), Ordering::SeqCst);
-            inner.lane.clone()
+            (inner.lane.clone(), outcome)
         };
         if let Some(lane) = lane {
+            let events = &lane.shared().events;
+            events.ended[outcome as usize].increment();
+            events.run_time.record(monotonic.saturating_sub(self.opened.monotonic));
             lane.shared()
                 .expire_at(monotonic.max(1).saturating_add(self.bounds.retention), self);
             if !mutant!(EndWakesNobody) {

@@ -8,6 +8,7 @@ mod bounds;
 mod closing;
 mod entries;
 mod entry;
+mod glance;
 mod health;
 mod message;
 mod names;
@@ -41,6 +42,7 @@ use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 
 pub use self::bounds::LogBounds;
 pub(super) use self::entry::{Entry as LogEntry, TextId};
+pub use self::glance::{Glance, OutlineItem, OutlineKind};
 pub use self::health::{Deliveries, LogAccount, set_late};
 pub(super) use self::read::{Batch, Item, Limits};
 pub use self::view::{Outcome, StreamView};
@@ -149,6 +151,7 @@ pub struct RunLog {
     epoch: Arc<str>,
     envelope: Envelope,
     bounds: LogBounds,
+    opened: Moment,
     /// The latest number, to be read without the lock: readers that have it need not look.
     head: AtomicU64,
     /// When the stream ended, by the monotonic clock, which is never 0; 0 while it has not.
@@ -185,6 +188,7 @@ impl RunLog {
             // The last 64 bits of the id are its random ones, all but two.
             epoch: Arc::from(&epoch[16..]),
             bounds,
+            opened: lane.shared().clock.now(),
             head: AtomicU64::new(0),
             over: AtomicU64::new(0),
             forgotten: AtomicBool::new(false),

@@ -76,6 +76,10 @@ pub(crate) struct PyFairLimiter {
 }
 
 impl PyFairLimiter {
+    pub(crate) fn limiter(&self) -> &FairLimiter {
+        &self.inner
+    }
+
     fn build(settings: LimitSettings, resources: Vec<(Box<str>, u32)>, timeout: f64) -> PyResult<Self> {
         let settings = LimitSettings {
             patience: micros(patience(timeout)?),

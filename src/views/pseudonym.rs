@@ -1,0 +1,83 @@
+//! What a user is called where nobody is named.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::hash::Hasher;
+use std::sync::OnceLock;
+
+use siphasher::sip::SipHasher24;
+
+use crate::ids::UserId;
+use crate::mutants::mutant;
+
+/// Shorter ids are not looked for in other ids: they would be found everywhere.
+const LEAST: usize = 3;
+
+/// Made once, and the same in the children of a fork, so that the workers of one service call a user the same.
+fn key() -> &'static [u8; 16] {
+    static KEY: OnceLock<[u8; 16]> = OnceLock::new();
+    KEY.get_or_init(|| {
+        let mut key = [0; 16];
+        getrandom::fill(&mut key).expect("the operating system gives random bytes");
+        key
+    })
+}
+
+/// What a user is called by this process: 12 hexadecimal digits of a keyed hash.
+pub fn user_pseudonym(user: &str) -> String {
+    let mut hasher = SipHasher24::new_with_key(key());
+    hasher.write(user.as_bytes());
+    let name = format!("{:012x}", hasher.finish() >> 16);
+    if mutant!(PseudonymIsTheName) {
+        user.to_owned()
+    } else {
+        name
+    }
+}
+
+/// The pseudonyms of one view, each made once.
+#[derive(Debug, Default)]
+pub struct Pseudonyms(HashMap<UserId, Box<str>>);
+
+impl Pseudonyms {
+    /// What a user is called.
+    pub fn of(&mut self, user: &UserId) -> &str {
+        // Not `entry`, which would clone the id of each that is known.
+        if !self.0.contains_key(user) {
+            self.0.insert(user.clone(), user_pseudonym(user.as_str()).into());
+        }
+        &self.0[user]
+    }
+}
+
+/// An id of the application's, in which the user may be named.
+pub(super) fn masked<'a>(id: &'a str, user: &UserId, pseudonym: &str) -> Cow<'a, str> {
+    let name = user.as_str();
+    if name.len() < LEAST || !id.contains(name) || mutant!(PseudonymIsTheName) {
+        return Cow::Borrowed(id);
+    }
+    Cow::Owned(id.replace(name, pseudonym))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pseudonym_is_the_same_each_time_and_another_for_another_user() {
+        let ann = user_pseudonym("ann");
+        assert_eq!(ann, user_pseudonym("ann"));
+        assert_ne!(ann, user_pseudonym("bob"));
+        assert!(
+            ann.len() == 12 && ann.bytes().all(|sign| sign.is_ascii_hexdigit()),
+            "{ann}"
+        );
+    }
+
+    #[test]
+    fn a_user_who_is_named_in_an_id_is_hidden_there() {
+        let user = UserId::new("ann-01").expect("an id");
+        assert_eq!(masked("run-of-ann-01-7", &user, "0a1b"), "run-of-0a1b-7");
+        assert_eq!(masked("run-7", &user, "0a1b"), "run-7");
+    }
+}
