@@ -75,7 +75,7 @@ class RolloutGuard:
         text, place = self._policy(policy, mode)
         self._core = GuardCore(flag, text, place)
         self.alpha: float = json.loads(text).get("alpha", GuardPolicy().alpha)
-        """How likely a metric that holds its bound may end the rollout: ``1 / alpha`` is the evidence that is enough."""
+        """How likely a metric that holds its bound may end the rollout: ``1 / alpha`` is evidence enough."""
         self._signals: list[Signals] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -23,8 +23,8 @@ from isolane.security.authentication.origins import OriginPolicy
 logger = logging.getLogger("isolane.dashboard")
 
 AuthorizeAction = Callable[[Any, str, str | None], bool | Awaitable[bool]]
-"""Answers whether a principal may do an action (``rollback``, ``reveal``, ``verify``) to a target. Asked with no target,
-whether the action is shown at all."""
+"""Answers whether a principal may do an action (``rollback``, ``reveal``, ``verify``) to a target; with no target,
+whether the action is offered at all."""
 
 CSRF_HEADER = "x-isolane-csrf"
 CSRF_SECONDS = 12 * 3600.0
@@ -130,8 +130,8 @@ def check_origin(request: Request) -> None:
     """Refuse what a page of another origin sends.
 
     A browser says itself whether a page is of the same origin, which counts whatever a proxy made of the host. One that
-    does not say it names the page's origin. Without either it is no browser: it must not bring a cookie, which a browser
-    adds by itself.
+    does not say it names the page's origin. Without either it is no browser: it must not bring a cookie, which a
+    browser adds by itself.
 
     Raises:
         HTTPException: 403.

@@ -156,7 +156,10 @@ class Actions:
             await asyncio.to_thread(write)
         except (FlagChangeRefusedError, FlagFileError, FlagConfigError, OSError, ValueError) as error:
             logger.exception("the rollback of %s is in force here, and could not be written", flag)
-            return False, f"It is in force in this process, and could not be written: {type(error).__name__}. See the log"
+            return (
+                False,
+                f"It is in force in this process, and could not be written: {type(error).__name__}. See the log",
+            )
         return True, None
 
     # -- revealing ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ class History:
     """Samples an application once a second, on its loop. One timer, no thread and no task.
 
     Attributes:
-        runs: how many runs go on, as ``running``, and how many have ended in which way.
         pace: in seconds, how long events were on their way in the last second (``recent_event_p99``) and in the last
             minute (``event_p50``, ``event_p99``), and how long runs of that minute took (``run_p50``, ``run_p95``);
             ``None`` where there was none.
@@ -28,7 +27,6 @@ class History:
 
     def __init__(self, isolane: Isolane) -> None:
         self._isolane = isolane
-        self.runs: dict[str, int] = run_counts()
         self.pace: dict[str, float | None] = {}
         self.errors_per_minute = 0
         self._readings = Pace()
@@ -59,17 +57,17 @@ class History:
         return {"t": [*self._t], **{name: [*values] for name, values in self._series.items()}}
 
     def _sample(self, _late: float) -> None:
-        self.runs = run_counts()
+        runs = run_counts()
         self.pace = self._readings.read()
         (before, former), (at, published) = self._published, (time.monotonic(), lane_stats()["events_published"])
         self._published = (at, published)
-        failed = self.runs["failed"] + self.runs["partial"] + self.runs["lost"]
+        failed = runs["failed"] + runs["partial"] + runs["lost"]
         self._failed.append(failed)
         # Over what was sampled, at most a minute: a single error in the first second is not sixty a minute.
         self.errors_per_minute = failed - self._failed[0]
         values = {
             "events_per_second": round((published - former) / max(1e-3, at - before), 2),
-            "runs_active": float(self.runs["running"]),
+            "runs_active": float(runs["running"]),
             "event_p99": self.pace["recent_event_p99"],
             "lag": self._isolane.lag.recent,
             "waiting": float(self._isolane.limiter.stats()["queued"]),

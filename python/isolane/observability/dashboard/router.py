@@ -93,7 +93,8 @@ def dashboard_router(
 
     who = Depends(viewer)
     _add_page(router, mount, who)
-    _add_views(router, mount, who)
+    _add_overview(router, mount, who)
+    _add_lists(router, mount, who)
     if actions:
         _add_action(router, mount, who, "rollback", "flag", Actions.rollback)
         _add_action(router, mount, who, "verify", None, Actions.verify)
@@ -197,7 +198,7 @@ def _add_page(router: APIRouter, mount: _Mount, who: Any) -> None:
     router.add_api_route("/static/{path:path}", static, methods=["GET"])
 
 
-def _add_views(router: APIRouter, mount: _Mount, who: Any) -> None:
+def _add_overview(router: APIRouter, mount: _Mount, who: Any) -> None:
     async def session(viewer: Viewer = who) -> Response:
         return _json(json.dumps({"permissions": await mount.permissions(viewer)}))
 
@@ -212,6 +213,12 @@ def _add_views(router: APIRouter, mount: _Mount, who: Any) -> None:
         headers = {**assets.NOT_STORED, "X-Accel-Buffering": "no"}
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
 
+    router.add_api_route(f"/{SESSION}", session, methods=["GET"])
+    router.add_api_route("/snapshot.json", snapshot, methods=["GET"])
+    router.add_api_route(f"/{STREAM}", stream, methods=["GET"])
+
+
+def _add_lists(router: APIRouter, mount: _Mount, who: Any) -> None:
     async def users(request: Request, viewer: Viewer = who) -> Response:
         query = request.query_params
         limit = number_of(request, "limit", 100, MAX_USERS)
@@ -243,9 +250,6 @@ def _add_views(router: APIRouter, mount: _Mount, who: Any) -> None:
         return answer
 
     routes: dict[str, Any] = {
-        SESSION: session,
-        "snapshot.json": snapshot,
-        STREAM: stream,
         "users.json": users,
         "runs.json": runs,
         "runs/{run_id:path}.json": run,
@@ -325,9 +329,7 @@ async def _permissions_now(request: Request) -> dict[str, Any] | None:
 # -- doing -------------------------------------------------------------------------------------------------------------
 
 
-def _add_action(
-    router: APIRouter, mount: _Mount, who: Any, action: str, target_name: str | None, done: _Done
-) -> None:
+def _add_action(router: APIRouter, mount: _Mount, who: Any, action: str, target_name: str | None, done: _Done) -> None:
     async def act(request: Request, viewer: Viewer = who) -> Response:
         actions = mount.actions(request)
 

@@ -84,7 +84,8 @@ class Board:
     ) -> AsyncIterator[bytes]:
         """The overview once a second as server-sent events, until the service drains or it is no longer allowed.
 
-        ``renewed`` is asked every 30 s what the reader may do now; ``None`` is: not even look. A reader that is slow gets the latest one when it comes back: nothing is queued for it.
+        ``renewed`` is asked every 30 s what the reader may do now; ``None`` is: not even look. A reader that is slow
+        gets the latest one when it comes back: nothing is queued for it.
         """
         self._streams += 1
         try:

@@ -14,6 +14,7 @@ from isolane._core import (
     isolation_violations,
     lane_stats,
     loop_account,
+    run_counts,
     run_view,
     runs_view,
     user_pseudonym,
@@ -35,7 +36,7 @@ from isolane.observability.dashboard.parts import (
 from isolane.security.findings import BOUNDARIES
 
 SCHEMA = 1
-SHOWN_CHANGES = 20
+SHOWN_ALERTS = 20
 STARTED = datetime.now(UTC)
 
 
@@ -58,7 +59,7 @@ class Views:
     def overview(self) -> dict[str, Any]:
         """What is shown at first, without who may do what."""
         isolane, history = self.isolane, self.history
-        lanes, limiter, runs = lane_stats(), isolane.limiter.stats(), history.runs
+        lanes, limiter, runs = lane_stats(), isolane.limiter.stats(), run_counts()
         alerts = self.alerts()["alerts"]
         failed = runs["failed"] + runs["partial"] + runs["lost"]
         return {
@@ -281,5 +282,5 @@ class Views:
         return {
             "configured": True,
             "alerts": [alert.to_dict() for alert in manager.active],
-            "history": [alert.to_dict() for alert in list(manager.history)[-SHOWN_CHANGES:][::-1]],
+            "history": [alert.to_dict() for alert in list(manager.history)[-SHOWN_ALERTS:][::-1]],
         }
