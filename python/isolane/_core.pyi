@@ -59,6 +59,7 @@ __all__ = [
     "MemoryLimitExceededError",
     "Metric",
     "OwnershipWall",
+    "Pace",
     "Permit",
     "PlaceholderPolicy",
     "PolicyLoadError",
@@ -92,6 +93,7 @@ __all__ = [
     "_note_refused",
     "_note_violation",
     "_refusal",
+    "_set_trace_source",
     "_uninstall_scanner",
     "account",
     "audit_chains",
@@ -138,7 +140,10 @@ __all__ = [
     "render_metrics",
     "resource_name",
     "resources_of",
+    "run_counts",
     "run_deliveries",
+    "run_view",
+    "runs_view",
     "secret_bits",
     "set_default_limiter",
     "set_end_code",
@@ -154,7 +159,10 @@ __all__ = [
     "to_json",
     "unix_time",
     "user_connections",
+    "user_of_pseudonym",
+    "user_pseudonym",
     "user_streams",
+    "users_view",
 ]
 
 SUBPROTOCOL: Final[str]
@@ -1742,6 +1750,50 @@ class MemoryLimitExceededError(RuntimeError):
     def used(self, /) -> int: ...
 
 @final
+class Metric:
+    """
+    A family of series. One without labels is its only series itself.
+    """
+    def add(self, /, by: SupportsFloat | SupportsIndex) -> None:
+        """
+        Adds to a gauge; a negative number is taken from it.
+        """
+    def inc(self, /, by: SupportsIndex = 1) -> None:
+        """
+        Adds to a counter.
+        """
+    @property
+    def kind(self, /) -> str:
+        """
+        `counter`, `gauge` or `histogram`.
+        """
+    def labels(self, /, *values) -> Series:
+        """
+        The series with these values of the labels, in the order of the labels. Who counts often keeps it.
+
+        A label with a closed list raises `ValueError` for another value. Of a capped one the first 100 names of the process are
+        told apart, the rest is `_other`.
+        """
+    @property
+    def name(self, /) -> str:
+        """
+        The name of its samples.
+        """
+    def observe(self, /, value: SupportsFloat | SupportsIndex) -> None:
+        """
+        Counts a value into a histogram. A negative one counts as zero.
+        """
+    def set(self, /, value: SupportsFloat | SupportsIndex) -> None:
+        """
+        Sets a gauge.
+        """
+    @property
+    def value(self, /) -> float:
+        """
+        The number; of a histogram, how many values were observed.
+        """
+
+@final
 class OwnershipWall:
     """
     Compares owners before any role is asked.
@@ -1774,6 +1826,19 @@ class OwnershipWall:
     def unknown_owner(self, /) -> str:
         """
         What it does about a resource whose owner nobody knows: `deny` or `roles`.
+        """
+
+@final
+class Pace:
+    """
+    How long events take from being published to being handed to a socket, and runs from beginning to end, over the latest
+    readings. Each call of `read` is one reading; 60 are kept.
+    """
+    def __new__(cls, /) -> Pace: ...
+    def read(self, /) -> dict[str, float | None]:
+        """
+        Reads, and returns in seconds: `recent_event_p99` since the reading before; `event_p50`, `event_p99`, `run_p50` and
+        `run_p95` over all that are kept. `None` where there was none.
         """
 
 @final
@@ -2088,6 +2153,33 @@ class Scanner:
         """
         What each report rests on: canaries made and secrets registered; the deliveries of the boundary that has seen most;
         whether the controls hold.
+        """
+
+@final
+class Series:
+    """
+    One series of a family.
+    """
+    def add(self, /, by: SupportsFloat | SupportsIndex) -> None:
+        """
+        Adds to a gauge; a negative number is taken from it.
+        """
+    def inc(self, /, by: SupportsIndex = 1) -> None:
+        """
+        Adds to a counter.
+        """
+    def observe(self, /, value: SupportsFloat | SupportsIndex) -> None:
+        """
+        Counts a value into a histogram. A negative one counts as zero.
+        """
+    def set(self, /, value: SupportsFloat | SupportsIndex) -> None:
+        """
+        Sets a gauge.
+        """
+    @property
+    def value(self, /) -> float:
+        """
+        The number; of a histogram, how many values were observed.
         """
 
 @final
@@ -2409,9 +2501,7 @@ class UserExecutionContext:
         """
         Numbers of the contexts from the root to this one.
         """
-    def _set_trace(
-        self, /, traceparent: str | None, tracestate: str | None = None, is_remote: bool = False
-    ) -> bool:
+    def _set_trace(self, /, traceparent: str | None, tracestate: str | None = None, is_remote: bool = False) -> bool:
         """
         Puts this context into a trace, and those below it that have no place of their own. Without `traceparent` it is where its
         parent is again. Answers whether what was given is a `traceparent`.
@@ -3048,7 +3138,7 @@ def _refusal(text: str, boundary: str) -> ContextIsolationError:
     """
 
 def _set_trace_source(
-    source: collections.abc.Callable[[str], tuple[str, str | None, bool] | None] | None,
+    source: "collections.abc.Callable[[str], tuple[str, str | None, bool] | None] | None",
 ) -> Any | None:
     """
     Sets what is asked for the place of a new context in a trace, or takes it away: `source(user_id)` answers `traceparent`,
@@ -3384,10 +3474,29 @@ def resources_of(
     processor that the user took since this was last asked of the context, by what `cpu_seconds` was then and is now.
     """
 
+def run_counts() -> dict[str, int]:
+    """
+    How many runs go on, as `running`, and how many have ended since the process began: `completed`, `partial`, `failed`,
+    `cancelled` and `lost`.
+    """
+
 def run_deliveries(user_id: str, run_id: str) -> tuple[int, int, int, int] | None:
     """
     How the events of a run fare: handed to sockets that were there, of them late; critical ones published, of them without
     room. `None` when the run has no log.
+    """
+
+def run_view(run_id: str, worker: str) -> str | None:
+    """
+    One run as JSON, with the tree of its executions and calls of tools and the sockets that read it; `None` when no events of
+    such a run are kept. `run_id` is what the list calls it.
+    """
+
+def runs_view(state: str, user: str, limit: SupportsIndex, text: str, worker: str) -> str:
+    """
+    The runs of which this process keeps events, as JSON: `{"total": …, "runs": […]}`, those that go on in front, and of either
+    the latest. `state` is `active`, `ended` or `all`; `user` a pseudonym, or empty for all; with `text` those in whose ids, agent
+    or user it is; `worker` is what this process is called. Looks at every lane.
     """
 
 def secret_bits(value: str) -> float:
@@ -3468,8 +3577,37 @@ def user_connections(user_id: str) -> list[dict[str, typing.Any]]:
     `asked_seconds` (for how long it owes an answer to a ping, or `None`).
     """
 
+def user_of_pseudonym(pseudonym: str) -> str | None:
+    """
+    Who is called so, of the users whom this process has a lane for; `None` when nobody is.
+    """
+
+def user_pseudonym(user_id: str) -> str:
+    """
+    What a user is called where nobody is named: 12 hexadecimal digits of a hash under a key of this process.
+    """
+
 def user_streams(user_id: str) -> list[dict[str, typing.Any]]:
     """
     The streams of a user that are not expired: `run_id`, `thread_id`, `epoch`, `head`, `outcome` and, for ended ones,
     `ended_seconds_ago`.
+    """
+
+def users_view(
+    sort: str,
+    limit: SupportsIndex,
+    text: str,
+    *,
+    engines: SupportsGetItem[int, EngineBook],
+    limiters: SupportsGetItem[int, FairLimiter],
+    throttle_bytes: SupportsIndex | None,
+    quarantined: set[str],
+    names: dict[str, str],
+) -> str:
+    """
+    The users of whom this process holds something, as JSON: `{"total": …, "users": […]}`, those with the most first.
+
+    `sort` is `bytes`, `runs`, `waiting`, `longest`, `engines`, `errors` or `lag`. With `text` those whose pseudonym or revealed
+    name has it. `engines` and `limiters` are those of the application; from `throttle_bytes` on a user counts as throttled;
+    `quarantined` has pseudonyms, and `names` the ids that may be shown, by pseudonym. Looks at every lane.
     """
