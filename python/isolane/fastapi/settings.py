@@ -207,6 +207,7 @@ OTHER_VARIABLES = frozenset(
     {
         "ISOLANE_AUDIT_DIR",
         "ISOLANE_AUDIT_KEY",
+        "ISOLANE_GENAI_SEMCONV",
         "ISOLANE_LEDGER_DIR",
         "ISOLANE_LEGACY_BROADCAST",
         "ISOLANE_MUTANT",
