@@ -14,6 +14,9 @@ S = "tests/integrations/test_socket_sign_in.py::test_"
 ACCEPT = "tests/acceptance/test_"
 
 KILLERS: dict[str, tuple[str, ...]] = {
+    # Traces.
+    "TraceNotInherited": (f"{P}otel.py::test_children_stand_where_their_parent_does_until_they_have_a_place",),
+    "TraceNotPublished": (f"{P}otel.py::test_events_name_the_execution_they_are_of",),
     # Permits.
     "PermitLostOnCancel": (f"{P}limits.py::test_a_permit_granted_in_the_tick_of_the_cancellation_goes_to_the_next",),
     "PermitReturnedTwice": (

@@ -19,7 +19,7 @@ from isolane import _core
 
 _Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
-UNITS = {"seconds": "s", "bytes": "By", "ratio": "1", "percent": "%"}
+UNITS = {"seconds": "s", "bytes": "By", "percent": "%"}
 """Units of families as OpenTelemetry writes them."""
 
 
@@ -71,9 +71,8 @@ def observe(meter: Meter, provider: MeterProvider | None) -> Callable[[], None]:
 
 
 def _register(meter: Meter, figures: _Figures, family: dict[str, Any]) -> None:
-    name, kind, text = family["name"], family["kind"], family["help"]
-    bare = name.removesuffix("_total")
-    unit = UNITS.get(str(family.get("unit") or ""), "")
+    bare, name, kind, text = family["name"], family["sample"], family["kind"], family["help"]
+    unit = UNITS.get(family["unit"] or "", "")
     if kind == "counter":
         meter.create_observable_counter(bare, [_values(figures, name, "value")], unit, text)
     elif kind == "histogram":
@@ -84,7 +83,7 @@ def _register(meter: Meter, figures: _Figures, family: dict[str, Any]) -> None:
 
 
 def _values(figures: _Figures, family: str, key: str) -> _Callback:
-    seen = [-1]
+    seen = [0]
 
     def callback(_options: CallbackOptions) -> Iterable[Observation]:
         return [Observation(each[key], each["labels"]) for each in figures.take(seen, family)]
