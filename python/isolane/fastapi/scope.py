@@ -91,7 +91,8 @@ class RequestScope:
         # What roles of tools and resources are asked of.
         roles = principal.roles | principal.permissions
         context = UserExecutionContext.from_fastapi_request(conn, principal.user_id, thread, run, permissions=roles)
-        if seams.tracing is not None:
+        if seams.tracing is not None and conn.scope["type"] == "http":
+            # The handshake of a socket is the beginning of none of its runs.
             seams.tracing.continued(context, conn.headers)
         # Whoever opens the stream, an engine or an agent without one, it has the bounds of the settings.
         bind_event_bounds(context, **self.isolane.bridge.config.bounds())
