@@ -103,6 +103,36 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "fastapi/contamination.py",
         (("if self._reader is None or self._reader.is_plain:", "if True:"),),
     ),
+    "TraceOfWhoeverRuns": PythonFault(
+        "a span belongs to whatever is current, also when that is another user's",
+        "observability/otel.py",
+        (("            if owner == (context.user_id, context.run_id):\n", "            if owner:\n"),),
+    ),
+    "PlaceOfAnotherUser": PythonFault(
+        "a context that is made inside of another user's span stands there",
+        "observability/otel.py",
+        (("if isinstance(owner, tuple) and owner[0] != user_id:", "if False:"),),
+    ),
+    "ErrorTextInSpan": PythonFault(
+        "a span says what an error says, which may be a user's data",
+        "observability/otel.py",
+        (
+            (
+                "            kind = _error_type(error)\n            span.set",
+                "            kind = str(error)\n            span.set",
+            ),
+        ),
+    ),
+    "CancelledSpanIsError": PythonFault(
+        "a span that was cancelled is an error",
+        "observability/otel.py",
+        (("        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):\n", "        if False:\n"),),
+    ),
+    "UnknownToolNamed": PythonFault(
+        "a span names a tool that there is not, as a model asked for it",
+        "tools/dispatcher.py",
+        (('tool_name if self.has_tool(tool_name) else "_unknown")\n        try:', "tool_name)\n        try:"),),
+    ),
     "TicketReusable": PythonFault(
         "a ticket opens as many sockets as one likes",
         f"{_AUTH}tickets.py",
