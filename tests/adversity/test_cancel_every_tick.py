@@ -31,6 +31,7 @@ from tests.adversity import (  # noqa: F401 - they add their scenarios to the ot
     security_scenarios,
     testing_scenarios,
     tool_scenarios,
+    tracing_scenarios,
 )
 from tests.adversity.compat_scenarios import COMPAT_COVERED, COMPAT_SCENARIOS
 from tests.adversity.public_awaitables import compat_awaitables, public_awaitables

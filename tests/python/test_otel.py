@@ -653,6 +653,12 @@ def test_users_have_the_same_hash_wherever_the_key_is_the_same(traces):
         set_pseudonym_key(None)
 
 
+def evaluated() -> float:
+    """How often somebody has gone by a flag."""
+    family = _core.metrics_snapshot().get("isolane_flag_evaluations_total", {"series": []})
+    return sum(series["value"] for series in family["series"])
+
+
 async def test_a_runs_flags_are_events_of_its_span(traces, factory, new_run):
     flags = isolane.FlagEngine()
     flags.load(
@@ -661,8 +667,9 @@ async def test_a_runs_flags_are_events_of_its_span(traces, factory, new_run):
     before = _core.install_flags(flags)
     try:
         otel.instrument(traces.provider)
-        context = new_run()
+        context, evaluations = new_run(), evaluated()
         await run(factory, context, "writer")
+        assert evaluated() == evaluations
     finally:
         _core.install_flags(before)
     events = traces.named("isolane.run").events

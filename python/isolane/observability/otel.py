@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import threading
 import time
@@ -487,16 +488,17 @@ def _note_flags(span: Span, context: UserExecutionContext) -> None:
     flags = context.flags
     if flags is None:
         return
-    for flag in flags.keys()[:MAX_FLAGS]:
-        decision = flags.decide(flag)
-        span.add_event(
-            genai.FLAG_EVENT,
-            {
-                genai.FLAG_KEY: flag,
-                genai.FLAG_VARIANT: decision.variant,
-                genai.FLAG_REASON: decision.reason.lower(),
-                genai.FLAG_PROVIDER: "isolane",
-                genai.FLAG_CONTEXT: pseudonym(context.user_id),
-                genai.FLAG_VERSION: str(flags.revision),
-            },
-        )
+    # Not asked one by one, which counts as asking.
+    decisions: dict[str, dict[str, Any]] = flags.to_dict()["decisions"]
+    for flag, decision in itertools.islice(decisions.items(), MAX_FLAGS):
+        attributes = {
+            genai.FLAG_KEY: flag,
+            genai.FLAG_VARIANT: decision["variant"],
+            genai.FLAG_REASON: decision["reason"].lower(),
+            genai.FLAG_PROVIDER: "isolane",
+            genai.FLAG_CONTEXT: pseudonym(context.user_id),
+            genai.FLAG_VERSION: str(flags.revision),
+        }
+        if decision["error_code"] is not None:
+            attributes[genai.ERROR_TYPE] = decision["error_code"].lower()
+        span.add_event(genai.FLAG_EVENT, attributes)
