@@ -13,6 +13,8 @@ export interface Message {
   agent_name?: string;
   message?: string;
   parent_request_id?: string;
+  /** The span that it is of, while the server traces. */
+  traceparent?: string;
 }
 
 /** What is known of an event beside its message. */
