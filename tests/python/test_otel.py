@@ -36,7 +36,7 @@ from opentelemetry import baggage
 from opentelemetry.context import attach, detach, get_current
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
@@ -265,6 +265,52 @@ async def test_exceptions_are_recorded_when_that_is_asked_for(traces, factory, n
     await run(factory, new_run(), "failing")
     (event,) = traces.named("invoke_agent failing").events
     assert (event.attributes or {})["exception.message"] == SECRET
+
+
+async def test_what_an_exception_says_of_its_own_type_is_not_believed(traces, context):
+    otel.instrument(traces.provider)
+
+    class OddError(Exception):
+        error_type = SECRET
+
+    async def work(_inner: UserExecutionContext) -> None:
+        raise OddError
+
+    await run_in_span(context, "writer", work, timeout_seconds=5)
+    kind = (traces.named("invoke_agent writer").attributes or {})["error.type"]
+    assert kind == f"{__name__}.{OddError.__qualname__}"
+
+
+class Broken(SpanProcessor):
+    """An exporter that somebody wrote."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if self.where == "start":
+            raise OSError("full")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self.where == "end":
+            raise OSError("full")
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+async def test_a_processor_that_raises_is_logged_once_and_costs_no_run(factory, new_run, caplog, where):
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Broken(where))
+    running = otel.instrument(provider)
+    narrow = factory.limiter = FairLimiter(1, 1)
+    try:
+        assert (await run(factory, new_run(), ["reader", "writer"])).success
+        await waiting_run(factory, narrow, new_run())
+        with pytest.raises(ToolNotFoundError):
+            await new_run().get_tool_dispatcher().execute_tool("nothing")
+    finally:
+        running.uninstrument()
+        provider.shutdown()
+    assert [(record.name, record.levelname) for record in caplog.records] == [("isolane.observability", "ERROR")]
 
 
 async def test_a_tool_that_there_is_not_is_named_by_nobody(traces, tools, new_run):

@@ -14,18 +14,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
+import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from isolane._core import Permit, UserExecutionContext, __version__, _set_trace_source
 from isolane.observability import genai, seams
 from isolane.observability.genai import Convention, Names
 from isolane.security.pseudonyms import pseudonym, set_pseudonym_key
+from isolane.tools.errors import ToolExecutionError
 
 try:
     from opentelemetry import metrics, trace
@@ -56,7 +59,10 @@ from isolane.observability.instruments import observe
 
 __all__ = ["Convention", "Instrumentation", "instrument", "instrumentation", "service_instance_id"]
 
+logger = logging.getLogger("isolane.observability")
+
 T = TypeVar("T")
+P = ParamSpec("P")
 
 PermitsShown = Literal["span", "event", "off"]
 """How waits for permits are shown: as spans, as events of the span around them, or not at all."""
@@ -249,16 +255,43 @@ class _OpenSpan:
         # A coroutine that nobody finishes is closed by the interpreter, outside of its context: nothing to put back.
         if get_current() is self._current:
             detach(self._token)
-        kind = self._tracing.note_end(self._span, error)
-        if self._counted is not None:
-            histogram, attributes = self._counted
-            histogram.record(took, attributes if kind is None else {**attributes, genai.ERROR_TYPE: kind})
         if self._context is not None:
-            place, context = self._place, self._context
-            if place is None:
-                context._set_trace(None)  # noqa: SLF001 - its other half
-            else:
-                context._set_trace(*place)  # noqa: SLF001
+            self._context._set_trace(*(self._place or (None,)))  # noqa: SLF001 - its other half
+        try:
+            kind = self._tracing.note_end(self._span, error)
+            if self._counted is not None:
+                histogram, attributes = self._counted
+                histogram.record(took, attributes if kind is None else {**attributes, genai.ERROR_TYPE: kind})
+        except Exception as failed:  # noqa: BLE001 - of a processor or exporter, which a run does not depend on
+            self._tracing.complain(failed)
+
+
+class _NoSpan:
+    """Stands for a span that could not be begun."""
+
+    __slots__ = ()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Do nothing."""
+
+
+_NO_SPAN = _NoSpan()
+
+
+def _never_raises(
+    begin: Callable[Concatenate[_OpenTelemetry, P], seams.Open],
+) -> Callable[Concatenate[_OpenTelemetry, P], seams.Open]:
+    """A sampler or processor of the application's that raises does not keep a run from beginning."""
+
+    @functools.wraps(begin)
+    def begun(self: _OpenTelemetry, /, *args: P.args, **kwargs: P.kwargs) -> seams.Open:
+        try:
+            return begin(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever it raises
+            self.complain(error)
+            return _NO_SPAN
+
+    return begun
 
 
 def _stand(context: UserExecutionContext, span: SpanContext) -> None:
@@ -288,9 +321,8 @@ def _read(place: tuple[str, str | None, bool]) -> SpanContext:
 
 def _error_type(error: BaseException) -> str:
     """Return the class of an error; of a tool that raised, what the tool raised. Never its text."""
-    named = getattr(error, "error_type", None)
-    if isinstance(named, str):
-        return named
+    if isinstance(error, ToolExecutionError):
+        return error.error_type
     kind = type(error)
     module = kind.__module__.partition(".")[0]
     return kind.__qualname__ if module in {"builtins", "isolane"} else f"{kind.__module__}.{kind.__qualname__}"
@@ -322,6 +354,13 @@ class _OpenTelemetry:
         self._agent_seconds = _durations(meter, names.agent_duration, "Duration of an execution of an agent.")
         self._tool_seconds = _durations(meter, names.tool_duration, "Duration of a call of a tool.")
         self.stops: Any = None
+        self._complained = False
+
+    def complain(self, error: Exception) -> None:
+        """Log that a span could not be made, with a traceback, the first time."""
+        if not self._complained:
+            self._complained = True
+            logger.error("OpenTelemetry failed to make a span. Runs go on; this is told once", exc_info=error)
 
     def stop(self) -> None:
         """Report no more metrics."""
@@ -380,14 +419,16 @@ class _OpenTelemetry:
 
     # -- what the seams call ---------------------------------------------------------------------------------------
 
-    def run(self, context: UserExecutionContext) -> _OpenSpan:
+    @_never_raises
+    def run(self, context: UserExecutionContext) -> seams.Open:
         """Begin the span of a run."""
         span, inside = self._begin(context, genai.RUN_SPAN, {self._names.conversation: context.thread_id})
         if self._flags and span.is_recording():
             _note_flags(span, context)
         return _OpenSpan(self, span, inside, None, None)
 
-    def agent(self, context: UserExecutionContext, name: str) -> _OpenSpan:
+    @_never_raises
+    def agent(self, context: UserExecutionContext, name: str) -> seams.Open:
         """Begin the span of an execution."""
         names = self._names
         fixed = {**names.agent, **self._provider}
@@ -399,7 +440,8 @@ class _OpenTelemetry:
         counted = {**fixed, names.agent_name: self._agents.of(name)}
         return _OpenSpan(self, span, inside, (self._agent_seconds, counted), context)
 
-    def tool(self, context: UserExecutionContext, name: str) -> _OpenSpan:
+    @_never_raises
+    def tool(self, context: UserExecutionContext, name: str) -> seams.Open:
         """Begin the span of a call of a tool."""
         names = self._names
         span, inside = self._begin(context, f"{names.tool_span} {name}", {**names.tool, names.tool_name: name})
@@ -420,7 +462,10 @@ class _OpenTelemetry:
             failed = error
             raise
         finally:
-            self._note_wait(context, purpose, start, time.perf_counter() - since, failed)
+            try:
+                self._note_wait(context, purpose, start, time.perf_counter() - since, failed)
+            except Exception as error:  # noqa: BLE001 - as above
+                self.complain(error)
             failed = None
 
     def _note_wait(
