@@ -41,6 +41,7 @@ REPLACEMENTS: tuple[tuple[str, str], ...] = (
     (r"\*_exception\b", "*_exception: object"),
     (r"\b_(kind|exception|traceback): Any \| None", r"_\1: object"),
     (r"\*default\b", "*default: Any"),
+    (r"\*values\b(?!:)", "*values: str"),
     (r"-> Iterator:", "-> Iterator[str]:"),
     (r'\bcoro: "([^"]+)"', r"coro: \1"),
     (r'\b(asker|mentioned|permissions|resources|roles): "([^"]+)"', r"\1: \2"),

@@ -1696,7 +1696,7 @@ class Metric:
         """
         `counter`, `gauge` or `histogram`.
         """
-    def labels(self, /, *values) -> Series:
+    def labels(self, /, *values: str) -> Series:
         """
         The series with these values of the labels, in the order of the labels. Who counts often keeps it.
 
