@@ -750,6 +750,39 @@ def test_an_instance_has_an_id_and_a_forked_child_another():
     assert done.stdout == "True\n"
 
 
+def test_providers_may_be_set_after_instrumenting():
+    program = """
+import asyncio
+from isolane import UserContextFactory
+from isolane.agents.execution import run_in_span
+from isolane.observability import otel
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+otel.instrument()
+spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(spans))
+trace.set_tracer_provider(provider)
+metrics.set_meter_provider(MeterProvider([reader]))
+
+async def work(context):
+    return 1
+
+asyncio.run(run_in_span(UserContextFactory.create_context("ann"), "late", work, timeout_seconds=5))
+print([span.name for span in spans.get_finished_spans()])
+(resource,) = reader.get_metrics_data().resource_metrics
+names = {metric.name for scope in resource.scope_metrics for metric in scope.metrics}
+print({"gen_ai.invoke_agent.duration", "isolane_permit_wait_seconds_count"} <= names)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("['invoke_agent late']\nTrue\n", "")
+
+
 def test_instrumenting_starts_no_thread_and_the_package_does_not_need_opentelemetry():
     program = (
         "import sys, threading\n"
