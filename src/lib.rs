@@ -115,6 +115,7 @@ mod _core {
     #[pymodule_init]
     fn init(py: Python<'_>) -> PyResult<()> {
         crate::py::process::refuse_sub_interpreter()?;
+        crate::py::rooms::note_python(py);
         answer_without_exception::<ReadyAwaitable>(py);
         answer_without_exception::<ReadyNone>(py);
         answer_without_exception::<PyPermit>(py);

@@ -2,6 +2,7 @@
 
 use crate::clock::{Micros, SECOND};
 use crate::context::TraceContext;
+use crate::metrics::CUSTOM;
 use crate::owner::IsolationViolation;
 
 /// An event larger than this is refused, unless configured otherwise.
@@ -135,6 +136,11 @@ impl EventKind<'_> {
             Self::Error => Some(5),
             Self::Custom(_) => None,
         }
+    }
+
+    /// Its place among the kinds that are counted.
+    pub fn kind(&self) -> usize {
+        self.place().unwrap_or(CUSTOM)
     }
 
     /// The class, unless its producer chose one.

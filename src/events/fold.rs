@@ -8,6 +8,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::log::{LogEntry, TextId};
+use crate::metrics::EVENT_KINDS;
 use crate::mutants::mutant;
 
 /// Dropped texts that are remembered.
@@ -51,6 +52,13 @@ impl Kept {
             Self::Text(text) => text.latest.key,
         }
     }
+
+    fn kind(&self) -> usize {
+        match self {
+            Self::Event(entry) => usize::from(entry.kind),
+            Self::Text(text) => usize::from(text.latest.kind),
+        }
+    }
 }
 
 /// The parts of a text in one.
@@ -84,7 +92,8 @@ pub(super) struct Fold {
     /// How many calls of a tool have begun here and not ended, by the span and the number of the tool's name.
     open_calls: HashMap<(u32, u32), u32, RandomState>,
     bytes: usize,
-    forgotten: u64,
+    /// Of each kind of event, how many were dropped.
+    forgotten: [u64; EVENT_KINDS.len()],
 }
 
 impl Fold {
@@ -216,11 +225,16 @@ impl Fold {
                         matches!(slot, Slot::Thinking | Slot::Custom(_) | Slot::Progress(_) | Slot::Text)
                     }
                 };
-                let mut keys = self.by_number.iter().map(|(number, kept)| (*number, kept.key()));
-                let victim = keys.find(|(_, key)| may_go(*key));
-                let Some((number, key)) = victim else { break };
+                let mut keys = self
+                    .by_number
+                    .iter()
+                    .map(|(number, kept)| (*number, kept.key(), kept.kind()));
+                let victim = keys.find(|(_, key, _)| may_go(*key));
+                let Some((number, key, kind)) = victim else { break };
                 // Of a text that was emptied before, nothing more is lost.
-                self.forgotten += u64::from(!self.is_emptied(number));
+                if !self.is_emptied(number) {
+                    self.forgotten[kind] += 1;
+                }
                 if self.bytes > max_bytes && self.empty_text(number) {
                     continue;
                 }
@@ -261,8 +275,8 @@ impl Fold {
         self.bytes
     }
 
-    /// Events dropped because the snapshot itself was full.
-    pub(super) fn forgotten(&self) -> u64 {
+    /// Events dropped because the snapshot itself was full, by their kind.
+    pub(super) fn forgotten(&self) -> [u64; EVENT_KINDS.len()] {
         self.forgotten
     }
 }

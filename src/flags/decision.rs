@@ -24,6 +24,19 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Its place among the reasons that a scrape tells.
+    pub(super) const fn place(self) -> usize {
+        match self {
+            Self::Static => 0,
+            Self::Default => 1,
+            Self::TargetingMatch => 2,
+            Self::Split => 3,
+            Self::Disabled => 4,
+            Self::Stale => 5,
+            Self::Error => 6,
+        }
+    }
+
     /// The word for it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,11 +1,12 @@
 //! A document of flags, as it was checked. Never changes: another document is another value.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::RandomState;
 
 use super::bucket::Bucketing;
+use crate::metrics::FLAGS;
 
 /// What is wrong with a document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +105,16 @@ pub(super) struct Flag {
     pub(super) resumed: Option<Box<str>>,
     /// Whether attributes are looked at, here or in what it requires.
     pub(super) reads_attributes: bool,
+    /// Its number among the names that a scrape tells, once it was asked for.
+    pub(super) told: OnceLock<usize>,
+}
+
+impl Flag {
+    /// Its number among the names that a scrape tells.
+    #[inline]
+    pub(super) fn number(&self) -> usize {
+        *self.told.get_or_init(|| FLAGS.index(&self.name))
+    }
 }
 
 /// The flags of one revision.

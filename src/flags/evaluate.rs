@@ -1,9 +1,12 @@
 //! One decision: the steps in their order, of which the first that applies decides.
 
+use std::sync::Arc;
+
 use super::bucket::{FULL, is_in};
 use super::decision::{Decision, ErrorCode, Reason, Step};
 use super::document::{Flag, Rule};
 use super::store::State;
+use crate::metrics::{self, FLAGS, Id, OTHER};
 use crate::mutants::mutant;
 
 /// Who is asked about.
@@ -100,11 +103,7 @@ impl State {
             };
         };
         let found = self.find(flag, unit, attributes);
-        let reason = match found.error {
-            Some(_) => Reason::Error,
-            None if self.is_stale() => Reason::Stale,
-            None => found.reason,
-        };
+        let reason = self.reason(&found);
         Decision {
             flag: flag.name.clone(),
             value: found.value,
@@ -119,10 +118,38 @@ impl State {
         }
     }
 
-    /// The same without the reasons.
+    /// The same without the reasons, for who goes by it: it is counted.
     pub fn is_on(&self, flag: &str, unit: Unit<'_>, attributes: &Attributes) -> bool {
-        let flag = self.document().flag(flag);
-        flag.is_some_and(|flag| self.find(flag, unit, attributes).value)
+        let Some(flag) = self.document().flag(flag) else {
+            count(None, false, Reason::Error);
+            return false;
+        };
+        let found = self.find(flag, unit, attributes);
+        count(Some(flag), found.value, self.reason(&found));
+        found.value
+    }
+
+    /// Counts a decision that somebody goes by.
+    pub fn count(&self, decision: &Decision) {
+        count(self.document().flag(&decision.flag), decision.value, decision.reason);
+    }
+
+    fn reason(&self, found: &Found) -> Reason {
+        match found.error {
+            Some(_) => Reason::Error,
+            None if self.is_stale() => Reason::Stale,
+            None => found.reason,
+        }
+    }
+
+    /// How far each flag is rolled out, in thousandths of a percent and rules aside: 0 while it is off for everybody.
+    pub fn rollouts(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        let is_killed = self.is_killed();
+        self.document().flags.iter().map(move |flag| {
+            let is_rolled_back = flag.rolled_back.is_some() || self.is_latched(&flag.name);
+            let is_off = is_killed || !flag.on || is_rolled_back || self.is_rolled_back_by_older(&flag.name);
+            (&flag.name, if is_off { 0 } else { flag.rollout.unwrap_or(0) })
+        })
     }
 
     fn find(&self, flag: &Flag, unit: Unit<'_>, attributes: &Attributes) -> Found {
@@ -176,6 +203,16 @@ impl State {
             error: error.or(found.error),
             ..found
         }
+    }
+}
+
+/// A flag that no document has counts with those beyond the names that are told apart.
+fn count(flag: Option<&Flag>, value: bool, reason: Reason) {
+    if metrics::enabled() {
+        let number = flag.map_or_else(|| FLAGS.index(OTHER), Flag::number);
+        Id::FlagEvaluations
+            .at(&[number, usize::from(value), reason.place()])
+            .increment();
     }
 }
 

@@ -1,6 +1,7 @@
 //! From the text of a document to the checked one, or to what is wrong and where.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::OnceLock;
 
 use super::bucket::{Algorithm, Bucketing, FULL};
 use super::document::{Document, Flag, FlagFault, Rule, Stage, TextSet};
@@ -239,6 +240,7 @@ impl<'a> Reader<'a> {
             stage,
             rolled_back,
             resumed,
+            told: OnceLock::new(),
         })
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use super::document::{Document, FlagFault, TextSet};
 use super::read::{MAX_FLAGS, MAX_NAME, MAX_RECORD};
 use crate::ids::cut;
+use crate::metrics::{FLAGS, GUARD_METRICS, Id};
 use crate::mutants::mutant;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -160,6 +161,16 @@ impl Store {
                 Arc::make_mut(&mut state.latches).retain(|flag, latch| !resumed(flag, latch));
             }
             let revision = document.revision;
+            // What a process finds rolled back when it starts it did not roll back.
+            if state.document.revision > 0 {
+                let is_new = |flag: &str| {
+                    let before = state.document.flag(flag).is_some_and(|flag| flag.rolled_back.is_some());
+                    !before && !state.is_latched(flag)
+                };
+                for (flag, record) in document.rolled_back().filter(|(flag, _)| is_new(flag)) {
+                    count_rollback(flag, record);
+                }
+            }
             state.document = Arc::new(document);
             state.older = None;
             state.stale = false;
@@ -195,6 +206,9 @@ impl Store {
                     what: "rolled back flags",
                     limit: MAX_FLAGS,
                 });
+            }
+            if state.document.flag(flag).is_none_or(|flag| flag.rolled_back.is_none()) {
+                count_rollback(flag, record);
             }
             let latch = Latch {
                 record: record.into(),
@@ -232,6 +246,19 @@ impl Store {
     pub fn release_user(&self, user: &str) -> bool {
         self.change(|state| state.is_quarantined(user) && Arc::make_mut(&mut state.quarantined).remove(user))
     }
+}
+
+/// Counts a rollback by what asked for it, as its record says.
+fn count_rollback(flag: &str, record: &str) {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        metric: String,
+    }
+    let said = serde_json::from_str::<Said>(record).map_or_else(|_| String::new(), |said| said.metric);
+    let metric = GUARD_METRICS.iter().position(|known| *known == said);
+    Id::Rollbacks
+        .at(&[FLAGS.index(flag), metric.unwrap_or(GUARD_METRICS.len() - 1)])
+        .increment();
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@
 use std::sync::OnceLock;
 
 use super::cell::Cell;
+use super::kinds::EVENT_KINDS;
 use super::vocabulary::Vocabulary;
+use crate::crossings::{CONTROL_RESULTS, Place, Tier};
 
 /// What is done with a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,12 +195,8 @@ const MAX_TOLD_WHOLE: usize = 100;
 pub static AGENTS: Vocabulary = Vocabulary::new(100);
 /// Names of tools.
 pub static TOOLS: Vocabulary = Vocabulary::new(100);
-/// Types of events.
-pub static EVENT_TYPES: Vocabulary = Vocabulary::new(100);
 /// Names of flags.
 pub static FLAGS: Vocabulary = Vocabulary::new(100);
-/// Names of variants.
-pub static VARIANTS: Vocabulary = Vocabulary::new(16);
 /// Names of legacy symbols.
 pub static SYMBOLS: Vocabulary = Vocabulary::new(100);
 /// Names of alerts' rules.
@@ -211,42 +209,38 @@ pub const RUN_OUTCOMES: [&str; 4] = ["completed", "failed", "cancelled", "timeou
 /// What a request for a permit came to.
 pub const PERMIT_OUTCOMES: [&str; 4] = ["granted", "timeout", "rejected", "cancelled"];
 const AUDIT_CLASSES: [&str; 5] = ["permission", "isolation", "admin", "lifecycle", "debug"];
-const GUARD_METRICS: [&str; 6] = [
+/// What asks for a rollback.
+pub const GUARD_METRICS: [&str; 7] = [
     "isolation_violation",
     "run_error",
     "slow_run",
     "slow_event",
     "dropped_event",
     "manual",
-];
-/// Where one user's data or objects can meet another's: the crossings of the core, the scan points of the detector, the
-/// borders of the enforcer, the probe.
-const BOUNDARIES: [&str; 25] = [
-    "publish",
-    "subscribe",
-    "write",
-    "bind",
-    "verify",
-    "content",
-    "access",
-    "ws_out",
-    "http_out",
-    "tool_in",
-    "tool_out",
-    "llm_in",
-    "llm_out",
-    "cache_get",
-    "cache_put",
-    "db_row",
-    "audit",
-    "log",
-    "error",
-    "metric_label",
-    "session",
-    "query",
-    "context",
-    "probe",
     "other",
+];
+/// How a call of a tool ended.
+pub const TOOL_OUTCOMES: [&str; 5] = ["ok", "failed", "timed_out", "cancelled", "refused"];
+/// Why a permission was given or refused: the kind of the worst rule that was broken.
+pub const DECISION_REASONS: [&str; 8] = [
+    "permitted",
+    "context_integrity_failure",
+    "insufficient_permissions",
+    "resource_access_denied",
+    "cross_user_access_risk",
+    "policy_violation",
+    "limit_exceeded",
+    "validation_error",
+];
+/// Why a flag was decided as it was, in the words of `OpenFeature`.
+pub const FLAG_REASONS: [&str; 7] = [
+    "static",
+    "default",
+    "targeting_match",
+    "split",
+    "disabled",
+    "stale",
+    "error",
 ];
 
 const RUN_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 30.0];
@@ -335,47 +329,47 @@ families! {
     WsConnections: gauge "ws_connections" from rooms,
         "Sockets and event streams that are attached.";
     WsEvents: counter "ws_events" [
-        capped("type", &EVENT_TYPES),
-        closed("outcome", &["published", "sent", "failed", "folded", "shed", "forgotten"])
-    ],
-        "Events, by what became of them.";
-    WsEventLatency: histogram "ws_event_latency_seconds" [capped("type", &EVENT_TYPES)] in EVENT_SECONDS,
-        "From an event being published to being handed to a socket.";
+        closed("type", &EVENT_KINDS), closed("outcome", &["published", "sent", "failed"])
+    ] from rooms,
+        "Events that were accepted, handed to a socket (counted for each) or not accepted.";
+    WsEventLatency: histogram "ws_event_latency_seconds" [closed("type", &EVENT_KINDS)] in EVENT_SECONDS,
+        "From an event being published to being handed to a socket that was there.";
     WsQueueDepth: histogram "ws_queue_depth" in DEPTHS,
         "Events that waited for a socket when it was read for.";
     WsDropped: counter "ws_dropped" [
-        capped("type", &EVENT_TYPES),
-        closed("reason", &["folded", "shed", "forgotten", "full", "closed", "failed"])
-    ],
-        "Events that a client does not get as they were published.";
+        closed("type", &EVENT_KINDS),
+        closed("reason", &["folded", "shed", "outdated", "forgotten", "skipped"])
+    ] from rooms,
+        "Events that a client does not get as they were published: folded into a snapshot, removed from a full log, \
+         dropped from a full snapshot, or left out for a socket that was behind.";
     ToolCalls: counter "tool_calls" [
         capped("tool", &TOOLS),
-        closed("outcome", &["ok", "failed", "timeout", "cancelled", "denied", "limited", "unknown"])
+        closed("outcome", &TOOL_OUTCOMES)
     ],
-        "Calls of tools, by how they ended.";
+        "Calls of tools, by how they ended; refused ones never began.";
     PermissionDecisions: counter "permission_decisions" [
         closed("decision", &["allow", "deny"]),
-        closed("reason", &[
-            "permitted", "context_integrity_failure", "insufficient_permissions", "resource_access_denied",
-            "cross_user_access_risk", "policy_violation", "limit_exceeded", "validation_error"
-        ])
+        closed("reason", &DECISION_REASONS)
     ],
         "Decisions on permissions, by the worst reason.";
     IsolationViolations: counter "isolation_violations" [
-        closed("boundary", &BOUNDARIES),
-        closed("tier", &["exact", "derived", "object", "probe"])
-    ],
-        "Data or objects of one user that got to another. It is to be zero.";
-    CanaryControls: counter "canary_positive_controls" [closed("result", &["found", "missed"])],
+        closed("boundary", &Place::NAMES), closed("tier", &Tier::NAMES)
+    ] from rooms,
+        "Data or objects of one user that were found where another's are. It is to be zero.";
+    RefusedAttempts: counter "refused_attempts" [closed("boundary", &Place::NAMES)] from rooms,
+        "Attempts to cross a boundary between users that were refused: nothing crossed.";
+    BoundaryChecks: counter "boundary_checks" [closed("boundary", &Place::NAMES)] from rooms,
+        "Checks at boundaries between users, whatever they came to.";
+    CanaryControls: counter "canary_positive_controls" [closed("result", &CONTROL_RESULTS)] from rooms,
         "Looks of the detector for something that was put where it looks.";
     FlagEvaluations: counter "flag_evaluations" [
         capped("flag", &FLAGS),
-        capped("variant", &VARIANTS),
-        closed("reason", &["static", "default", "targeting_match", "split", "disabled", "stale", "error"])
+        closed("variant", &["off", "on"]),
+        closed("reason", &FLAG_REASONS)
     ],
         "Decisions on flags.";
-    RolloutPercent: gauge "rollout_percent" [capped("flag", &FLAGS)],
-        "How far a flag is rolled out.";
+    RolloutPercent: gauge "rollout_percent" [capped("flag", &FLAGS)] from rooms,
+        "How far a flag is rolled out, rules aside; 0 while it is off, rolled back or killed.";
     Rollbacks: counter "rollbacks" [capped("flag", &FLAGS), closed("metric", &GUARD_METRICS)],
         "Rollouts that were rolled back, by what asked for it.";
     LegacyCalls: counter "legacy_calls" [capped("symbol", &SYMBOLS)],
@@ -403,7 +397,7 @@ families! {
         "Alerts that fire.";
     BuildInfo: gauge "build_info" [
         capped("version", &VERSIONS), capped("rustc", &VERSIONS), capped("python", &VERSIONS)
-    ],
+    ] from rooms,
         "One, with what the process is made of.";
 }
 
@@ -480,10 +474,10 @@ mod tests {
     #[test]
     fn a_series_is_found_by_its_values_and_tells_them() {
         let family = Id::FlagEvaluations.family();
-        for numbers in [[0, 0, 0], [100, 16, 6], [3, 7, 2]] {
+        for numbers in [[0, 0, 0], [100, 1, 6], [3, 1, 2]] {
             let told: Vec<_> = family.numbers(family.key(&numbers)).map(|(_, number)| number).collect();
             assert_eq!(told, numbers);
         }
-        assert_eq!(family.key(&[100, 16, 6]), family.size() - 1);
+        assert_eq!(family.key(&[100, 1, 6]), family.size() - 1);
     }
 }

@@ -5,12 +5,14 @@
 //! | `families` | the table of what a scrape tells: names, labels, buckets |
 //! | `cell` | one series, changed without a lock; the switch |
 //! | `vocabulary` | the names of a label that is capped |
+//! | `kinds` | events by what they are |
 //! | `scrape`, `text` | the cells and what the rooms keep themselves, read at one moment; its two texts |
 //! | `histogram`, `shared`, `types` | percentiles, and counts by type, of what has figures of its own |
 
 mod cell;
 mod families;
 mod histogram;
+mod kinds;
 mod scrape;
 mod shared;
 mod text;
@@ -21,10 +23,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use cell::{Cell, enabled, set_enabled};
 pub use families::{
-    AGENTS, EVENT_TYPES, FAMILIES, FLAGS, Family, Id, Kind, Label, PERMIT_OUTCOMES, RULES, RUN_OUTCOMES, SYMBOLS,
-    TOOLS, VARIANTS, VERSIONS, Values, after_fork_in_child, named,
+    AGENTS, DECISION_REASONS, FAMILIES, FLAG_REASONS, FLAGS, Family, GUARD_METRICS, Id, Kind, Label, PERMIT_OUTCOMES,
+    RULES, RUN_OUTCOMES, SYMBOLS, TOOL_OUTCOMES, TOOLS, VERSIONS, Values, after_fork_in_child, named,
 };
 pub use histogram::{BUCKETS, Histogram, bucket_of, end_of};
+pub use kinds::{ByKind, CUSTOM, EVENT_KINDS, SNAPSHOT};
 pub use scrape::{Collect, Scrape, Value};
 pub use shared::SharedHistogram;
 pub use text::{Format, render};
@@ -61,17 +64,21 @@ impl Counter {
 #[derive(Debug, Default)]
 pub struct EventCounters {
     /// Accepted into a log.
-    pub published: Counter,
+    pub published: ByKind,
     /// Handed to a socket, counted for each socket.
-    pub sent: Counter,
+    pub sent: ByKind,
     /// Refused at publish, or lost with a socket whose client can ask for them again.
-    pub failed: Counter,
+    pub failed: ByKind,
     /// Folded into a snapshot.
-    pub folded: Counter,
+    pub folded: ByKind,
     /// Debug events removed from full logs.
-    pub shed: Counter,
+    pub shed: ByKind,
+    /// Progress that was out of date, removed from full logs.
+    pub outdated: ByKind,
     /// Dropped from a snapshot because the snapshot itself was full.
-    pub forgotten: Counter,
+    pub forgotten: ByKind,
+    /// Left out for one socket: it was behind, or they were out of date. Counted for each socket.
+    pub skipped: ByKind,
     /// From being published to being handed to a socket that was there, in microseconds: of each reading of a socket the oldest
     /// event's.
     pub delay: SharedHistogram,

@@ -9,6 +9,7 @@ use pyo3::{ffi, intern};
 use super::process::CLOCK;
 use crate::clock::Clock;
 use crate::deprecation::{Book, Folders, Ledger, Origin, Step, Walk};
+use crate::metrics::{Id, SYMBOLS};
 use crate::mutants::mutant;
 
 /// Frames that are looked at before the walk gives up.
@@ -81,6 +82,7 @@ impl DeprecationLedger {
             Some(file) => file.to_cow()?,
             None => "<unknown>".into(),
         };
+        Id::LegacyCalls.at(&[SYMBOLS.index(symbol)]).increment();
         if !self.ledger.record(symbol, code, &file, line, told, CLOCK.unix()) {
             return Ok(None);
         }

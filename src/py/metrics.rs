@@ -4,10 +4,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use super::rooms;
 use crate::metrics::{Cell, Collect, FAMILIES, Family, Format, Kind, Scrape, Value, Values, named, render};
 
 /// The rooms that keep numbers of their own.
-const ROOMS: &[Collect] = &[];
+const ROOMS: &[Collect] = &[rooms::events, rooms::crossings, rooms::rollouts, rooms::build];
 
 fn refuse(message: String) -> PyErr {
     PyValueError::new_err(message)

@@ -31,6 +31,7 @@ pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod request;
 pub(crate) mod resources;
+pub(crate) mod rooms;
 pub(crate) mod runs;
 pub(crate) mod sanitize;
 pub(crate) mod size;

@@ -150,7 +150,9 @@ impl Pace {
         let now = reading();
         let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
         let since = |before: Option<&(Histogram, Histogram)>| {
-            before.map_or_else(Default::default, |before| (now.0.since(&before.0), now.1.since(&before.1)))
+            before.map_or_else(Default::default, |before| {
+                (now.0.since(&before.0), now.1.since(&before.1))
+            })
         };
         let (recent, kept) = (since(readings.back()), since(readings.front()));
         readings.push_back(now);

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 
 use crate::clock::Micros;
 use crate::lanes::LaneKey;
-use crate::metrics::Histogram;
+use crate::metrics::{Cell, Histogram, Id, TOOL_OUTCOMES, TOOLS};
 use crate::mutants::mutant;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -15,6 +15,8 @@ use crate::sync::{Mutex, MutexGuard};
 pub const MAX_TOOLS: usize = 256;
 /// The name of the rest.
 const OTHER: &str = "_other";
+/// The place of calls that never began among the outcomes that a scrape tells.
+const REFUSED: usize = 4;
 
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,16 @@ pub enum CallEnd {
 }
 
 impl CallEnd {
+    /// Its place among the outcomes that a scrape tells.
+    const fn outcome(self) -> usize {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::TimedOut => 2,
+            Self::Cancelled => 3,
+        }
+    }
+
     /// The end of that name.
     pub fn of(name: &str) -> Option<Self> {
         match name {
@@ -88,13 +100,32 @@ struct Call {
     deadline: Option<Micros>,
 }
 
+#[derive(Debug)]
+struct Tool {
+    name: Box<str>,
+    figures: ToolFigures,
+    /// Its number among the names that a scrape tells.
+    number: usize,
+    /// What the scrape tells of it, by outcome, once there was one.
+    told: [Option<&'static Cell>; TOOL_OUTCOMES.len()],
+}
+
+impl Tool {
+    fn count(&mut self, outcome: usize) {
+        let number = self.number;
+        self.told[outcome]
+            .get_or_insert_with(|| Id::ToolCalls.at(&[number, outcome]))
+            .increment();
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     calls: HashMap<u64, Call, RandomState>,
     deadlines: BTreeSet<(Micros, u64)>,
     running: HashMap<LaneKey, u32, RandomState>,
     names: HashMap<Box<str>, usize, RandomState>,
-    tools: Vec<(Box<str>, ToolFigures)>,
+    tools: Vec<Tool>,
     last: u64,
     peak: usize,
 }
@@ -108,7 +139,12 @@ impl Inner {
         if let Some(at) = self.names.get(name) {
             return *at;
         }
-        self.tools.push((name.into(), ToolFigures::default()));
+        self.tools.push(Tool {
+            name: name.into(),
+            figures: ToolFigures::default(),
+            number: TOOLS.index(name),
+            told: [None; TOOL_OUTCOMES.len()],
+        });
         self.names.insert(name.into(), self.tools.len() - 1);
         self.tools.len() - 1
     }
@@ -177,7 +213,9 @@ impl DispatchBook {
             }
         }
         let took = now.saturating_sub(call.began);
-        let figures = &mut inner.tools[call.tool].1;
+        let tool = &mut inner.tools[call.tool];
+        tool.count(end.outcome());
+        let figures = &mut tool.figures;
         match end {
             CallEnd::Ok => figures.ok += 1,
             CallEnd::Failed => figures.failed += 1,
@@ -195,7 +233,8 @@ impl DispatchBook {
     pub fn refuse(&self, tool: &str) {
         let mut inner = self.inner();
         let at = inner.tool(tool);
-        inner.tools[at].1.refused += 1;
+        inner.tools[at].figures.refused += 1;
+        inner.tools[at].count(REFUSED);
     }
 
     /// Takes the calls whose deadline has passed. They go on being under way until their end is noted.
@@ -229,7 +268,11 @@ impl DispatchBook {
     pub fn figures(&self) -> DispatchFigures {
         let inner = self.inner();
         DispatchFigures {
-            tools: inner.tools.clone(),
+            tools: inner
+                .tools
+                .iter()
+                .map(|tool| (tool.name.clone(), tool.figures.clone()))
+                .collect(),
             running: inner.calls.len(),
             peak: inner.peak,
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::resource::ResourceFault;
 use crate::clock::Micros;
+use crate::metrics::Id;
 use crate::mutants::mutant;
 
 /// Most violations that one verdict keeps.
@@ -51,6 +52,29 @@ impl ViolationKind {
             | Self::ResourceAccessDenied
             | Self::PolicyViolation
             | Self::LimitExceeded => "warning",
+        }
+    }
+
+    /// How bad it is, as a number.
+    const fn weight(self) -> u8 {
+        match self {
+            Self::CrossUserAccessRisk => 3,
+            Self::ContextIntegrityFailure => 2,
+            Self::ValidationError => 1,
+            _ => 0,
+        }
+    }
+
+    /// Its place among the reasons that a scrape tells, the first of which is that nothing was found.
+    const fn reason(self) -> usize {
+        match self {
+            Self::ContextIntegrityFailure => 1,
+            Self::InsufficientPermissions => 2,
+            Self::ResourceAccessDenied => 3,
+            Self::CrossUserAccessRisk => 4,
+            Self::PolicyViolation => 5,
+            Self::LimitExceeded => 6,
+            Self::ValidationError => 7,
         }
     }
 
@@ -162,11 +186,30 @@ impl Verdict {
         }
         self.closed = true;
         self.permitted = self.evaluated && self.violations.is_empty();
+        self.count();
         self.micros = now.saturating_sub(self.began);
         self.evaluated || !mutant!(EarlyVerdictNotRecorded)
     }
 
-    /// Takes a permission back: what is permitted and cannot be recorded is refused.
+    /// Counts what it came to. One that broke off without a reason is one that failed.
+    fn count(&self) {
+        let (decision, reason) = if self.permitted {
+            (0, 0)
+        } else {
+            // Of several that are as bad the first.
+            let worst = self.violations.iter().rev().max_by_key(|found| found.kind.weight());
+            (
+                1,
+                worst
+                    .map_or(ViolationKind::ValidationError, |found| found.kind)
+                    .reason(),
+            )
+        };
+        Id::PermissionDecisions.at(&[decision, reason]).increment();
+    }
+
+    /// Takes a permission back: what is permitted and cannot be recorded is refused. It was counted as permitted, and counts as
+    /// refused as well.
     pub fn withdraw(&mut self, code: &'static str) {
         self.permitted = false;
         self.evaluated = false;
@@ -175,6 +218,9 @@ impl Verdict {
             code: code.into(),
             resource: None,
         });
+        Id::PermissionDecisions
+            .at(&[1, ViolationKind::ValidationError.reason()])
+            .increment();
     }
 
     /// Whether the request may go on.

@@ -8,6 +8,7 @@ use super::{Connection, Options};
 use crate::clock::Micros;
 use crate::events::log::{Batch, Limits, RunLog};
 use crate::events::sse::Record;
+use crate::metrics::{self, SNAPSHOT};
 use crate::mutants::mutant;
 
 /// Bytes that a run may be read in its turn, while others wait for theirs.
@@ -42,7 +43,6 @@ impl Connection {
     fn read_out(&self, limit: usize, now: Micros) -> Output {
         let mut out = Output::new(self.mode(), self.options(), now);
         let handed;
-        let mut events = 0;
         {
             let mut guard = self.state();
             let state = &mut *guard;
@@ -51,7 +51,7 @@ impl Connection {
             handed = std::mem::take(&mut state.handed);
             out.texts = std::mem::take(&mut state.control);
             if !state.paused {
-                events = self.take_turns(state, limit.max(1), now, &mut out);
+                self.take_turns(state, limit.max(1), now, &mut out);
                 if state.paused {
                     // Few large events make no ack due: the client is asked for one.
                     out.texts.push(state.ping());
@@ -60,23 +60,28 @@ impl Connection {
             state.drop_finished();
         }
         note_written(handed);
-        self.lane().shared().events.sent.add(events as u64);
         out
     }
 
-    /// Reads the runs that have something to read, each by as many bytes as the others. Answers how many events were read.
-    fn take_turns(&self, state: &mut State, limit: usize, now: Micros, out: &mut Output) -> usize {
+    /// Reads the runs that have something to read, each by as many bytes as the others.
+    fn take_turns(&self, state: &mut State, limit: usize, now: Micros, out: &mut Output) {
         let mut ready = 0;
+        let mut depth = 0;
         for position in &mut state.positions {
             position.is_ready = position.due(now, self.options().defers).is_some_and(|due| due <= now);
-            ready += usize::from(position.is_ready);
+            if position.is_ready {
+                ready += 1;
+                depth += position.log.head().saturating_sub(position.number);
+            }
+        }
+        if ready > 0 {
+            metrics::Id::WsQueueDepth.only().observe(depth);
         }
         let count = state.positions.len();
         let mut left = Left {
             events: limit,
             bytes: READ_BYTES,
         };
-        let mut events = 0;
         // Each round hands every run that is ready something, or makes it readier.
         while ready > 0 && left.events > 0 && left.bytes > 0 && !state.paused {
             let index = state.turn % count;
@@ -118,15 +123,33 @@ impl Connection {
             }
             left.events = left.events.saturating_sub(written.events.max(out.len() - before));
             left.bytes = left.bytes.saturating_sub(written.bytes);
-            events += written.events;
             if mutant!(RunsTakeNoTurns) {
                 state.turn = index;
             }
         }
-        events
     }
 
-    /// Counts how long the oldest of what was published while the client was there has waited.
+    /// Counts what is handed out and left out.
+    fn note_handed(&self, batch: &Batch<'_>) {
+        let events = &self.lane().shared().events;
+        if !batch.snapshot.is_empty() {
+            events.sent.add(SNAPSHOT, batch.snapshot.len() as u64);
+        }
+        // Mostly there is one, or one kind after the other.
+        let mut rest = &batch.items[..];
+        while let Some(first) = rest.first() {
+            let same = rest.iter().take_while(|item| item.kind == first.kind).count();
+            events.sent.add(first.kind, same as u64);
+            rest = &rest[same..];
+        }
+        for (kind, many) in batch.left_out.iter().flatten().enumerate() {
+            if *many > 0 {
+                events.skipped.add(kind, u64::from(*many));
+            }
+        }
+    }
+
+    /// Counts how long what was published while the client was there has waited: of all of it, and of the oldest.
     fn note_delay(&self, batch: &Batch<'_>, live_from: u64) {
         if let Some(oldest) = batch
             .items
@@ -134,8 +157,14 @@ impl Connection {
             .find(|item| item.number > live_from || mutant!(DelayCountsReplay))
         {
             let shared = self.lane().shared();
-            let age = shared.clock.unix().saturating_sub(oldest.unix);
-            shared.events.delay.record(age);
+            let now = shared.clock.unix();
+            shared.events.delay.record(now.saturating_sub(oldest.unix));
+            if metrics::enabled() {
+                let family = metrics::Id::WsEventLatency.family();
+                for item in batch.items.iter().filter(|item| item.number >= oldest.number) {
+                    family.cell(item.kind).observe_micros(now.saturating_sub(item.unix));
+                }
+            }
         }
     }
 
@@ -153,6 +182,7 @@ impl Connection {
         }
         // A foreign log cannot be among the positions; should one be, nothing of it is written, and it is counted.
         let result = log.read(self.lane().tag(), position.number, limits, now, |batch| {
+            self.note_handed(batch);
             self.note_delay(batch, position.live_from);
             log.note_handed(batch, position.live_from, self.lane().shared().clock.unix());
             let written = out.batch(&log, batch);

@@ -127,27 +127,27 @@ impl Entries {
 
     /// Drops one event that may be left out: debug first, then progress that is superseded, then what has expired. Answers its
     /// class.
-    pub(super) fn shed(&mut self, now: Micros, ttl: Micros) -> Option<Class> {
+    pub(super) fn shed(&mut self, now: Micros, ttl: Micros) -> Option<(Class, usize)> {
         if mutant!(CriticalShed)
             && let Some(place) = self
                 .list
                 .iter()
                 .position(|entry| entry.class == Class::Critical && !entry.is_dropped())
         {
-            self.drop_at(place);
-            return Some(Class::Critical);
+            let kind = self.drop_at(place);
+            return Some((Class::Critical, kind));
         }
         loop {
             let lossy = self.lossy.as_mut()?;
             if let Some(number) = lossy.debug.pop_front() {
                 if let Some(place) = self.place_of(number) {
-                    self.drop_at(place);
-                    return Some(Class::Debug);
+                    let kind = self.drop_at(place);
+                    return Some((Class::Debug, kind));
                 }
             } else if let Some(number) = lossy.superseded.pop_front() {
                 if let Some(place) = self.place_of(number) {
-                    self.drop_at(place);
-                    return Some(Class::Progress);
+                    let kind = self.drop_at(place);
+                    return Some((Class::Progress, kind));
                 }
             } else {
                 let oldest = *lossy.progress.front()?;
@@ -157,25 +157,27 @@ impl Entries {
                 }
                 self.lossy.as_mut()?.progress.pop_front();
                 if let Some(place) = place {
-                    self.drop_at(place);
-                    return Some(Class::Progress);
+                    let kind = self.drop_at(place);
+                    return Some((Class::Progress, kind));
                 }
             }
         }
     }
 
-    fn drop_at(&mut self, place: usize) {
+    /// Answers the kind of what was there.
+    fn drop_at(&mut self, place: usize) -> usize {
         let entry = &mut self.list[place];
         let before = entry.weight();
         entry.text = Box::default();
         entry.extras = None;
         self.bytes -= before - entry.weight();
         self.empty += 1;
-        let (key, number) = (entry.progress_key(), entry.number);
+        let (key, number, kind) = (entry.progress_key(), entry.number, usize::from(entry.kind));
         self.forget_latest(key, number);
         if self.empty >= EMPTY_PLACES && self.empty * 2 > self.list.len() {
             self.remove_empty_places();
         }
+        kind
     }
 
     fn forget_latest(&mut self, key: Option<FoldKey>, number: u64) {

@@ -41,6 +41,8 @@ pub(super) struct Extras {
 pub(in crate::events) struct Entry {
     pub(in crate::events) number: u64,
     pub(super) class: Class,
+    /// Its place among the kinds that are counted.
+    pub(in crate::events) kind: u8,
     /// Of a progress event: a later one of its key is in the log.
     pub(super) superseded: bool,
     pub(super) unix: Micros,

@@ -336,7 +336,7 @@ impl RunLog {
             }
             self.append(&mut inner, scope, draft, now.unix, now.monotonic)?
         };
-        lane.shared().events.published.increment();
+        lane.shared().events.published.increment(draft.kind.kind());
         if !mutant!(PublishWakesNobody) {
             lane.streams().wake(draft.urgency(now.monotonic));
         }
@@ -399,6 +399,8 @@ impl RunLog {
         inner.entries.push(Entry {
             number,
             class,
+            #[allow(clippy::cast_possible_truncation)] // there are few kinds
+            kind: draft.kind.kind() as u8,
             superseded: false,
             unix,
             monotonic,

@@ -9,6 +9,7 @@ use super::{Outcome, RunLog};
 use crate::clock::{Micros, SECOND};
 use crate::events::connection::Wake;
 use crate::events::event::{Class, DELTA_DELAY, EventError};
+use crate::metrics::EVENT_KINDS;
 use crate::mutants::mutant;
 use crate::owner::{Crossing, OwnerTag};
 
@@ -31,6 +32,8 @@ pub(in crate::events) struct Item<'a> {
     /// How many of the covered ones were skipped. The others were merged into it.
     pub(in crate::events) skipped: u64,
     pub(in crate::events) class: u8,
+    /// Its place among the kinds that are counted.
+    pub(in crate::events) kind: usize,
     pub(in crate::events) unix: Micros,
     /// The id that its producer chose; for `RunLog::write_event_id`.
     pub(in crate::events) id: Option<&'a str>,
@@ -50,6 +53,8 @@ pub(in crate::events) struct Batch<'a> {
     pub(in crate::events) skip: Option<(u64, u64, u64)>,
     /// Set when the reader has everything and the stream has ended.
     pub(in crate::events) end: Option<(u64, Outcome)>,
+    /// How many were left out for this reader alone, by their kind.
+    pub(in crate::events) left_out: Option<[u32; EVENT_KINDS.len()]>,
 }
 
 impl Batch<'_> {
@@ -100,6 +105,9 @@ struct Reading<'a> {
     bytes: usize,
     limit: Limits,
     joining: Option<Joining<'a>>,
+    /// What was left out for this reader alone, by kind: before what was taken last, and after it.
+    left_out: Option<[u32; EVENT_KINDS.len()]>,
+    since: Option<[u32; EVENT_KINDS.len()]>,
 }
 
 impl<'a> Reading<'a> {
@@ -110,6 +118,22 @@ impl<'a> Reading<'a> {
             bytes: 0,
             limit,
             joining: None,
+            left_out: None,
+            since: None,
+        }
+    }
+
+    /// Leaves one out.
+    fn skip(&mut self, entry: &Entry) {
+        self.since.get_or_insert_default()[usize::from(entry.kind)] += 1;
+    }
+
+    /// What was left out is behind the reader: it will not be looked at again.
+    #[inline]
+    fn pass(&mut self) {
+        if let Some(since) = self.since.take() {
+            let all = self.left_out.get_or_insert_default();
+            all.iter_mut().zip(since).for_each(|(all, more)| *all += more);
         }
     }
 
@@ -137,6 +161,7 @@ impl<'a> Reading<'a> {
             item.skipped += entry.number.saturating_sub(self.covered + 1);
             (item.number, item.unix, item.id) = (entry.number, entry.unix, entry.id());
             self.covered = entry.number;
+            self.pass();
             return true;
         }
         let full = self.items.len() >= self.limit.events
@@ -160,11 +185,13 @@ impl<'a> Reading<'a> {
             number: entry.number,
             skipped: entry.number.saturating_sub(self.covered + 1),
             class: entry.class as u8,
+            kind: usize::from(entry.kind),
             unix: entry.unix,
             id: entry.id(),
             text: Cow::Borrowed(&entry.text),
         });
         self.covered = entry.number;
+        self.pass();
         true
     }
 
@@ -244,8 +271,18 @@ impl RunLog {
         };
         let mut reading = Reading::new(position, limit);
         let mut entries = inner.entries.after(position);
-        let is_all = entries.all(|entry| entry.is_dropped() || skipping.skips(entry) || reading.take(entry));
+        let is_all = entries.all(|entry| {
+            let is_left_out = !entry.is_dropped() && skipping.skips(entry);
+            if is_left_out {
+                reading.skip(entry);
+            }
+            is_left_out || entry.is_dropped() || reading.take(entry)
+        });
+        if is_all {
+            reading.pass();
+        }
         reading.join();
+        batch.left_out = reading.left_out;
         let covered = reading.covered;
         batch.items = reading.items;
         if mutant!(ReadByUrgency) {

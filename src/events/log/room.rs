@@ -92,17 +92,19 @@ impl RunLog {
     /// Drops one event that may be left out, or folds the oldest. Answers whether there was one.
     fn free_one(&self, inner: &mut Inner, lane: &LaneHandle, now: Micros) -> bool {
         let events = &lane.shared().events;
-        if let Some(class) = inner.entries.shed(now, self.bounds.progress_ttl) {
+        if let Some((class, kind)) = inner.entries.shed(now, self.bounds.progress_ttl) {
             inner.shed_events += 1;
             if class == Class::Debug {
-                events.shed.increment();
+                events.shed.increment(kind);
+            } else {
+                events.outdated.increment(kind);
             }
             return true;
         }
         let Some(entry) = inner.entries.pop_oldest() else {
             return false;
         };
-        events.folded.increment();
+        events.folded.increment(usize::from(entry.kind));
         if mutant!(OldestDroppedSilently) {
             return true;
         }
@@ -124,9 +126,10 @@ impl RunLog {
         inner
             .fold
             .shrink(room, self.bounds.events, |index| spans.is_open(index));
-        let forgotten = inner.fold.forgotten() - before;
-        if forgotten > 0 {
-            lane.shared().events.forgotten.add(forgotten);
+        for (kind, (now, before)) in inner.fold.forgotten().iter().zip(before).enumerate() {
+            if *now > before {
+                lane.shared().events.forgotten.add(kind, now - before);
+            }
         }
     }
 }

@@ -22,7 +22,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// All, in the order in which they are counted.
-    pub const ALL: [Self; 5] = [Self::Completed, Self::Partial, Self::Failed, Self::Cancelled, Self::Lost];
+    pub const ALL: [Self; 5] = [
+        Self::Completed,
+        Self::Partial,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Lost,
+    ];
 
     /// The word on the wire.
     pub const fn name(self) -> &'static str {

@@ -37,7 +37,7 @@ use crate::events::{
 use crate::ids::{self, RequestId, RunId, ThreadId};
 use crate::isolation::{Boundary, Delivery};
 use crate::lanes::LaneHandle;
-use crate::metrics::Counter;
+use crate::metrics::{CUSTOM, Counter};
 use crate::sanitize::{EventMask, EventTexts, KeyRule};
 
 pub(crate) use self::delivery::DeliveryAwaitable;
@@ -401,8 +401,9 @@ impl UserWebSocketEmitter {
             Ok(_) => self.published.increment(),
             Err(error) => {
                 self.refused.increment();
-                self.lane.shared().events.failed.increment();
                 let (event_type, event_id) = event();
+                let kind = EventKind::AGENT_EVENTS.iter().position(|known| *known == event_type);
+                self.lane.shared().events.failed.increment(kind.unwrap_or(CUSTOM));
                 self.lane.streams().note_failed(events::FailedEvent {
                     unix: CLOCK.unix(),
                     event_id: event_id.map(|id| ids::cut(id, MAX_EVENT_ID).into()),

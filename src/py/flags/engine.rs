@@ -166,7 +166,9 @@ impl FlagEngine {
         let (name, unit) = (values::flag_name(flag), values::unit(unit, &mut digits));
         let state = self.store.state();
         let known = self.attributes(&state, name, unit, attributes, flag.py());
-        state.decide(name, unit, &known).into()
+        let decision = state.decide(name, unit, &known);
+        state.count(&decision);
+        decision.into()
     }
 
     /// Whether a flag is on for a user.
@@ -320,6 +322,14 @@ pub(super) fn installed(py: Python<'_>) -> Option<Py<FlagEngine>> {
         return None;
     }
     lock().as_ref().map(|engine| engine.clone_ref(py))
+}
+
+/// The state in force of the engine that is installed.
+pub(crate) fn installed_state() -> Option<std::sync::Arc<State>> {
+    if !IS_INSTALLED.load(Ordering::Acquire) {
+        return None;
+    }
+    lock().as_ref().map(|engine| engine.get().state())
 }
 
 /// Whether an engine was ever installed.

@@ -8,7 +8,7 @@ use pyo3::{PyTraverseError, PyVisit, intern};
 use super::decision::FlagDecision;
 use super::engine::FlagEngine;
 use super::values;
-use crate::flags::{Snapshot, Unit};
+use crate::flags::{Decision, Snapshot, Unit};
 
 /// The flags of one moment, for one user: whatever is rolled out or back later, its answers stay. A context keeps one for its
 /// run and all children. What the application knows of the user is asked for once, when a rule first wants it.
@@ -47,9 +47,9 @@ impl FlagSnapshot {
         }
     }
 
-    fn decided(&self, py: Python<'_>, flag: &str) -> FlagDecision {
+    fn decided(&self, py: Python<'_>, flag: &str) -> Decision {
         self.find_attributes(py, flag);
-        self.inner.decide(flag).into()
+        self.inner.decide(flag)
     }
 }
 
@@ -76,7 +76,9 @@ impl FlagSnapshot {
     /// Whether a flag is on, and why. Never raises: what is not a flag is off.
     #[pyo3(signature = (flag: "str") -> "FlagDecision")]
     fn decide(&self, flag: &Bound<'_, PyAny>) -> FlagDecision {
-        self.decided(flag.py(), values::flag_name(flag))
+        let decision = self.decided(flag.py(), values::flag_name(flag));
+        self.inner.state().count(&decision);
+        decision.into()
     }
 
     /// Whether a flag is on.
@@ -97,7 +99,7 @@ impl FlagSnapshot {
     pub(crate) fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let decisions = PyDict::new(py);
         for flag in self.inner.state().document().flags() {
-            decisions.set_item(&**flag, self.decided(py, flag).to_dict(py)?)?;
+            decisions.set_item(&**flag, FlagDecision::from(self.decided(py, flag)).to_dict(py)?)?;
         }
         let dict = PyDict::new(py);
         dict.set_item(intern!(py, "revision"), self.revision())?;
