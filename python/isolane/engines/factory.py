@@ -20,6 +20,7 @@ from isolane._core import (
     Permit,
     UserExecutionContext,
     default_limiter,
+    metric,
     set_end_code,
     stream_has_ended,
     sweep_lanes,
@@ -34,6 +35,8 @@ from isolane.limits import LimitTimeout
 from isolane.memory.limits import MemoryGate
 
 logger = logging.getLogger("isolane.engines")
+
+FORCED = metric("isolane_forced_cleanups_total")
 
 NO_PROCESS_LIMIT = 1_000_000
 ENDED = frozenset(
@@ -327,6 +330,7 @@ class ExecutionEngineFactory:
             stopped = await engine._close(self.grace, reason)  # noqa: SLF001 - the engine's other half
             if not stopped:
                 how = "forced"
+                FORCED.inc()
                 logger.warning("an engine was closed by force: its agents did not stop within %.1f s", self.grace)
         except Exception:
             self._cleanup_errors += 1

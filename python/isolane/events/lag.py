@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from isolane._core import LatencyHistogram, loop_blockers
+from isolane._core import LatencyHistogram, loop_blockers, metric
 from isolane.events.ticker import Ticker
+
+LAG = metric("isolane_loop_lag_seconds")
 
 EVERY_SECONDS = 0.1
 LATE_SECONDS = 0.05
@@ -63,6 +65,7 @@ class LoopLagMonitor:
         """Stop; what was measured stays."""
         self._ticker.stop()
         self._recent.clear()
+        LAG.set(0.0)
 
     @property
     def is_running(self) -> bool:
@@ -96,6 +99,7 @@ class LoopLagMonitor:
 
     def _fired(self, late: float) -> None:
         self._histogram.record(late)
+        LAG.set(late)
         self._recent.append(late)
         if late <= LATE_SECONDS:
             return

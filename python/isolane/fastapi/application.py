@@ -22,6 +22,7 @@ from isolane._core import (
     isolation_violations,
     lane_stats,
     loop_account,
+    metric,
     set_default_limiter,
     stream_state,
     sweep_lanes,
@@ -36,6 +37,7 @@ from isolane.fastapi.contamination import ContaminationMiddleware
 from isolane.fastapi.draining import SignalDrain
 from isolane.fastapi.event_socket import EventSocket
 from isolane.fastapi.gate import Gate
+from isolane.fastapi.metrics import DEFAULT_PATH, add_metrics_route
 from isolane.fastapi.middleware import IsolaneMiddleware
 from isolane.fastapi.principal import NotAuthenticatedError, Principal
 from isolane.fastapi.rollout import Rollout, rollout_of
@@ -62,6 +64,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("isolane.fastapi")
 
 SWEEP_SECONDS = 15.0
+BAD_REQUEST = 400
+
+HEALTH_CHECKS = {
+    True: metric("isolane_health_checks_total").labels("ok"),
+    False: metric("isolane_health_checks_total").labels("failed"),
+}
 
 Authenticate = Callable[[HTTPConnection], Principal | Awaitable[Principal | None] | None]
 ResolveIds = Callable[[HTTPConnection], Any]
@@ -353,6 +361,11 @@ class Isolane:
 
     async def ready(self, _: Request) -> JSONResponse:
         """Answer whether new runs are taken."""
+        answer = self._readiness()
+        HEALTH_CHECKS[answer.status_code < BAD_REQUEST].inc()
+        return answer
+
+    def _readiness(self) -> JSONResponse:
         if self.draining:
             return JSONResponse({"status": "draining"}, 503, {"Retry-After": "5"})
         audit = self._audit_status()
@@ -398,6 +411,8 @@ def setup(
     rollout: MigrationFeatureFlags | None = None,
     guard: RolloutGuard | None = None,
     problem_details: bool = True,
+    metrics: bool | None = None,
+    metrics_authorize: Callable[..., Any] | None = None,
 ) -> Isolane:
     """Add isolane to an application, before it starts.
 
@@ -426,6 +441,10 @@ def setup(
             Default: those of ``ISOLANE_FLAGS_FILE`` and ``ISOLANE_FLAG_*``, if there are any.
         guard: rolls a flag back when what it is told of runs says so. Default: nobody does.
         problem_details: answer isolane's exceptions with problem documents.
+        metrics: serve what was measured to a Prometheus, at the setting ``metrics_path`` or else ``/metrics``. Default:
+            where that setting is not empty.
+        metrics_authorize: a dependency that raises for who may not read that, such as
+            ``require_roles("operator")``. Default: everybody may who reaches the route.
 
     Adds its middleware, the WebSocket route, the event streams, the health and readiness routes, and the start and end
     of isolane around the application's own lifespan. Calling it again returns what the first call made.
@@ -476,6 +495,8 @@ def setup(
     app.add_route(f"{prefix}/ws-ticket", isolane.ws_ticket, methods=["POST"], include_in_schema=False)
     app.router.add_websocket_route(isolane.settings.websocket_path, EventSocket(isolane), name="isolane_events")  # type: ignore[arg-type]
     add_event_streams(app, isolane.settings.sse_path)
+    if metrics if metrics is not None else bool(settings.metrics_path):
+        add_metrics_route(app, settings.metrics_path or DEFAULT_PATH, metrics_authorize)
     original = app.router.lifespan_context
 
     @contextlib.asynccontextmanager

@@ -9,13 +9,15 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from isolane._core import UserExecutionContext, UserWebSocketEmitter
+from isolane._core import UserExecutionContext, UserWebSocketEmitter, metric
 from isolane.engines.engine import UserExecutionEngine
 from isolane.fastapi.connection import UserConnection
 from isolane.fastapi.principal import Principal
 from isolane.fastapi.scope import request_scope
 from isolane.security.authentication.errors import MfaRequiredError, RoleRequiredError
 from isolane.security.authentication.roles import MfaPolicy, check_mfa
+
+ALLOWED = metric("isolane_permission_decisions_total").labels("allow", "permitted")
 
 ON_A_SOCKET = (
     "{name} belongs to one run, and a WebSocket has many: use `connection: Connection` and "
@@ -108,6 +110,7 @@ def _require(kind: str, names: tuple[str, ...]) -> Callable[[HTTPConnection], Aw
         if not needed <= getattr(principal, kind):
             request_scope(conn).isolane.gate.note_denied(principal, kind)
             raise RoleRequiredError
+        ALLOWED.inc()
         return principal
 
     return dependency
@@ -131,6 +134,7 @@ def _noting_mfa(conn: HTTPConnection, principal: Principal) -> Iterator[None]:
     except MfaRequiredError:
         request_scope(conn).isolane.gate.note_denied(principal, "mfa")
         raise
+    ALLOWED.inc()
 
 
 def require_mfa_by(policy: MfaPolicy, action: str | None = None) -> Callable[[HTTPConnection], Awaitable[Principal]]:

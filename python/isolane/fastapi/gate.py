@@ -33,6 +33,8 @@ from isolane.security.authentication.records import note, note_refusal
 from isolane.security.authentication.tickets import Tickets
 from isolane.security.events import AuditClass, AuditSink
 
+DENIED = _core.metric("isolane_permission_decisions_total").labels("deny", "insufficient_permissions")
+
 if TYPE_CHECKING:
     from isolane.fastapi.settings import IsolaneSettings
 
@@ -213,7 +215,8 @@ class Gate:
         note_refusal(self._audit, "authn_login_fail", principal.user_id, method="refresh", reason="another_user")
 
     def note_denied(self, principal: Principal, command: str) -> None:
-        """Tell the audit log that a user may not give a command."""
+        """Count that a user may not do something, and tell the audit log."""
+        DENIED.inc()
         note_refusal(self._audit, "authz_fail", principal.user_id, audit_class=AuditClass.PERMISSION, command=command)
 
 

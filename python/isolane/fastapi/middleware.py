@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from isolane._core import metric
 from isolane.contexts.caller import Caller, current_caller
 from isolane.fastapi.scope import STATE_KEY, RequestScope
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from isolane.fastapi.application import Isolane
 
 logger = logging.getLogger("isolane.fastapi")
+
+OVERHEAD = metric("isolane_overhead_seconds")
+FORCED = metric("isolane_forced_cleanups_total")
 
 CLOSE_SECONDS = 5.0
 """How long the end of a request waits for the clean-up; it goes on in the background after that."""
@@ -46,7 +51,9 @@ class IsolaneMiddleware:
             current_caller.reset(token)
             caller.close()
             if held.used:
+                began = time.perf_counter()
                 await self._close(held)
+                OVERHEAD.observe(held.overhead + time.perf_counter() - began)
 
     async def _close(self, held: RequestScope) -> None:
         """Close in a task of its own: a cancelled request is closed as well."""
@@ -57,4 +64,5 @@ class IsolaneMiddleware:
                 await asyncio.shield(task)
         except TimeoutError:
             self.isolane.forced_closes += 1
+            FORCED.inc()
             logger.warning("closing a request takes longer than %.0f s; it goes on in the background", CLOSE_SECONDS)

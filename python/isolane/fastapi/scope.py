@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ class RequestScope:
         self._context: UserExecutionContext | None = None
         self._owned: list[UserExecutionContext] = []
         self._engines: list[UserExecutionEngine] = []
+        self.overhead = 0.0
+        """Seconds that making contexts and engines took, without what the application was asked."""
 
     @property
     def used(self) -> bool:
@@ -88,6 +91,7 @@ class RequestScope:
     ) -> UserExecutionContext:
         """Make a run context that the middleware closes with this connection."""
         thread, run = await self._ids(conn, thread_id)
+        began = time.perf_counter()
         # What roles of tools and resources are asked of.
         roles = principal.roles | principal.permissions
         context = UserExecutionContext.from_fastapi_request(conn, principal.user_id, thread, run, permissions=roles)
@@ -101,6 +105,7 @@ class RequestScope:
         if self.isolane.session_factory is not None:
             context.bind_session_factory(self.isolane.session_factory)
         self._owned.append(context)
+        self.overhead += time.perf_counter() - began
         return context
 
     async def _ids(self, conn: HTTPConnection, thread_id: str | None) -> tuple[str, str]:

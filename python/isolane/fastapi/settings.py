@@ -62,6 +62,7 @@ class IsolaneSettings(BaseSettings):
     sse_path: str = _own("SSE_PATH", "/events", pattern="^(/|$)", description="prefix of event streams; empty: none")
     signal_drain: bool = _own("SIGNAL_DRAIN", True, description="sockets leave before uvicorn handles SIGTERM")
     probe_prefix: str = _own("PROBE_PREFIX", "/_isolane", pattern="^/", description="prefix of health and readiness")
+    metrics_path: str = _own("METRICS_PATH", "", pattern="^(/|$)", description="route of the metrics; empty: none")
     flags_file: str | None = _own("FLAGS_FILE", None, description="file with the flags of a migration, JSON or TOML")
     max_connections_per_user: int = _own("MAX_CONNECTIONS_PER_USER", 3, ge=1, description="sockets of one user")
     retention_seconds: float = _own("RETENTION_SECONDS", 300.0, ge=0, description="how long an ended log is readable")

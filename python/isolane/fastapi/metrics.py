@@ -1,0 +1,41 @@
+"""The route that a Prometheus scrapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from isolane.observability.metrics import CONTENT_TYPES, content_type, render
+
+DEFAULT_PATH = "/metrics"
+
+
+async def scrape(request: Request) -> Response:
+    """Answer with all that this process has measured, in the format that ``Accept`` asks for."""
+    form = content_type(request.headers.get("accept"))
+    headers = {"Cache-Control": "no-store", "Vary": "Accept", "Content-Type": CONTENT_TYPES[form]}
+    return Response(render(form), headers=headers)
+
+
+def add_metrics_route(app: FastAPI, path: str, authorize: Callable[..., Any] | None) -> None:
+    """Add the route.
+
+    Args:
+        app: the application.
+        path: where.
+        authorize: a dependency that raises for who may not read it, such as ``require_roles("operator")``. Without one
+            everybody may who reaches the route: it says nothing of users, but much of the service.
+    """
+    app.add_api_route(
+        path,
+        scrape,
+        methods=["GET", "HEAD"],
+        include_in_schema=False,
+        response_class=Response,
+        dependencies=[] if authorize is None else [Depends(authorize)],
+        name="isolane_metrics",
+    )
