@@ -164,8 +164,8 @@ class Actions:
 
     # -- revealing ---------------------------------------------------------------------------------------------------
 
-    def reveal(self, command: Command) -> dict[str, Any]:
-        """Return who a user is, and show it to this viewer from now on.
+    async def reveal(self, command: Command) -> dict[str, Any]:
+        """Return who a user is, and show it to this viewer from now on; nothing is waited for.
 
         Raises:
             HTTPException: 404 for a user of whom nothing is held, 503 when it cannot be recorded.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isolane import _core
+from isolane._core import metrics_snapshot
 from isolane.migration.flags.sources import EnvironmentSource, FileSource
 from isolane.migration.flags.sources.history import changes_of as changes_in
 from isolane.migration.flags.sources.writer import FlagWriter
@@ -49,8 +49,8 @@ def violations() -> dict[str, Any]:
 
 def contexts() -> int:
     """Contexts that are not closed."""
-    metric = getattr(_core, "metric", None)
-    return int(metric("isolane_contexts_active").value) if metric is not None else 0
+    family = metrics_snapshot().get("isolane_contexts_active", {"series": ()})
+    return int(sum(series["value"] for series in family["series"]))
 
 
 def writer_of(isolane: Isolane) -> FlagWriter | None:

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, HTTPException
@@ -41,8 +41,7 @@ MAX_BODY = 16 * 1024
 STREAM, SESSION = "stream", "session.json"
 
 
-class _Done(Protocol):
-    async def __call__(self, actions: Actions, command: Command) -> dict[str, Any]: ...
+Do = Callable[[Actions, Command], Awaitable[dict[str, Any]]]
 
 
 def dashboard_router(
@@ -263,7 +262,7 @@ def _add_lists(router: APIRouter, mount: _Mount, who: Any) -> None:
 
 
 @contextlib.contextmanager
-def _refusing() -> Any:
+def _refusing() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
@@ -329,7 +328,7 @@ async def _permissions_now(request: Request) -> dict[str, Any] | None:
 # -- doing -------------------------------------------------------------------------------------------------------------
 
 
-def _add_action(router: APIRouter, mount: _Mount, who: Any, action: str, target_name: str | None, done: _Done) -> None:
+def _add_action(router: APIRouter, mount: _Mount, who: Any, action: str, target_name: str | None, do: Do) -> None:
     async def act(request: Request, viewer: Viewer = who) -> Response:
         actions = mount.actions(request)
 
@@ -355,7 +354,7 @@ def _add_action(router: APIRouter, mount: _Mount, who: Any, action: str, target_
             why = "You may not do this here"
             actions.refuse(command, why)
             raise HTTPException(403, why, assets.NOT_STORED)
-        return _json(json.dumps(await done(actions, command), default=str))
+        return _json(json.dumps(await do(actions, command), default=str))
 
     router.add_api_route(f"/actions/{action}", act, methods=["POST"])
 

@@ -94,13 +94,13 @@ class Board:
                 # Several came at once.
                 yield _bye("full")
                 return
-            if self.is_over:
+            if self.is_over():
                 yield _bye("draining")
                 return
             self._produce()
             yield _event(self.overview(permissions))
             seen, told_at, checked_at = self._number, time.monotonic(), time.monotonic()
-            while not self.is_over:
+            while not self.is_over():
                 now = time.monotonic()
                 if now - checked_at >= RECHECK_SECONDS:
                     checked_at = now
@@ -125,7 +125,6 @@ class Board:
             if self._streams == 0:
                 self._end()
 
-    @property
     def is_over(self) -> bool:
         """Whether the service is shutting down."""
         return self.isolane.draining
@@ -135,7 +134,7 @@ class Board:
             self._producer = asyncio.get_running_loop().create_task(self._run(), name="isolane dashboard")
 
     async def _run(self) -> None:
-        while not self.is_over:
+        while not self.is_over():
             try:
                 self._make(time.monotonic())
             except Exception:
