@@ -55,6 +55,11 @@ mutants! {
     // What boundaries found.
     ViolationNotCounted: "data of another user that was found is not counted",
     RefusalNotCounted: "an attempt that a boundary refused is not counted",
+    // What rooms measure.
+    LeftOutCountedAgain: "an event that is left out for a socket counts each time it is looked at",
+    RollbackCountedAgain: "a rollback that comes back with its document counts twice",
+    FirstReasonCounts: "a decision is told with the first reason and not the worst",
+    ShownFlagsCount: "a decision that is only shown counts as an evaluation",
     // The adaptive limit.
     BaselineNeverMoves: "calls that take longer for good look like a queue for ever",
     ControllerCountsStale: "a call that was admitted under another limit counts",

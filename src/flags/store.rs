@@ -165,7 +165,7 @@ impl Store {
             if state.document.revision > 0 {
                 let is_new = |flag: &str| {
                     let before = state.document.flag(flag).is_some_and(|flag| flag.rolled_back.is_some());
-                    !before && !state.is_latched(flag)
+                    !before && !state.is_latched(flag) || mutant!(RollbackCountedAgain)
                 };
                 for (flag, record) in document.rolled_back().filter(|(flag, _)| is_new(flag)) {
                     count_rollback(flag, record);

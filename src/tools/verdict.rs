@@ -197,7 +197,13 @@ impl Verdict {
             (0, 0)
         } else {
             // Of several that are as bad the first.
-            let worst = self.violations.iter().rev().max_by_key(|found| found.kind.weight());
+            let worst = self.violations.iter().rev().max_by_key(|found| {
+                if mutant!(FirstReasonCounts) {
+                    0
+                } else {
+                    found.kind.weight()
+                }
+            });
             (
                 1,
                 worst

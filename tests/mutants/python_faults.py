@@ -518,6 +518,41 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "acceptance/trials/security.py",
         (("seen=not control.refused)", "seen=True)"),),
     ),
+    "DrainForgetsNothing": PythonFault(
+        "where counting began anew, an exporter that pushes is told that something shrank",
+        "observability/metrics.py",
+        (("if now[0] < before[0] or now[1] < before[1]:", "if False:"),),
+    ),
+    "MetricsForAnybody": PythonFault(
+        "everybody may read the metrics, whatever the application's dependency says",
+        "fastapi/metrics.py",
+        (("[] if authorize is None else [Depends(authorize)]", "[]"),),
+    ),
+    "UnusedRequestCosts": PythonFault(
+        "a request that uses nothing of isolane counts among those that do",
+        "fastapi/middleware.py",
+        (("            if held.used:\n", "            if True:\n"),),
+    ),
+    "ForeignRunCountsTwice": PythonFault(
+        "a foreign run counts beside what the detector found in it",
+        "security/probe.py",
+        (("if foreign and not report.violations:", "if foreign:"),),
+    ),
+    "QueryRefusalNotCounted": PythonFault(
+        "a query that was refused is not counted",
+        "security/queries.py",
+        (('            refused("data_access")\n', ""),),
+    ),
+    "CallNobodyConnectedCounts": PythonFault(
+        "a call to a user who has gone counts as an attempt on another",
+        "migration/legacy/refusals.py",
+        (
+            (
+                "if isinstance(error, CrossUserSendError) and error.is_breach:",
+                "if isinstance(error, CrossUserSendError):",
+            ),
+        ),
+    ),
 }
 """By the names under which the table has them."""
 

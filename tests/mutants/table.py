@@ -99,6 +99,21 @@ KILLERS: dict[str, tuple[str, ...]] = {
         f"{B}crossings.py::test_a_wall_that_said_no_leaves_the_big_zero_at_zero",
         f"{B}crossings.py::test_an_event_into_the_run_of_another_user_is_refused",
     ),
+    # What rooms measure.
+    "LeftOutCountedAgain": (
+        f"{P}metrics_rooms.py::test_what_is_left_out_for_one_socket_counts_once_however_often_it_reads",
+    ),
+    "RollbackCountedAgain": (f"{P}metrics_rooms.py::test_a_rollback_counts_once_wherever_it_was_decided",),
+    "FirstReasonCounts": (f"{P}metrics_rooms.py::test_decisions_are_told_with_the_worst_reason",),
+    "ShownFlagsCount": (f"{P}metrics_rooms.py::test_evaluations_are_told_by_flag_answer_and_reason",),
+    "DrainForgetsNothing": (f"{P}metrics_export.py::test_a_drain_goes_on_where_counting_began_anew",),
+    "MetricsForAnybody": ("tests/integrations/test_metrics_route.py::test_a_dependency_says_who_may_read",),
+    "UnusedRequestCosts": (
+        "tests/integrations/test_metrics_route.py::test_our_own_cost_is_observed_where_isolane_was_used",
+    ),
+    "ForeignRunCountsTwice": (f"{B}crossings.py::test_a_foreign_run_that_no_canary_shows_is_a_violation",),
+    "QueryRefusalNotCounted": (f"{B}crossings.py::test_what_the_package_refuses_by_itself_is_counted_at_its_boundary",),
+    "CallNobodyConnectedCounts": (f"{B}crossings.py::test_of_the_older_names_only_what_is_another_users_counts",),
     # The adaptive limit.
     "BaselineNeverMoves": (
         f"{A}a_doubled_service_time_becomes_the_baseline",

@@ -126,6 +126,9 @@ impl<'a> Reading<'a> {
     /// Leaves one out.
     fn skip(&mut self, entry: &Entry) {
         self.since.get_or_insert_default()[usize::from(entry.kind)] += 1;
+        if mutant!(LeftOutCountedAgain) {
+            self.pass();
+        }
     }
 
     /// What was left out is behind the reader: it will not be looked at again.

@@ -9,6 +9,7 @@ use super::decision::FlagDecision;
 use super::engine::FlagEngine;
 use super::values;
 use crate::flags::{Decision, Snapshot, Unit};
+use crate::mutants::mutant;
 
 /// The flags of one moment, for one user: whatever is rolled out or back later, its answers stay. A context keeps one for its
 /// run and all children. What the application knows of the user is asked for once, when a rule first wants it.
@@ -49,7 +50,11 @@ impl FlagSnapshot {
 
     fn decided(&self, py: Python<'_>, flag: &str) -> Decision {
         self.find_attributes(py, flag);
-        self.inner.decide(flag)
+        let decision = self.inner.decide(flag);
+        if mutant!(ShownFlagsCount) {
+            self.inner.state().count(&decision);
+        }
+        decision
     }
 }
 
