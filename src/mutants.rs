@@ -101,6 +101,9 @@ mutants! {
     GuardIgnoresBaseline: "what is as slow as the older side is rolled back",
     // Metrics.
     MetricNotCounted: "a counter does not count",
+    EndedContextStaysActive: "a context that was cleaned up counts as one that is there",
+    PermitRefusalNotMetered: "requests for permits that come to nothing are not counted",
+    AuditRecordsNotMetered: "audit records that were written are not counted",
     MetricNamesMixed: "a name beyond the cap of its label counts as the first one",
     MetricLabelNotEscaped: "a label's value can end the line of a scrape",
     MetricBucketsNotAddedUp: "the buckets of a histogram are told each alone",

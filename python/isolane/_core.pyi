@@ -924,6 +924,11 @@ class FairLimiter:
         """
         For engines that are closed by force: takes back all permits of the context's run, whoever holds them.
         """
+    def _unmetered(self, /) -> FairLimiter:
+        """
+        Leaves it out of the metrics of permits: what it hands out is something else, such as the slots of engines. Returns
+        itself.
+        """
     def acquire(
         self,
         /,

@@ -213,6 +213,11 @@ impl Chain {
         self.tree.size()
     }
 
+    /// How many records the last checkpoint covers.
+    pub fn signed(&self) -> u64 {
+        self.signed
+    }
+
     /// The last checkpoint, unless it was taken before.
     pub fn take_note(&mut self) -> Option<String> {
         self.note.take()

@@ -12,6 +12,7 @@ pub use super::health::{Health, IntakeSettings, Refused, Status};
 use super::keys::Kek;
 use super::record::{AuditClass, Entry, OnFailure, PerClass};
 use crate::clock::Micros;
+use crate::metrics::Id;
 use crate::mutants::mutant;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
@@ -68,6 +69,8 @@ struct State {
     unseen: PerClass,
     written: u64,
     unkeyed: u64,
+    /// Records that the latest checkpoint covers.
+    signed: u64,
     /// Records that were taken, and those of them that wait no more.
     taken: u64,
     settled: u64,
@@ -118,6 +121,7 @@ impl Intake {
             unseen: PerClass::default(),
             written: 0,
             unkeyed: 0,
+            signed: 0,
             taken: 0,
             settled: 0,
             sleep: Sleep::Awake,
@@ -150,7 +154,7 @@ impl Intake {
         let class = entry.class;
         match self.settings.on_failure[class as usize] {
             OnFailure::Refuse => {
-                state.lose(class, 1);
+                state.lose_as(class, 1, Outcome::Refused);
                 Err(Refused { class, reason })
             }
             OnFailure::Spill if !state.ended => {
@@ -232,6 +236,17 @@ impl Intake {
     pub fn take_losses(&self) -> Option<PerClass> {
         let lost = std::mem::take(&mut self.lock().unseen);
         (lost != PerClass::default()).then_some(lost)
+    }
+
+    /// The latest checkpoint covers so many records.
+    pub(super) fn signed(&self, size: u64) {
+        self.lock().signed = size;
+    }
+
+    /// How many records the latest checkpoint covers; `None` once the log is closed.
+    pub fn checkpoint_size(&self) -> Option<u64> {
+        let state = self.lock();
+        (!state.closing && !state.ended).then_some(state.signed)
     }
 
     /// So many records were kept without what they say.
@@ -334,6 +349,12 @@ impl Intake {
     /// failed.
     pub(super) fn committed(&self, batch: usize, own: usize, now: Micros, note: Option<String>, fault: Option<String>) {
         let mut state = self.lock();
+        if !mutant!(AuditRecordsNotMetered) {
+            state.flying_by_class[AuditClass::Admin as usize] += own as u64;
+            for (class, count) in AuditClass::ALL.iter().zip(state.flying_by_class) {
+                self::note(*class, Outcome::Written, count);
+            }
+        }
         state.landed();
         state.settled += batch as u64;
         state.written += (batch + own) as u64;
@@ -400,6 +421,21 @@ impl Intake {
     }
 }
 
+/// What became of records, in the order of the label's values.
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    Written,
+    Refused,
+    Lost,
+}
+
+/// Counts in the metrics. A commit has few classes, and the losses are rare.
+fn note(class: AuditClass, outcome: Outcome, count: u64) {
+    if count > 0 {
+        Id::AuditRecords.at(&[class as usize, outcome as usize]).increase(count);
+    }
+}
+
 impl State {
     /// Why no record can be taken now.
     fn trouble(&self, now: Micros, settings: &IntakeSettings) -> Option<String> {
@@ -435,6 +471,14 @@ impl State {
     }
 
     fn lose(&mut self, class: AuditClass, count: u64) {
+        self.lose_as(class, count, Outcome::Lost);
+    }
+
+    fn lose_as(&mut self, class: AuditClass, count: u64, outcome: Outcome) {
+        note(class, outcome, count);
+        if count > 0 {
+            Id::AuditLost.at(&[class as usize]).increase(count);
+        }
         self.lost[class as usize] += count;
         self.unseen[class as usize] += count;
         if !mutant!(GapNotCounted) {

@@ -241,8 +241,10 @@ impl AuditLog {
                 begin(path, unbegun.unwrap_or(1), &entry, &mut keys, settings.chain, now)?
             }
         };
+        let intake = Intake::new(settings.intake.clone(), now.monotonic);
+        intake.signed(chain.signed());
         Ok(Self {
-            intake: Arc::new(Intake::new(settings.intake.clone(), now.monotonic)),
+            intake: Arc::new(intake),
             clock,
             chain: chain.number(),
             parts: Mutex::new(Some(Parts { chain, keys, lock })),
@@ -254,6 +256,11 @@ impl AuditLog {
     /// What the start had to put right.
     pub fn recovered(&self) -> Recovered {
         self.recovered
+    }
+
+    /// Where its records wait, and what is told of it.
+    pub fn intake(&self) -> &Arc<Intake> {
+        &self.intake
     }
 
     /// The chain that is written.

@@ -112,6 +112,7 @@ impl Writer<'_> {
             self.intake.unkeyed(parts.keys.unkeyed());
         }
         let upkeep = parts.chain.upkeep(&parts.keys, now.monotonic).err();
+        self.intake.signed(parts.chain.signed());
         let failed = upkeep.is_some();
         self.intake.committed(
             batch.len(),
@@ -130,6 +131,7 @@ impl Writer<'_> {
         let now = self.clock.monotonic();
         self.parts.lock.keep()?;
         self.parts.chain.checkpoint(&self.parts.keys, now)?;
+        self.intake.signed(self.parts.chain.signed());
         self.intake.committed(0, 0, now, self.parts.chain.take_note(), None);
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::audit::{AuditEntry, AuditTrail};
+use super::counting;
 use super::fence::{Fence, Fenced};
 use super::identity::{ContextError, Identity};
 use super::lineage::Lineage;
@@ -93,6 +94,7 @@ impl<P> ContextCore<P> {
             detached: false,
             trace: None,
         };
+        counting::made(parent.is_some());
         Self {
             number,
             identity,
@@ -345,7 +347,7 @@ impl<P> ContextCore<P> {
             let outcome = if mutant!(UnfinishedRunSucceeds) {
                 RunOutcome::Success
             } else {
-                RunOutcome::Failure
+                RunOutcome::Cancelled
             };
             for id in runs.unfinished() {
                 if let Ok(Some(record)) = runs.end(&id, outcome, clock.unix(), clock.monotonic(), |_| ()) {
@@ -372,8 +374,9 @@ impl<P> ContextCore<P> {
     pub fn clean(&self, clock: &dyn Clock) -> Vec<RunRecord<P>> {
         let (_, mut dropped) = self.conclude(clock);
         let mut life = self.life();
-        if life.ended.is_some_and(|from| is_legal(from, ContextState::Cleaned)) {
+        if let Some(from) = life.ended.filter(|from| is_legal(*from, ContextState::Cleaned)) {
             life.ended = Some(ContextState::Cleaned);
+            counting::ended(self.number, Some(from));
             Self::note(&mut life, "cleaned", self.identity.request.as_str(), clock);
             if let Some(runs) = &mut life.runs {
                 dropped.extend(runs.forget_history());
@@ -407,6 +410,26 @@ impl<P> ContextCore<P> {
             life.trail.as_ref().map_or(0, |trail| trail.dropped()),
         )
     }
+}
+
+impl<P> Drop for ContextCore<P> {
+    fn drop(&mut self) {
+        let life = self.life.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if life.ended == Some(ContextState::Cleaned) {
+            return;
+        }
+        // A child may be let go: it ends with the context above it. A root is to be cleaned up.
+        let state = self.parent.is_some().then(|| {
+            let counts = life.runs.as_ref().map(|runs| runs.counts());
+            life.ended.unwrap_or_else(|| conclude(counts.unwrap_or_default()))
+        });
+        counting::ended(self.number, state);
+    }
+}
+
+/// Contexts of the parent are no longer counted in the child of a fork.
+pub fn after_fork_in_child() {
+    counting::after_fork_in_child(NEXT_NUMBER.load(Ordering::Relaxed));
 }
 
 #[cfg(test)]

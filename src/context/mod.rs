@@ -3,6 +3,7 @@
 mod audit;
 mod binding;
 mod core;
+mod counting;
 mod fence;
 mod identity;
 mod lineage;
@@ -13,7 +14,8 @@ mod trace;
 
 pub use audit::{AuditEntry, AuditTrail};
 pub use binding::SessionBindings;
-pub use core::{ContextCore, ContextFault};
+pub use core::{ContextCore, ContextFault, after_fork_in_child};
+pub use counting::collect;
 pub use fence::{Fence, Fenced};
 pub use identity::{CheckedIds, ContextError, Identity, Ids, shown};
 pub use lineage::{Lineage, MAX_DEPTH};

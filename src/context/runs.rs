@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use super::counting;
 use super::state::RunCounts;
 use crate::clock::Micros;
 
@@ -14,13 +15,19 @@ const AGENT_NAMES: usize = 100;
 /// How many child run ids a record keeps.
 const CHILDREN: usize = 64;
 
-/// How a run ended.
+/// How a run ended, in the order of [`RUN_OUTCOMES`](crate::metrics::RUN_OUTCOMES). All but the first are failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunOutcome {
     /// It returned.
     Success,
-    /// It raised, or its context ended before it did.
+    /// It raised.
     Failure,
+    /// It was cancelled, or its context ended before it did.
+    Cancelled,
+    /// Its time was over.
+    TimedOut,
+    /// It got no permit, so it never ran.
+    Refused,
 }
 
 /// One run of an agent.
@@ -165,10 +172,12 @@ impl<P> RunBook<P> {
         record.duration = Some(duration);
         record.outcome = Some(outcome);
         note(&mut record.payload);
-        match outcome {
-            RunOutcome::Success => self.metrics.succeeded += 1,
-            RunOutcome::Failure => self.metrics.failed += 1,
+        if outcome == RunOutcome::Success {
+            self.metrics.succeeded += 1;
+        } else {
+            self.metrics.failed += 1;
         }
+        counting::run_ended(&record.agent, outcome, duration);
         self.metrics.time += duration;
         self.metrics.last_activity = unix;
         self.history.push_back(record);

@@ -253,6 +253,12 @@ impl Registry {
             .collect()
     }
 
+    /// The bytes of the user to whom most are charged. Looks at every lane.
+    pub fn most_bytes(&self) -> usize {
+        let bytes = self.lanes.iter().map(|lane| lane.account().bytes());
+        bytes.max().unwrap_or(0)
+    }
+
     /// The caches of all users. Looks at every lane.
     pub fn caches(&self) -> Vec<Arc<dyn Reclaim>> {
         self.lanes.iter().flat_map(|lane| lane.caches().live()).collect()

@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::adaptive::Controller;
 use super::governors::{CallResult, Governed, Governor};
+use super::meter::Outcome;
 use super::queue::Ticket;
 use super::request::{Decision, LimitSettings, Reason, Refusal, Request};
 use super::resources::{ResourceSet, Resources};
@@ -126,6 +127,11 @@ impl FairLimiter {
         Self {
             state: Mutex::new(State::new(settings, Resources::new(resources))),
         }
+    }
+
+    /// What it hands out is no permit to run, and does not count as one in metrics.
+    pub fn leave_out_of_metrics(&self) {
+        self.state().meter.on = false;
     }
 
     /// Puts a controller in charge of a limit, which is from here on the lower of what was set and what the controller says.
@@ -242,9 +248,11 @@ impl FairLimiter {
         if timed_out {
             counts.timed_out += 1;
             state.counts.timed_out += 1;
+            state.meter.other(Outcome::TimedOut);
         } else {
             counts.cancelled += 1;
             state.counts.cancelled += 1;
+            state.meter.other(Outcome::Cancelled);
         }
         state.users.rest(waiter.user, now);
         state.sweep_if_due(now);

@@ -4,6 +4,7 @@
 mod adaptive;
 mod fair;
 mod governors;
+mod meter;
 mod order;
 mod permit;
 mod queue;

@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 
 use super::fair::{Grant, Parked};
 use super::governors::Governor;
+use super::meter::{Meter, Outcome};
 use super::order::{Contention, Order};
 use super::queue::{Place, Ticket, Waiters};
 use super::request::{LimitSettings, Reason, Refusal, Request, Scope};
@@ -57,6 +58,7 @@ pub(super) struct State {
     pub(super) counts: Counts,
     pub(super) waits: TotalDurations,
     pub(super) holds: TotalDurations,
+    pub(super) meter: Meter,
 }
 
 /// A unit that a request gets without waiting.
@@ -98,6 +100,7 @@ impl State {
             counts: Counts::default(),
             waits: TotalDurations::default(),
             holds: TotalDurations::default(),
+            meter: Meter { on: true },
         }
     }
 
@@ -159,12 +162,16 @@ impl State {
             return Ok(None);
         }
         let parent = self.parent_of(request);
-        self.counts.refused += u64::from(parent.is_err());
+        if parent.is_err() {
+            self.counts.refused += 1;
+            self.meter.other(Outcome::Refused);
+        }
         parent
     }
 
     pub(super) fn count_refusal(&mut self, user: u32, now: Micros) {
         self.counts.refused += 1;
+        self.meter.other(Outcome::Refused);
         self.users[user].counts.refused += 1;
         self.users.rest(user, now);
         self.sweep_if_due(now);
@@ -241,6 +248,7 @@ impl State {
         self.fence += 1;
         self.counts.granted += 1;
         self.waits.record(waited);
+        self.meter.granted(waited);
         self.resources.take(unit.sources.pool);
         let resources = unit.sources.pool;
         let borrowed = unit.sources.borrowed.iter();

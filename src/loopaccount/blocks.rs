@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Nanos;
 use crate::clock::{Micros, SECOND};
+use crate::metrics::Id;
 use crate::mutants::mutant;
 
 /// A step that takes longer blocked the loop.
@@ -131,6 +132,7 @@ impl Blocks {
 
     /// Keeps a block. Answers whether it is to be told.
     pub fn record(&self, block: Block) -> Option<Warning> {
+        Id::LoopBlocks.only().increment();
         let mut state = self.state();
         let warning = due(&mut state, &block.who.agent, block.at);
         if state.latest.len() == MAX_BLOCKS && !mutant!(BlocksUnbounded) {

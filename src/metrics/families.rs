@@ -204,8 +204,10 @@ pub static RULES: Vocabulary = Vocabulary::new(100);
 /// Versions, of which a process has one each.
 pub static VERSIONS: Vocabulary = Vocabulary::new(4);
 
+/// How a context ended.
+pub const CONTEXT_OUTCOMES: [&str; 4] = ["completed", "partial_failure", "failed", "dropped"];
 /// How a run ended.
-pub const RUN_OUTCOMES: [&str; 4] = ["completed", "failed", "cancelled", "timeout"];
+pub const RUN_OUTCOMES: [&str; 5] = ["completed", "failed", "cancelled", "timeout", "refused"];
 /// What a request for a permit came to.
 pub const PERMIT_OUTCOMES: [&str; 4] = ["granted", "timeout", "rejected", "cancelled"];
 const AUDIT_CLASSES: [&str; 5] = ["permission", "isolation", "admin", "lifecycle", "debug"];
@@ -300,8 +302,8 @@ families! {
         "Contexts that were made and have not been cleaned up.";
     ContextsCreated: counter "contexts_created" [closed("entry", &["root", "child"])],
         "Contexts that were made, by whether they began a request or belong to one.";
-    ContextsClosed: counter "contexts_closed" [closed("outcome", &["clean", "failed", "dropped"])],
-        "Contexts that ended: cleaned up, cleaned up with a failure, or let go without being cleaned up.";
+    ContextsClosed: counter "contexts_closed" [closed("outcome", &CONTEXT_OUTCOMES)],
+        "Contexts that ended, by what their runs came to; dropped are those that nobody cleaned up.";
     Runs: counter "runs" [capped("agent", &AGENTS), closed("outcome", &RUN_OUTCOMES)],
         "Runs of agents that ended.";
     RunDuration: histogram "run_duration_seconds" [capped("agent", &AGENTS)] in RUN_SECONDS,
@@ -313,13 +315,13 @@ families! {
     EngineLimitRejections: counter "engine_limit_rejections" [closed("limit", &["user", "process"])],
         "Engines that were refused because of a limit.";
     PermitsActive: gauge "permits_active" from rooms,
-        "Permits that somebody holds, of all limiters.";
+        "Permits to run that somebody holds.";
     PermitsWaiting: gauge "permits_waiting" from rooms,
-        "Requests that wait for a permit, of all limiters.";
+        "Requests that wait for a permit to run.";
     PermitWait: histogram "permit_wait_seconds" in WAIT_SECONDS,
-        "How long granted permits were waited for; those that were free at once count as nothing.";
+        "How long permits to run were waited for; those that were free at once count as zero.";
     Permits: counter "permits" [closed("outcome", &PERMIT_OUTCOMES)],
-        "What requests for permits came to.";
+        "What requests for permits to run came to.";
     UsersActive: gauge "users_active" from rooms,
         "Users for whom the process holds something that is in use.";
     MemoryBytes: gauge "memory_bytes" from rooms,
@@ -376,16 +378,16 @@ families! {
         "Calls of legacy names.";
     AuditRecords: counter "audit_records" [
         closed("class", &AUDIT_CLASSES),
-        closed("outcome", &["written", "spilled", "refused", "lost"])
-    ] from rooms,
+        closed("outcome", &["written", "refused", "lost"])
+    ],
         "Audit records, by what became of them.";
-    AuditLost: counter "audit_lost" [closed("class", &AUDIT_CLASSES)] from rooms,
-        "Audit records that were lost.";
+    AuditLost: counter "audit_lost" [closed("class", &AUDIT_CLASSES)],
+        "Audit records that were not written: those that were lost and those that were refused.";
     AuditCheckpointSize: gauge "audit_checkpoint_size" from rooms,
         "Records that the latest signed checkpoints of the audit log cover.";
     LoopLag: gauge "loop_lag_seconds",
         "How late the event loop runs.";
-    LoopBlocks: counter "loop_blocks" from rooms,
+    LoopBlocks: counter "loop_blocks",
         "Steps of agents that held the event loop for too long.";
     HealthChecks: counter "health_checks" [closed("result", &["ok", "failed"])],
         "Answers of the readiness route.";

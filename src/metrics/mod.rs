@@ -6,6 +6,7 @@
 //! | `cell` | one series, changed without a lock; the switch |
 //! | `vocabulary` | the names of a label that is capped |
 //! | `kinds` | events by what they are |
+//! | `live` | what is asked at a scrape, for as long as it lives |
 //! | `scrape`, `text` | the cells and what the rooms keep themselves, read at one moment; its two texts |
 //! | `histogram`, `shared`, `types` | percentiles, and counts by type, of what has figures of its own |
 
@@ -13,6 +14,7 @@ mod cell;
 mod families;
 mod histogram;
 mod kinds;
+mod live;
 mod scrape;
 mod shared;
 mod text;
@@ -23,11 +25,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use cell::{Cell, enabled, set_enabled};
 pub use families::{
-    AGENTS, DECISION_REASONS, FAMILIES, FLAG_REASONS, FLAGS, Family, GUARD_METRICS, Id, Kind, Label, PERMIT_OUTCOMES,
-    RULES, RUN_OUTCOMES, SYMBOLS, TOOL_OUTCOMES, TOOLS, VERSIONS, Values, after_fork_in_child, named,
+    AGENTS, CONTEXT_OUTCOMES, DECISION_REASONS, FAMILIES, FLAG_REASONS, FLAGS, Family, GUARD_METRICS, Id, Kind, Label,
+    PERMIT_OUTCOMES, RULES, RUN_OUTCOMES, SYMBOLS, TOOL_OUTCOMES, TOOLS, VERSIONS, Values, after_fork_in_child, named,
 };
 pub use histogram::{BUCKETS, Histogram, bucket_of, end_of};
 pub use kinds::{ByKind, CUSTOM, EVENT_KINDS, SNAPSHOT};
+pub use live::{Live, MAX_LIVE};
 pub use scrape::{Collect, Scrape, Value};
 pub use shared::SharedHistogram;
 pub use text::{Format, render};

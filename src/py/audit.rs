@@ -17,6 +17,7 @@ use super::json;
 use super::process::{CLOCK, Stamp};
 use crate::audit::chain::ChainSettings;
 use crate::audit::files::Durability;
+use crate::audit::intake::Intake;
 use crate::audit::intake::{IntakeSettings, Refused};
 use crate::audit::keys::Kek;
 use crate::audit::log::{LogSettings, chains, is_written};
@@ -25,6 +26,7 @@ use crate::audit::record::{CLASSES, PerClass};
 use crate::audit::verify::{Against, verify};
 use crate::audit::{AuditClass, AuditError, Entry, OnFailure, Severity, checkpoint, content};
 use crate::clock::{Civil, Clock, Micros, SystemClock, micros};
+use crate::metrics::{Id, Live, Scrape};
 use crate::sanitize::EventTexts;
 use crate::sync::Mutex;
 
@@ -155,6 +157,22 @@ fn per_class<'py>(py: Python<'py>, counts: &PerClass) -> PyResult<Bound<'py, PyD
     Ok(dict)
 }
 
+/// The logs of the process, for the metrics.
+static LIVE: Live<Intake> = Live::new();
+
+/// How much the latest checkpoints cover, of all logs that are open.
+pub(super) fn collect(scrape: &mut Scrape) {
+    let sizes: Vec<u64> = LIVE.living().iter().filter_map(|log| log.checkpoint_size()).collect();
+    if !sizes.is_empty() {
+        scrape.level(Id::AuditCheckpointSize, &[], sizes.iter().sum::<u64>() as f64);
+    }
+}
+
+/// The parent's logs are not asked in the child of a fork: their locks may be held for ever.
+pub(super) fn after_fork_in_child() {
+    LIVE.clear();
+}
+
 /// A log that is written: a queue, and one thread that seals and writes, started with the first record.
 #[pyclass(frozen, name = "AuditLog", module = "isolane._core")]
 pub(crate) struct AuditLog {
@@ -231,8 +249,10 @@ impl AuditLog {
             new_chain,
         };
         let opened = py.detach(|| crate::audit::AuditLog::open(&path, &kek, &settings, Arc::new(ClockOfLog)));
+        let log = opened.map_err(|error| raised(py, &error))?;
+        LIVE.add(log.intake());
         Ok(Self {
-            log: ManuallyDrop::new(opened.map_err(|error| raised(py, &error))?),
+            log: ManuallyDrop::new(log),
             stamp: Stamp::now(),
         })
     }

@@ -847,6 +847,25 @@ impl PyContext {
     }
 }
 
+/// What the exception of a run says of its end.
+fn why_failed(error: &Bound<'_, PyAny>) -> PyResult<RunOutcome> {
+    use pyo3::exceptions::{PyTimeoutError, asyncio::CancelledError};
+    static LIMIT_TIMEOUT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = error.py();
+    let limit_timeout = LIMIT_TIMEOUT.import(py, "isolane.limits", "LimitTimeout")?;
+    Ok(
+        if error.is_instance_of::<super::errors::LimitRejected>() || error.is_instance(limit_timeout)? {
+            RunOutcome::Refused
+        } else if error.is_instance_of::<CancelledError>() {
+            RunOutcome::Cancelled
+        } else if error.is_instance_of::<PyTimeoutError>() {
+            RunOutcome::TimedOut
+        } else {
+            RunOutcome::Failure
+        },
+    )
+}
+
 impl Drop for PyContext {
     fn drop(&mut self) {
         self.unbind_session();
@@ -1584,7 +1603,11 @@ impl PyContext {
     /// Records that a run failed.
     #[pyo3(signature = (run_id, error = None))]
     fn record_run_failure(&self, py: Python<'_>, run_id: &str, error: Option<Py<PyAny>>) -> PyResult<()> {
-        self.end_run(py, run_id, RunOutcome::Failure, |note| note.error = error)
+        let outcome = match &error {
+            Some(error) => why_failed(error.bind(py))?,
+            None => RunOutcome::Failure,
+        };
+        self.end_run(py, run_id, outcome, |note| note.error = error)
     }
 
     /// Records that one run of this context started another.

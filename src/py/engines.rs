@@ -12,12 +12,26 @@ use super::process::{CLOCK, Stamp};
 use crate::clock::{Clock, micros, seconds};
 use crate::context::Fence;
 use crate::engines::{EngineBook, EngineEnd};
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Id, Live, Scrape};
+
+/// The books of the process, for the metrics.
+static LIVE: Live<EngineBook> = Live::new();
+
+/// How many engines live.
+pub(super) fn collect(scrape: &mut Scrape) {
+    let active: usize = LIVE.living().iter().map(|book| book.metrics().active).sum();
+    scrape.level(Id::EnginesActive, &[], active as f64);
+}
+
+/// The parent's engines are not counted in the child of a fork.
+pub(super) fn after_fork_in_child() {
+    LIVE.clear();
+}
 
 /// The engines of one factory by number. Each owns its slot until it is closed; a deadline heap says which are due.
 #[pyclass(frozen, name = "EngineBook", module = "isolane._core")]
 pub(crate) struct PyEngineBook {
-    inner: EngineBook,
+    inner: Arc<EngineBook>,
     stamp: Stamp,
 }
 
@@ -31,8 +45,10 @@ impl PyEngineBook {
 impl PyEngineBook {
     #[new]
     fn new() -> Self {
+        let inner = Arc::default();
+        LIVE.add(&inner);
         Self {
-            inner: EngineBook::default(),
+            inner,
             stamp: Stamp::now(),
         }
     }

@@ -5,6 +5,16 @@ use pyo3::types::PyDict;
 
 use super::process::{CLOCK, registry};
 use crate::clock::{Clock, micros, seconds};
+use crate::metrics::{Id, Scrape};
+
+/// Users and what is charged to them, for the metrics.
+pub(super) fn collect(scrape: &mut Scrape) {
+    let registry = registry();
+    let stats = registry.stats();
+    scrape.level(Id::UsersActive, &[], stats.lanes.saturating_sub(stats.idle) as f64);
+    scrape.level(Id::MemoryBytes, &[], stats.bytes as f64);
+    scrape.level(Id::UserMemoryMax, &[], registry.most_bytes() as f64);
+}
 
 /// Counts of the process: `lanes`, `idle`, `evicted`, `bytes`, `events_published`, `events_sent`, `events_failed`,
 /// `events_folded`, `events_shed`, `events_forgotten`.

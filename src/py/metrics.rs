@@ -8,7 +8,26 @@ use super::rooms;
 use crate::metrics::{Cell, Collect, FAMILIES, Family, Format, Kind, Scrape, Value, Values, named, render};
 
 /// The rooms that keep numbers of their own.
-const ROOMS: &[Collect] = &[rooms::events, rooms::crossings, rooms::rollouts, rooms::build];
+const ROOMS: &[Collect] = &[
+    crate::context::collect,
+    super::engines::collect,
+    super::limits::collect,
+    super::lanes::collect,
+    super::audit::collect,
+    rooms::events,
+    rooms::crossings,
+    rooms::rollouts,
+    rooms::build,
+];
+
+/// The child of a fork counts for itself, from zero.
+pub(crate) fn after_fork_in_child() {
+    super::engines::after_fork_in_child();
+    super::limits::after_fork_in_child();
+    super::audit::after_fork_in_child();
+    crate::context::after_fork_in_child();
+    crate::metrics::after_fork_in_child();
+}
 
 fn refuse(message: String) -> PyErr {
     PyValueError::new_err(message)

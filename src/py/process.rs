@@ -111,7 +111,7 @@ pub(crate) fn _after_fork_in_child() {
     super::loopaccount::after_fork_in_child();
     super::isolation::gate::after_fork_in_child();
     crate::crossings::after_fork_in_child();
-    crate::metrics::after_fork_in_child();
+    super::metrics::after_fork_in_child();
     GENERATION.fetch_add(1, Ordering::Relaxed);
     *slot().write().unwrap_or_else(PoisonError::into_inner) = fresh_registry();
 }

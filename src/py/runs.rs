@@ -137,7 +137,7 @@ impl ExecutionRun {
         match self.record.outcome {
             None => ExecutionStatus::EXECUTING,
             Some(RunOutcome::Success) => ExecutionStatus::COMPLETED,
-            Some(RunOutcome::Failure) => ExecutionStatus::FAILED,
+            Some(_) => ExecutionStatus::FAILED,
         }
     }
 

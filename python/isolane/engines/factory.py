@@ -42,6 +42,7 @@ NO_PROCESS_LIMIT = 1_000_000
 ENDED = frozenset(
     {ExecutionStatus.COMPLETED, ExecutionStatus.PARTIAL_FAILURE, ExecutionStatus.FAILED, ExecutionStatus.CLEANED}
 )
+REJECTIONS = {limit: metric("isolane_engine_limit_rejections_total").labels(limit) for limit in ("user", "process")}
 DRAINING = "the service is shutting down and starts no more runs; try another instance"
 
 
@@ -121,7 +122,9 @@ class ExecutionEngineFactory:
         """Asked before a run is started, such as a ``Quarantine``, which sets it."""
         self.run_observers: list[RunObserver] = []
         """Told of each run that begins and ends, such as the guard of a rollout."""
-        self._slots = FairLimiter(max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout)
+        self._slots = FairLimiter(
+            max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout
+        )._unmetered()
         self._book = EngineBook()
         self._engines: dict[int, UserExecutionEngine] = {}
         self._numbers: dict[UserExecutionEngine, int] = {}
@@ -286,6 +289,7 @@ class ExecutionEngineFactory:
             return await self._slot(context)
         except (LimitRejected, LimitTimeout) as error:
             self._rejections += 1
+            REJECTIONS["user" if error.limit == "user" else "process"].inc()
             whose = "The user" if error.limit == "user" else "The service"
             limit = self.max_engines_per_user if error.limit == "user" else error.running
             raise EngineLimitError(

@@ -37,7 +37,7 @@ class Admission:
             resources=self._sizes,
             max_users=max_users,
             idle=idle,
-        )
+        )._unmetered()
 
     async def acquire(self, user_id: str, pools: tuple[str, ...], seconds: float, priority: int) -> Permit:
         """Wait for the user's turn. Raises ``LimitRejected`` and ``LimitTimeout``; cancelled, it leaves nothing."""

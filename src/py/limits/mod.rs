@@ -25,6 +25,7 @@ use super::process::{CLOCK, Stamp, lane_of, registry};
 use crate::clock::{Clock, Micros, micros, seconds};
 use crate::lanes::LaneHandle;
 use crate::limits::{Durations, FairLimiter, Governed, Limit, LimitSettings, MAX_RESOURCES, success_rate};
+use crate::metrics::{Id, Live, Scrape};
 use crate::owner::Crossing;
 use ask::{Asker, Wanted, factor, patience, seconds_of};
 use permit::site;
@@ -85,8 +86,10 @@ impl PyFairLimiter {
             patience: micros(patience(timeout)?),
             ..settings
         };
+        let inner = Arc::new(FairLimiter::with_resources(settings, resources));
+        LIVE.add(&inner);
         Ok(Self {
-            inner: Arc::new(FairLimiter::with_resources(settings, resources)),
+            inner,
             timeout,
             stamp: Stamp::now(),
         })
@@ -113,6 +116,24 @@ impl PyFairLimiter {
         self.stamp.check(py)?;
         Ok(&self.inner)
     }
+}
+
+/// The limiters that hand out permits to run, for the metrics.
+static LIVE: Live<FairLimiter> = Live::new();
+
+/// How many permits are held and waited for.
+pub(super) fn collect(scrape: &mut Scrape) {
+    let loads = LIVE.living().into_iter().map(|limiter| limiter.load());
+    let (active, waiting) = loads.fold((0, 0), |(active, waiting), (running, _, queued)| {
+        (active + u64::from(running), waiting + queued)
+    });
+    scrape.level(Id::PermitsActive, &[], active as f64);
+    scrape.level(Id::PermitsWaiting, &[], waiting as f64);
+}
+
+/// The parent's limiters are not asked in the child of a fork.
+pub(super) fn after_fork_in_child() {
+    LIVE.clear();
 }
 
 /// Puts the controllers in charge that a caller gave: one for the process's limit, or some by the names of resources.
@@ -200,6 +221,15 @@ impl PyFairLimiter {
             govern(&limiter.inner, adaptive)?;
         }
         Ok(limiter)
+    }
+
+    /// Leaves it out of the metrics of permits: what it hands out is something else, such as the slots of engines. Returns
+    /// itself.
+    fn _unmetered(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        let inner = &slf.get().inner;
+        inner.leave_out_of_metrics();
+        LIVE.remove(inner);
+        slf
     }
 
     /// `async with limiter.slot(user_id) as permit: …`
