@@ -101,11 +101,10 @@ def make_app(
     reveal: bool = True,
     auth: Any = None,
     authorize: Any = may,
-    root_path: str = "",
     **more: Any,
 ) -> FastAPI:
     """The service. ``app.state.revocable`` is its dependency, ``app.state.records`` its audit log."""
-    app = FastAPI(root_path=root_path)
+    app = FastAPI()
     agents = AgentRegistry()
     agents.register(Look)
     agents.register(Break)
