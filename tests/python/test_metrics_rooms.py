@@ -269,8 +269,8 @@ def test_decisions_are_told_with_the_worst_reason(new_context, alice, bob) -> No
     with changes() as found:
         assert boundary.check(context, "read", [own]).permitted
         assert not boundary.check(context, "write", [own]).permitted
-        # Two rules are broken, and the one that is worse counts.
-        assert not boundary.check(context, "write", [foreign]).permitted
+        # Several rules are broken, and the worst counts, which is not the first.
+        assert not boundary.check(context, "write", ["", foreign]).permitted
         assert not boundary.check(None, "read", [own]).permitted  # type: ignore[arg-type]
     assert found.of("isolane_permission_decisions_total") == {
         ("allow", "permitted"): 1,

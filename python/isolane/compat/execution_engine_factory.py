@@ -131,7 +131,7 @@ class ExecutionEngineFactory(_Factory):
     def _max_engines_per_user(self, limit: int) -> None:
         if self._engines:
             raise RuntimeError("_max_engines_per_user cannot change while there are engines; set it before the first")
-        self._slots = FairLimiter(NO_PROCESS_LIMIT, limit)._unmetered()
+        self._slots = FairLimiter(NO_PROCESS_LIMIT, limit)._unmetered()  # noqa: SLF001 - its own
         self.max_engines_per_user = limit
 
     @property

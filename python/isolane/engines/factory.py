@@ -122,7 +122,7 @@ class ExecutionEngineFactory:
         """Asked before a run is started, such as a ``Quarantine``, which sets it."""
         self.run_observers: list[RunObserver] = []
         """Told of each run that begins and ends, such as the guard of a rollout."""
-        self._slots = FairLimiter(
+        self._slots = FairLimiter(  # noqa: SLF001 - its own
             max_engines or NO_PROCESS_LIMIT, max_engines_per_user, timeout=wait_timeout
         )._unmetered()
         self._book = EngineBook()

@@ -28,7 +28,7 @@ class Admission:
         self._per_user = per_user
         self._sizes = dict(pools)
         self._total = sum(pools.values())
-        self._limiter = FairLimiter(
+        self._limiter = FairLimiter(  # noqa: SLF001 - its own
             self._total,
             per_user,
             queue=queue,

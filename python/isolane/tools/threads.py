@@ -34,7 +34,7 @@ class ToolThreads:
             raise ValueError(f"per_user must be from 1 to {threads}, got {share!r}")
         self.threads = threads
         self.per_user = share
-        self._limiter = FairLimiter(threads, share)._unmetered()
+        self._limiter = FairLimiter(threads, share)._unmetered()  # noqa: SLF001 - its own
         self._executor: ThreadPoolExecutor | None = None
         self._process = os.getpid()
 
