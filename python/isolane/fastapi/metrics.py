@@ -14,7 +14,7 @@ from isolane.observability.metrics import CONTENT_TYPES, content_type, render
 DEFAULT_PATH = "/metrics"
 
 
-async def scrape(request: Request) -> Response:
+async def _scrape(request: Request) -> Response:
     """Answer with all that this process has measured, in the format that ``Accept`` asks for."""
     form = content_type(request.headers.get("accept"))
     headers = {"Cache-Control": "no-store", "Vary": "Accept", "Content-Type": CONTENT_TYPES[form]}
@@ -32,7 +32,7 @@ def add_metrics_route(app: FastAPI, path: str, authorize: Callable[..., Any] | N
     """
     app.add_api_route(
         path,
-        scrape,
+        _scrape,
         methods=["GET", "HEAD"],
         include_in_schema=False,
         response_class=Response,
