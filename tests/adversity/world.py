@@ -79,6 +79,15 @@ async def who(connection: Any) -> Principal | None:
     return Principal(name) if name else None
 
 
+GAUGES = ("contexts_active", "engines_active", "permits_active", "permits_waiting", "ws_connections")
+
+
+def gauges() -> dict[str, float]:
+    """What a scrape says is there now, in the whole process."""
+    found = _core.metrics_snapshot()
+    return {name: sum(one["value"] for one in found[f"isolane_{name}"]["series"]) for name in GAUGES}
+
+
 class World:
     """A user with a limiter, engines, emitters and an application, on the running loop."""
 
@@ -99,6 +108,8 @@ class World:
         self.helpers: list[asyncio.Task[Any]] = []
         self.owed: list[Callable[[], Awaitable[Any]]] = []
         self.sent: list[dict[str, Any]] = []
+        gc.collect()
+        self.before = gauges()
 
     def new_pools(self) -> ResourcePoolManager:
         pools = ResourcePoolManager({"database": 1, "llm": 1}, per_user=2, connection_timeout=30, close_timeout=5)
@@ -268,4 +279,8 @@ class World:
         keys = ("handles", "event_bytes", "streams", "connections")
         if any(usage.get(key) for key in keys):
             found.append(f"in the lane: {usage}")
+        # Others may go meanwhile, such as what the collector finds of former tests.
+        more = {name: now for name, now in gauges().items() if now > self.before[name]}
+        if more:
+            found.append(f"a scrape says {more}, and said {self.before}")
         return found
