@@ -21,6 +21,7 @@ from tests.adversity import (  # noqa: F401 - they add their scenarios to the ot
     auth_scenarios,
     client_scenarios,
     contamination_scenarios,
+    dashboard_scenarios,
     flag_scenarios,
     guard_scenarios,
     legacy_scenarios,
@@ -63,6 +64,7 @@ NOT_OURS = {
     "AuditLogger.generate_security_report": WRITERS,
     "AuditLogger.__aenter__": WRITERS,
     "AuditLogger.__aexit__": WRITERS,
+    "Actions.verify": "waits for a thread that reads a disk; cancelled in tests/adversity/test_dashboard.py",
     "KnowsItsUser.user_of": "a protocol; the request scope's is below",
     "open_websocket": "the websockets library's handshake; cancelled on real sockets in tests/clients",
 }
