@@ -2,6 +2,7 @@
 
 ``config``: the settings in force and where each came from. ``audit``: the audit log. ``rollout``: the flags of a
 migration. ``migrate``: tools that move a code base. ``accept``: the acceptance suite against an application.
+``alerts``: the rules of alerts for Prometheus.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from isolane._core import __version__
 from isolane.acceptance import cli as accept
 from isolane.migration.codemod import cli as migrate
 from isolane.migration.flags import cli as rollout
+from isolane.observability import cli as alerts
 from isolane.security.audit import cli as audit
 
-AREAS = {"audit": audit, "rollout": rollout, "migrate": migrate, "accept": accept}
+AREAS = {"audit": audit, "rollout": rollout, "migrate": migrate, "accept": accept, "alerts": alerts}
 """What each command belongs to: ``add_commands`` declares its arguments, ``run`` does it."""
 
 

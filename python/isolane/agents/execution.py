@@ -29,15 +29,18 @@ class StepReference(weakref.ref[UserExecutionContext]):
 
     Attributes:
         user_id: the user of the context.
+        agent: the name of the agent that runs in it, if it has one.
     """
 
-    __slots__ = ("user_id",)
+    __slots__ = ("agent", "user_id")
     user_id: str
+    agent: str | None
 
-    def __new__(cls, context: UserExecutionContext) -> Self:
+    def __new__(cls, context: UserExecutionContext, agent: str | None = None) -> Self:
         """Refer to a context."""
         made = super().__new__(cls, context)
         made.user_id = context.user_id
+        made.agent = agent
         return made
 
 
@@ -145,7 +148,7 @@ async def _run(
     execution = Execution(context.record_run_start(agent_type=name, metadata=dict(metadata) if metadata else None))
     # Set where the execution has ended in a way that was recorded; the rest is what nobody catches.
     left: BaseException | None = None
-    token = step_context.set(StepReference(inner))
+    token = step_context.set(StepReference(inner, name))
     try:
         await emitter.notify_agent_started(agent_name=name)
         limit = asyncio.timeout(timeout_seconds)

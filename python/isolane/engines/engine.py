@@ -620,7 +620,7 @@ async def _call(
     drive: Callable[[Awaitable[Any]], Awaitable[Any]],
 ) -> Any:
     """Call the agent with the results if it takes them."""
-    token = step_context.set(StepReference(context))
+    token = step_context.set(StepReference(context, getattr(agent, "name", None)))
     try:
         if takes_results(agent.execute_with_context):
             return await drive(agent.execute_with_context(context, request, results))

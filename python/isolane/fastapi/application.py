@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from isolane.fastapi.sse import EventStream
     from isolane.migration.flags import MigrationFeatureFlags
     from isolane.migration.guard import RolloutGuard
+    from isolane.observability.alerts import AlertManager
     from isolane.tools import UnifiedToolDispatcherFactory
 
 logger = logging.getLogger("isolane.fastapi")
@@ -108,6 +109,7 @@ class Isolane:
         contamination: looks for data of one user on its way to another, or ``None``.
         probe: runs synthetic users through the application, or ``None``.
         rollout: the flags of a migration, or ``None``.
+        alerts: says when the service is not as it should be, or ``None``.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Isolane:
         probe_seconds: float | None = None,
         tools: UnifiedToolDispatcherFactory | None = None,
         rollout: Rollout | None = None,
+        alerts: AlertManager | None = None,
     ) -> None:
         self.settings = settings
         self.authenticate = authenticate
@@ -174,6 +177,7 @@ class Isolane:
                 raise TypeError("probe_seconds needs a detector, which makes the canaries: pass contamination= as well")
             self.probe = CanaryProbe(self.factory, contamination, interval=probe_seconds)
         self.rollout = rollout
+        self.alerts = alerts
         self.deliveries: set[Delivery | EventStream] = set()
         self.draining = False
         self.forced_closes = 0
@@ -208,12 +212,7 @@ class Isolane:
         signals = self.install_signal_drain() if self.settings.signal_drain else None
         self.lag.start()
         self.bridge.health.start()
-        if self.contamination is not None:
-            self.contamination.install()
-        if self.rollout is not None:
-            self.rollout.start(self)
-        if self.probe is not None:
-            self.probe.start()
+        self._start_looking()
         _running.append(self)
         try:
             yield
@@ -234,13 +233,27 @@ class Isolane:
             if self.rollout is not None:
                 await self.rollout.stop()
             # Last: what still runs while the service drains is looked at as well.
-            self._stop_looking()
+            await self._stop_looking()
 
-    def _stop_looking(self) -> None:
+    def _start_looking(self) -> None:
+        if self.contamination is not None:
+            self.contamination.install()
+        if self.rollout is not None:
+            self.rollout.start(self)
+        if self.probe is not None:
+            self.probe.start()
+        if self.alerts is not None:
+            self.alerts.start()
+
+    async def _stop_looking(self) -> None:
         if self.contamination is not None:
             if self.contamination.quarantine is not None:
                 self.contamination.quarantine.close()
             self.contamination.uninstall()
+        if self.alerts is not None:
+            self.alerts.stop()
+            # A webhook posts what waits for it, which may take seconds.
+            await asyncio.to_thread(self.alerts.close)
 
     def start_draining(self) -> None:
         """Take no more runs, answer not ready, and send the sockets away with 4001.
@@ -349,6 +362,7 @@ class Isolane:
             **({"contamination": self.contamination.figures()} if self.contamination is not None else {}),
             **({"probe": self.probe.last} if self.probe is not None else {}),
             **({"rollout": self.rollout.figures()} if self.rollout is not None else {}),
+            **({"alerts": self.alerts.get_statistics()} if self.alerts is not None else {}),
             "sockets": len(self.deliveries),
             "forced_closes": self.forced_closes,
             **({"audit": status} if (status := self._audit_status()) is not None else {}),
@@ -410,6 +424,7 @@ def setup(
     tools: UnifiedToolDispatcherFactory | None = None,
     rollout: MigrationFeatureFlags | None = None,
     guard: RolloutGuard | None = None,
+    alerts: AlertManager | None = None,
     problem_details: bool = True,
     metrics: bool | None = None,
     metrics_authorize: Callable[..., Any] | None = None,
@@ -440,6 +455,8 @@ def setup(
         rollout: the flags of a migration: kept up to date while the application runs, and pinned in each context.
             Default: those of ``ISOLANE_FLAGS_FILE`` and ``ISOLANE_FLAG_*``, if there are any.
         guard: rolls a flag back when what it is told of runs says so. Default: nobody does.
+        alerts: looks at the metrics every 5 s while the application runs, and says when something is not as it should
+            be. Its sinks are closed at the end. Default: nobody does.
         problem_details: answer isolane's exceptions with problem documents.
         metrics: serve what was measured to a Prometheus, at the setting ``metrics_path`` or else ``/metrics``. Default:
             where that setting is not empty.
@@ -463,7 +480,13 @@ def setup(
             "without it isolane could not tell whose data is whose"
         )
     _refuse_misfits(
-        registry=registry, tools=tools, contamination=contamination, audit=audit, rollout=rollout, guard=guard
+        registry=registry,
+        tools=tools,
+        contamination=contamination,
+        audit=audit,
+        rollout=rollout,
+        guard=guard,
+        alerts=alerts,
     )
     settings = settings if settings is not None else IsolaneSettings()
     isolane = Isolane(
@@ -482,6 +505,7 @@ def setup(
         probe_seconds=probe_seconds,
         tools=tools,
         rollout=rollout_of(settings, rollout, guard, audit),
+        alerts=alerts,
     )
     app.state.isolane = isolane
     if contamination is not None:
@@ -516,6 +540,7 @@ MISFITS = {
     "audit": ("record", "an AuditLogger, or another object with record(event)"),
     "rollout": ("decide", 'a MigrationFeatureFlags, such as MigrationFeatureFlags("flags.json")'),
     "guard": ("attach", "a RolloutGuard, which is made with the flags that it rolls back"),
+    "alerts": ("tick", "an AlertManager, such as AlertManager()"),
 }
 """Of arguments of ``setup``: a method that is used later, when a request is there, and what to pass."""
 

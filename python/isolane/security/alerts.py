@@ -59,6 +59,10 @@ class SecurityAlert:
     suppressed: int = 0
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
+    def in_a_line(self) -> str:
+        """Return it as a line of a log."""
+        return f"{self.rule}: {self.summary} ({self.count} events, subject {self.subject or 'none'})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-able values."""
         return {
@@ -70,6 +74,20 @@ class SecurityAlert:
             "suppressed": self.suppressed,
             "at": self.at.isoformat(),
         }
+
+
+class AnyAlert(Protocol):
+    """What a log and a webhook take: a ``SecurityAlert``, or an alert of ``isolane.observability``."""
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+
+    def in_a_line(self) -> str:
+        """Return it as a line of a log."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-able values."""
 
 
 @runtime_checkable
@@ -86,17 +104,9 @@ class LoggingAlertSink:
     def __init__(self, target: logging.Logger | None = None) -> None:
         self._logger = target if target is not None else logger
 
-    def send(self, alert: SecurityAlert) -> None:
+    def send(self, alert: AnyAlert) -> None:
         """Log the alert; its fields are in the record's ``alert`` as well."""
-        self._logger.log(
-            LEVELS[alert.severity],
-            "%s: %s (%d events, subject %s)",
-            alert.rule,
-            alert.summary,
-            alert.count,
-            alert.subject or "none",
-            extra={"alert": alert.to_dict()},
-        )
+        self._logger.log(LEVELS[alert.severity], "%s", alert.in_a_line(), extra={"alert": alert.to_dict()})
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -150,7 +160,7 @@ class WebhookAlertSink:
         self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._secret = secret
         self._timeout = timeout
-        self._waiting: queue.Queue[SecurityAlert | None] = queue.Queue(QUEUE)
+        self._waiting: queue.Queue[AnyAlert | None] = queue.Queue(QUEUE)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pid = 0
@@ -163,7 +173,7 @@ class WebhookAlertSink:
         self.dropped = 0
         """Alerts that found the queue full, or the sink closed."""
 
-    def send(self, alert: SecurityAlert) -> None:
+    def send(self, alert: AnyAlert) -> None:
         """Queue the alert."""
         with self._lock:
             if self._stopping.is_set():
@@ -197,11 +207,16 @@ class WebhookAlertSink:
                     break
                 self.dropped += left is not None
 
+    def reopen(self) -> None:
+        """Take alerts again after ``close``, as an application does that is started a second time."""
+        with self._lock:
+            self._stopping.clear()
+
     def _start(self) -> None:
         # A thread does not live on in a forked process, nor is what waited for it its own.
-        if self._thread is not None and self._pid == os.getpid():
+        if self._thread is not None and self._pid == os.getpid() and self._thread.is_alive():
             return
-        if self._thread is not None:
+        if self._thread is not None and self._pid != os.getpid():
             self._waiting = queue.Queue(QUEUE)
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="isolane webhook", daemon=True)
