@@ -33,7 +33,7 @@ from isolane.security.events import AuditClass
 from isolane.testing import manual_clock
 from tests.support.metric_names import reserve
 
-reserve("deep", "raised", "flapping")
+reserve("deep", "raised", label="rule")
 
 
 @pytest.fixture(autouse=True)

@@ -158,6 +158,11 @@ class MetricsManager:
         """Record how long an event took that isolane does not deliver itself. The latest 1000 are kept."""
         self._events.append((monotonic(), _positive(latency_ms) / 1000))
 
+    @property
+    def executions(self) -> tuple[Execution, ...]:
+        """The latest 1000 that were recorded, the oldest first."""
+        return tuple(self._executions)
+
     def calculate_response_time(self, seconds: float = 300.0) -> float | None:
         """Return the mean of the recorded executions of the last ``seconds`` in milliseconds; ``None`` without any."""
         mean = self.summary(seconds)["avg_response_time_ms"]
