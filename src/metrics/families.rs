@@ -318,6 +318,8 @@ families! {
         "Permits to run that somebody holds.";
     PermitsWaiting: gauge "permits_waiting" from rooms,
         "Requests that wait for a permit to run.";
+    PermitsLimit: gauge "permits_limit" from rooms,
+        "Permits to run that there are to hold.";
     PermitWait: histogram "permit_wait_seconds" in WAIT_SECONDS,
         "How long permits to run were waited for; those that were free at once count as zero.";
     Permits: counter "permits" [closed("outcome", &PERMIT_OUTCOMES)],

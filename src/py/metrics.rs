@@ -1,5 +1,7 @@
 //! The metrics as Python sees them.
 
+use std::collections::HashSet;
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -287,13 +289,19 @@ pub(crate) fn render_metrics(format: &str) -> PyResult<String> {
 }
 
 /// Everything that was measured, by the name of its samples: `kind`, `help` and `series`, a list of `labels` with `value`, or
-/// of a histogram with `count`, `sum` and `buckets`, pairs of an upper bound and how many values it is not below.
+/// of a histogram with `count`, `sum` and `buckets`, pairs of an upper bound and how many values it is not below. With `names`
+/// only these families, with or without the `_total` of their samples; a name that there is not is left out.
 #[pyfunction]
-#[pyo3(signature = () -> "dict[str, dict[str, typing.Any]]")]
-pub(crate) fn metrics_snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+#[pyo3(signature = (names = None) -> "dict[str, dict[str, typing.Any]]")]
+pub(crate) fn metrics_snapshot(py: Python<'_>, names: Option<HashSet<String>>) -> PyResult<Bound<'_, PyDict>> {
     let scrape = Scrape::of(ROOMS);
     let all = PyDict::new(py);
-    for family in &FAMILIES {
+    let wanted = |family: &&Family| {
+        names
+            .as_ref()
+            .is_none_or(|names| names.contains(family.name) || names.contains(family.sample))
+    };
+    for family in FAMILIES.iter().filter(wanted) {
         let series = PyList::empty(py);
         let mut failed = None;
         scrape.each(family, |key, value| {

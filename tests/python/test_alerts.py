@@ -31,6 +31,7 @@ from isolane.observability.alerts import HISTORY, MAX_RAISED, MOST_PER_MINUTE
 from isolane.observability.windows import MAX_SAMPLES, MAX_SELECTIONS
 from isolane.security.events import AuditClass
 from isolane.testing import manual_clock
+
 from tests.support.metric_names import reserve
 
 reserve("deep", "raised", label="rule")
@@ -74,7 +75,7 @@ class Registry:
             for bucket in series["buckets"]:
                 bucket[1] += value <= bucket[0]
 
-    def snapshot(self) -> dict[str, dict[str, Any]]:
+    def snapshot(self, _names: Any) -> dict[str, dict[str, Any]]:
         return self.families
 
 
@@ -163,7 +164,7 @@ def test_a_rule_that_fails_changes_nothing_and_keeps_no_other_from_its_alert(clo
 
 
 def test_a_source_that_fails_does_not_stop_the_looks(clock):
-    def broken() -> Any:
+    def broken(_names: Any) -> Any:
         raise OSError("no metrics")
 
     manager = AlertManager([depth(value=lambda _window: 11.0)], [], metrics=MetricsManager(broken))
@@ -328,8 +329,9 @@ def test_what_is_raised_under_the_name_of_a_rule_is_the_rules(clock):
 def test_an_alert_of_the_security_monitor_is_an_alert_without_the_user(clock):
     manager, _, told = manager_of()
     monitor = SecurityMonitor(sinks=[manager])
-    monitor.observe(SecurityEvent("authn_token_reuse", AuditClass.PERMISSION, user_id="ann-01"))
-    monitor.observe(SecurityEvent("isolation_violation", AuditClass.ISOLATION, user_id="ann-01"))
+    shared: dict[str, Any] = {"audit_class": AuditClass.ISOLATION, "severity": Severity.HIGH}
+    monitor.observe(SecurityEvent(name="authn_token_reuse", user_id="ann-01", **shared))
+    monitor.observe(SecurityEvent(name="isolation_violation", user_id="ann-01", **shared))
     assert [(alert.rule, alert.severity) for alert in told] == [
         ("token_reuse", Severity.HIGH),
         ("isolation_violation", Severity.CRITICAL),
@@ -621,6 +623,7 @@ def test_alerts_are_counted_and_shown_also_after_the_metrics_were_off(clock):
     manager, registry, _ = manager_of(depth())
     before = figure_of("isolane_alerts", rule="deep", state="firing")
     ended = figure_of("isolane_alerts", rule="deep", state="resolved")
+    look(manager, clock)
     registry.set("depth", 11, "gauge")
     was = _core.set_metrics_enabled(False)
     try:
@@ -634,6 +637,11 @@ def test_alerts_are_counted_and_shown_also_after_the_metrics_were_off(clock):
         assert figure_of("isolane_alerts_active", rule="deep") == 0
         assert figure_of("isolane_alerts", rule="deep", state="firing") == before
         assert figure_of("isolane_alerts", rule="deep", state="resolved") == ended + 1
+        registry.set("depth", 11, "gauge")
+        look(manager, clock)
+        assert figure_of("isolane_alerts_active", rule="deep") == 1
+        manager.close()
+        assert figure_of("isolane_alerts_active", rule="deep") == 0, "nobody looks any more"
     finally:
         _core.set_metrics_enabled(was)
 

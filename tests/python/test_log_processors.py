@@ -222,7 +222,7 @@ def test_two_users_of_a_real_server_have_their_own_ids_in_their_own_lines():
         token = bearer_of(conn.headers)
         return Principal(token) if token else None
 
-    setup(app, IsolaneSettings(drain_seconds=0.2), who, registry=agents)
+    setup(app, IsolaneSettings(drain_seconds=0.2, max_engines_per_user=8), who, registry=agents)
 
     @app.post("/talk")
     async def talk(ctx: Ctx, engine: Engine) -> dict[str, str]:

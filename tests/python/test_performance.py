@@ -18,6 +18,7 @@ from isolane.observability import (
     PerformanceThresholds,
 )
 from isolane.observability import performance as module
+
 from tests.support.metric_names import reserve
 
 reserve("response_time", "memory_usage", label="rule")

@@ -208,8 +208,12 @@ class AlertManager:
         self._ticker.stop()
 
     def close(self) -> None:
-        """Stop looking, and close the sinks that can be closed: a webhook posts what waits, for 10 s at most."""
+        """Stop looking, and close the sinks that can be closed: a webhook posts what waits, for 10 s at most.
+
+        The gauge ``isolane_alerts_active`` is zero afterwards, since nobody looks any more.
+        """
         self.stop()
+        self._show(is_over=True)
         for sink in self.sinks:
             close = getattr(sink, "close", None)
             if close is not None:
@@ -241,13 +245,18 @@ class AlertManager:
                     self._remind(state, now, send)
             for state in self._raised.values():
                 self._judge(state, now, changes, send)
-            active = {name: state.condition == "firing" for name, state in self._everything()}
-        gauge = metric("isolane_alerts_active")
-        for name, firing in active.items():
-            # Also when nothing changed: metrics that were off meanwhile have forgotten it.
-            gauge.labels(name).set(1.0 if firing else 0.0)
+        # Also when nothing changed: metrics that were off meanwhile do not know it.
+        self._show()
         self._send(send)
         return changes
+
+    def _show(self, *, is_over: bool = False) -> None:
+        """Set the gauge of each rule."""
+        with self._lock:
+            firing = {name: state.condition == "firing" for name, state in self._everything()}
+        gauge = metric("isolane_alerts_active")
+        for name, fires in firing.items():
+            gauge.labels(name).set(1.0 if fires and not is_over else 0.0)
 
     def _value(self, rule: AlertRule) -> tuple[bool, float | None]:
         """Return whether the rule's value is known, and the value; ``None`` when nothing was measured."""

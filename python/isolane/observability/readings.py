@@ -96,9 +96,11 @@ class Selection:
         wanted: dict[str, frozenset[str]] = self.__dict__["_wanted"]
         return all(labels.get(label) in values for label, values in wanted.items())
 
-    def total(self, series: Collection[Mapping[str, Any]]) -> float | Histogram:
-        """Return the series of a family's snapshot as one number, or one histogram."""
+    def total(self, series: Collection[Mapping[str, Any]]) -> float | Histogram | None:
+        """Return the series of a snapshot's family as one number or histogram; ``None`` for a gauge without any."""
         chosen = [each for each in series if self.takes(each["labels"])]
+        if self.kind == "gauge" and not chosen:
+            return None
         if self.kind != "histogram":
             return float(sum(each["value"] for each in chosen))
         whole = NOTHING

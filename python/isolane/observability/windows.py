@@ -24,6 +24,7 @@ MAX_EXECUTIONS = 1000
 """Executions and events over which the figures of ``update_execution_metrics`` look."""
 
 Snapshot = Mapping[str, Mapping[str, Any]]
+Source = Callable[[set[str]], Snapshot]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +46,15 @@ class MetricsManager:
     switched off and on, goes on where it was. Time is the core's monotonic clock. It may be used from any thread.
 
     Args:
-        source: returns the metrics as ``isolane.observability.metrics.snapshot`` does. Default: those of this process.
+        source: returns the metrics of the given names, or more, as the core's ``metrics_snapshot`` does. Default: that.
         keep_seconds: the longest window. Default: 1800.
     """
 
-    def __init__(self, source: Callable[[], Snapshot] | None = None, *, keep_seconds: float = KEEP_SECONDS) -> None:
+    def __init__(self, source: Source | None = None, *, keep_seconds: float = KEEP_SECONDS) -> None:
         if not (0 < keep_seconds <= KEEP_SECONDS):
             raise ValueError(f"keep_seconds must be more than 0 and at most {KEEP_SECONDS:g}, got {keep_seconds}")
         self.keep_seconds = keep_seconds
-        self._source: Callable[[], Snapshot] = source if source is not None else metrics_snapshot
+        self._source: Source = source if source is not None else metrics_snapshot
         self._lock = threading.Lock()
         self._raw: dict[Selection, float | Histogram] = {}
         self._sums: dict[Selection, float | Histogram] = {}
@@ -88,9 +89,15 @@ class MetricsManager:
         with self._lock:
             watched = tuple(self._watched)
         # Outside the lock: the registry asks all rooms for what they hold.
-        families = {exposed(name, str(family["kind"])): family["series"] for name, family in self._source().items()}
+        names = {each.family for each in watched}
+        told = self._source(names)
+        families = {exposed(name, str(family["kind"])): family["series"] for name, family in told.items()}
         with self._lock:
-            sample = {each: self._continued(each, families.get(each.family, ())) for each in watched}
+            sample = {}
+            for each in watched:
+                value = self._continued(each, families.get(each.family, ()))
+                if value is not None:
+                    sample[each] = value
             self._times.append(now)
             self._samples.append(sample)
             while len(self._times) > 1 and self._times[1] <= now - self.keep_seconds:
@@ -118,10 +125,10 @@ class MetricsManager:
         """How many samples there are."""
         return len(self._times)
 
-    def _continued(self, selection: Selection, series: Collection[Mapping[str, Any]]) -> float | Histogram:
+    def _continued(self, selection: Selection, series: Collection[Mapping[str, Any]]) -> float | Histogram | None:
         """Return the selection's number; of what only rises the sum of its rises, whatever began again meanwhile."""
         now = selection.total(series)
-        if selection.kind == "gauge":
+        if now is None or selection.kind == "gauge":
             return now
         before = self._raw.get(selection)
         self._raw[selection] = now
