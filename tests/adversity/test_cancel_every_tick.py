@@ -18,6 +18,7 @@ from isolane.testing import manual_clock
 
 from tests.adversity import (  # noqa: F401 - they add their scenarios to the others
     agent_scenarios,
+    alert_scenarios,
     auth_scenarios,
     client_scenarios,
     contamination_scenarios,
