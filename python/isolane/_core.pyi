@@ -3378,7 +3378,7 @@ def metrics_enabled() -> bool:
     Whether anything is counted.
     """
 
-def metrics_snapshot() -> dict[str, dict[str, typing.Any]]:
+def metrics_snapshot(names: collections.abc.Set[str] | None = None) -> dict[str, dict[str, typing.Any]]:
     """
     Everything that was measured, by the name of its samples: `kind`, `help` and `series`, a list of `labels` with `value`, or
     of a histogram with `count`, `sum` and `buckets`, pairs of an upper bound and how many values it is not below.

@@ -138,7 +138,7 @@ async def few_users(service: Service) -> dict[str, Any]:
     assert [each for each in (await service.alerts())["history"] if each["rule"] == "few_users"] == []
     async with asyncio.TaskGroup() as group:
         for number in range(5):
-            group.create_task(service.post("/run/sleeper", f"user{number}", {"seconds": 2.4}))
+            group.create_task(service.post("/run/sleeper", f"user{number}", {"seconds": 1.8}))
         fired = await service.until("few_users", "firing")
     assert 0 < fired["value"] < 8
     await service.until("few_users", "resolved")
@@ -148,14 +148,16 @@ async def few_users(service: Service) -> dict[str, Any]:
 async def event_latency(service: Service) -> dict[str, Any]:
     async with FaultProxy(service.port, seed=1) as proxy:
         address = f"ws://127.0.0.1:{proxy.port}/ws"
-        async with websockets.connect(address, subprotocols=["events", "bearer.ann"], max_size=None) as client:
+        async with websockets.connect(
+            address, subprotocols=["events", "bearer.ann"], max_size=None, compression=None
+        ) as client:
             await service.post("/run/talker", body={"events": 20, "size": 10})
             for _ in range(10):
                 await asyncio.wait_for(client.recv(), 10)
             assert (await service.alerts())["active"] == []
             # The client's machine takes nothing: what does not fit on the way waits.
             proxy.pause()
-            await service.post("/start/talker", body={"events": 400, "size": 30_000})
+            await service.post("/start/talker", body={"events": 800, "size": 60_000})
             await asyncio.sleep(1.0)
             proxy.resume()
             reading = asyncio.create_task(_read(client))

@@ -69,7 +69,9 @@ def make_app() -> FastAPI:
     detector = ContaminationDetector("observe")
     isolane = setup(
         app,
-        IsolaneSettings(drain_seconds=0.2, permits_total=3, permits_per_user=2, max_engines_per_user=20),
+        IsolaneSettings(
+            metrics_path="/metrics", drain_seconds=0.2, permits_total=3, permits_per_user=2, max_engines_per_user=20
+        ),
         who,
         registry=agents,
         contamination=detector,

@@ -121,13 +121,14 @@ impl PyFairLimiter {
 /// The limiters that hand out permits to run, for the metrics.
 static LIVE: Live<FairLimiter> = Live::new();
 
-/// How many permits are held and waited for.
+/// How many permits there are, are held and are waited for.
 pub(super) fn collect(scrape: &mut Scrape) {
     let loads = LIVE.living().into_iter().map(|limiter| limiter.load());
-    let (active, waiting) = loads.fold((0, 0), |(active, waiting), (running, _, queued)| {
-        (active + u64::from(running), waiting + queued)
+    let (active, limit, waiting) = loads.fold((0, 0, 0), |(active, limit, waiting), (running, total, queued)| {
+        (active + u64::from(running), limit + u64::from(total), waiting + queued)
     });
     scrape.level(Id::PermitsActive, &[], active as f64);
+    scrape.level(Id::PermitsLimit, &[], limit as f64);
     scrape.level(Id::PermitsWaiting, &[], waiting as f64);
 }
 
