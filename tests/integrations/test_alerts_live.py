@@ -21,9 +21,16 @@ from typing import Any
 import httpx
 import pytest
 import websockets
-from isolane.observability import default_rules, prometheus_rules
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from isolane.fastapi import IsolaneSettings, setup
+from isolane.observability import Alert, AlertManager, AlertRule, default_rules, prometheus_rules
 
+from tests.integrations.conftest import who
 from tests.support.fault_proxy import FaultProxy
+from tests.support.metric_names import reserve
+
+reserve("always", label="rule")
 
 ROOT = Path(__file__).parents[2]
 
@@ -212,6 +219,43 @@ PROVOKED: dict[str, tuple[Callable[[Service], Awaitable[dict[str, Any]]], str]] 
 """How each rule is provoked on a real server. That each ends after its window, and the whole minute of ``few_users``,
 is shown by the manual clock in tests/python/test_alerts.py. ``IsolaneGone`` is a rule of Prometheus alone: a process
 that is gone raises no alert; promtool shows it in tests/python/test_prometheus_rules.py."""
+
+
+def test_setup_takes_alerts_and_nothing_else_as_alerts():
+    with pytest.raises(TypeError, match="AlertManager"):
+        setup(FastAPI(), IsolaneSettings(), who, alerts=object())
+
+
+def test_alerts_are_looked_at_while_the_application_runs_and_again_when_it_is_started_again():
+    told: list[str] = []
+
+    class Sink:
+        state = "new"
+
+        def send(self, alert: Alert) -> None:
+            told.append(f"{alert.rule} {self.state}")
+
+        def reopen(self) -> None:
+            self.state = "open"
+
+        def close(self) -> None:
+            self.state = "closed"
+
+    sink = Sink()
+    rule = AlertRule(name="always", value=lambda _window: 2.0, threshold=1, summary="it is always so", cooldown=0)
+    app = FastAPI()
+    isolane = setup(app, IsolaneSettings(), who, alerts=AlertManager([rule], [sink], every=0.01))
+    assert isolane.introspect()["alerts"]["is_running"] is False
+    for _ in range(2):
+        with TestClient(app):
+            end = time.monotonic() + 10
+            looks = isolane.introspect()["alerts"]["looks"]
+            while isolane.introspect()["alerts"]["looks"] < looks + 2 and time.monotonic() < end:
+                time.sleep(0.01)
+            assert isolane.introspect()["alerts"]["is_running"] is True
+        assert sink.state == "closed"
+        assert isolane.introspect()["alerts"]["is_running"] is False
+    assert told == ["always open"], "it goes on: it began once"
 
 
 def test_each_rule_is_in_the_table():

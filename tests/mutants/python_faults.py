@@ -553,6 +553,76 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
             ),
         ),
     ),
+    "AlertEndsAtItsThreshold": PythonFault(
+        "an alert is over as soon as the value is back at the threshold, and so begins and ends again and again",
+        "observability/rules.py",
+        (("return self.threshold if self.clear is None else self.clear", "return self.threshold"),),
+    ),
+    "AlertForgetsToWait": PythonFault(
+        "an alert begins at once, however long its value is to be beyond the threshold",
+        "observability/alerts.py",
+        (("if held or now - state.since >= rule.for_seconds:", "if True:"),),
+    ),
+    "CooldownForgetsTheAlert": PythonFault(
+        "what began within the cooldown and goes on after it is never told",
+        "observability/alerts.py",
+        (
+            (
+                "            state.clear_since = None\n            self._remind(state, now, send)\n",
+                "            state.clear_since = None\n",
+            ),
+        ),
+    ),
+    "OneSinkStopsAlerts": PythonFault(
+        "a sink that fails keeps the others from the alert",
+        "observability/alerts.py",
+        (
+            (
+                "            return False\n        return True\n\n    def _complain",
+                "            raise\n        return True\n\n    def _complain",
+            ),
+        ),
+    ),
+    "AlertsForgottenWhenMetricsWereOff": PythonFault(
+        "an alert that began while the metrics were off is not shown when they are on again",
+        "observability/alerts.py",
+        (
+            (
+                "        self._show()\n        self._send(send)\n        return changes",
+                "        if changes:\n            self._show()\n        self._send(send)\n        return changes",
+            ),
+        ),
+    ),
+    "WindowOfAWholeLife": PythonFault(
+        "figures are of the whole life of the process and not of the last minutes",
+        "observability/windows.py",
+        (("begin = max(bisect_right(times, monotonic() - seconds) - 1, 0)", "begin = 0"),),
+    ),
+    "ResetIsNegative": PythonFault(
+        "a counter that begins again at zero makes a figure negative",
+        "observability/windows.py",
+        (("total = so_far + (now if now < before else now - before)", "total = so_far + (now - before)"),),
+    ),
+    "OwnLimitKeepsOthersOut": PythonFault(
+        "a user who waits because of a limit of their own is an alert",
+        "observability/rules.py",
+        (('                    AtLeast(Level("isolane_permits_active"), Level("isolane_permits_limit")),\n', ""),),
+    ),
+    "LogsNameTheUser": PythonFault(
+        "a line of a log has the user's id where a pseudonym belongs",
+        "observability/logs.py",
+        (("user_id if raw_user else pseudonym(user_id)", "user_id"),),
+    ),
+    "SlowRunToldWhenItIsOver": PythonFault(
+        "an execution that takes too long is told of when it is over",
+        "observability/performance.py",
+        (("            self.alert_manager.trigger(news)\n", ""),),
+    ),
+    "WebhookStaysClosed": PythonFault(
+        "an application that is started again has a webhook that takes nothing",
+        "security/alerts.py",
+        (("            self._stopping.clear()\n", "            pass\n"),),
+    ),
 }
 """By the names under which the table has them."""
 

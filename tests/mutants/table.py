@@ -114,6 +114,28 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "ForeignRunCountsTwice": (f"{B}crossings.py::test_a_foreign_run_that_no_canary_shows_is_a_violation",),
     "QueryRefusalNotCounted": (f"{B}crossings.py::test_what_the_package_refuses_by_itself_is_counted_at_its_boundary",),
     "CallNobodyConnectedCounts": (f"{B}crossings.py::test_of_the_older_names_only_what_is_another_users_counts",),
+    # Alerts.
+    "AlertEndsAtItsThreshold": (f"{P}alerts.py::test_an_alert_begins_beyond_the_threshold_and_ends_at_clear",),
+    "AlertForgetsToWait": (
+        f"{P}alerts.py::test_an_alert_waits_for_its_time_and_one_that_goes_away_meanwhile_begins_anew",
+    ),
+    "CooldownForgetsTheAlert": (
+        f"{P}alerts.py::test_what_flaps_is_told_once_a_cooldown_and_what_goes_on_after_it_is_told",
+    ),
+    "OneSinkStopsAlerts": (f"{P}alerts.py::test_a_sink_that_fails_keeps_no_other_from_the_alert",),
+    "AlertsForgottenWhenMetricsWereOff": (
+        f"{P}alerts.py::test_alerts_are_counted_and_shown_also_after_the_metrics_were_off",
+    ),
+    "WindowOfAWholeLife": (f"{P}alerts.py::test_figures_are_of_the_window_and_not_of_the_whole_life",),
+    "ResetIsNegative": (f"{P}alerts.py::test_a_counter_that_begins_again_goes_on_where_it_was",),
+    "OwnLimitKeepsOthersOut": (f"{P}alerts.py::test_few_users_is_an_alert_only_while_others_are_kept_out",),
+    "LogsNameTheUser": (
+        f"{P}log_processors.py::test_inside_of_an_agent_the_ids_are_the_runs_and_two_users_do_not_mix",
+    ),
+    "SlowRunToldWhenItIsOver": (f"{P}performance.py::test_an_alert_is_raised_while_a_slow_execution_goes_on",),
+    "WebhookStaysClosed": (
+        f"{P}alerts.py::test_a_webhook_gets_the_alert_and_its_end_and_after_close_again_once_started_anew",
+    ),
     # The adaptive limit.
     "BaselineNeverMoves": (
         f"{A}a_doubled_service_time_becomes_the_baseline",

@@ -298,7 +298,7 @@ def test_a_webhook_gets_the_alert_and_its_end_and_after_close_again_once_started
         registry.set("depth", 1, "gauge")
         look(manager, clock)
         manager.close()
-        assert hook.received[-1]["state"] == "resolved"
+        assert [each["state"] for each in hook.received] == ["firing", "resolved", "resolved"]
 
 
 # -- what others raise ----------------------------------------------------------------------------------------------
