@@ -172,7 +172,9 @@ export class Table {
       if (!column.make) return { cell };
       const kept = column.make();
       cell.append(...kept.nodes);
-      return { ...kept, cell };
+      // The same object, not a copy: what a cell keeps is also in the hands of its listeners.
+      kept.cell = cell;
+      return kept;
     });
     tr.append(...tr.kept.map((kept) => kept.cell));
     return tr;
