@@ -8,6 +8,7 @@ from benches.python.cases import (
     contamination,
     contexts,
     copies,
+    dashboard,
     engines,
     events,
     flags,
@@ -18,6 +19,7 @@ from benches.python.cases import (
     sanitize,
     sockets,
     tools,
+    tracing,
     trampoline,
 )
 from benches.python.measure import Figure, Measured
@@ -65,6 +67,12 @@ LIVE = (
 TOOL_CALL = (
     "Both events are written, numbered and kept, and the parameters are checked by pydantic: that is half of it. The "
     "rest is the interpreter's: three coroutines, and the attributes and dictionaries of the dispatcher."
+)
+
+
+SPANS = (
+    "Most of it is the SDK's: a span with its ids, attributes, limits and lock, in Python; the table has one alone. "
+    "The rest makes it current and puts the context back."
 )
 
 
@@ -260,6 +268,29 @@ def _metrics() -> list[Target]:
     ]
 
 
+def _dashboard() -> list[Target]:
+    limits = {
+        dashboard.OVERVIEW: 1e-3,
+        dashboard.TOP_USERS: 10e-3,
+        dashboard.FOUND_USERS: 10e-3,
+        dashboard.LATEST_RUNS: 20e-3,
+        dashboard.FOUND_RUNS: 50e-3,
+        dashboard.TREE: 20e-3,
+    }
+    return [
+        Target(f"dashboard: {case}", dashboard.GROUP, case, dashboard.OWN, Rule.TIME, limit)
+        for case, limit in limits.items()
+    ]
+
+
+def _tracing() -> list[Target]:
+    rows = ((tracing.EVENT, 150e-9), (tracing.TOOL, 30e-6), (tracing.AGENT, 90e-6))
+    return [
+        Target(f"{case}, traced", tracing.GROUP, case, tracing.SAMPLED, Rule.EXTRA, limit, tracing.OFF, SPANS)
+        for case, limit in rows
+    ]
+
+
 def _many_users() -> list[Target]:
     return [
         Target(
@@ -298,6 +329,8 @@ def all_targets() -> list[Target]:
         Target("decision of a flag", flags.GROUP, flags.DECIDE, flags.OWN, Rule.SHARE, 0.2, flags.OPENFEATURE),
         Target("decision of a flag by a rule", flags.GROUP, flags.RULED, flags.OWN, Rule.TIME, 500e-9),
         *_many_users(),
+        *_tracing(),
+        *_dashboard(),
         *_metrics(),
         Target("untouched context", memory.GROUP, memory.CONTEXTS, memory.UNTOUCHED, Rule.BYTES, 768),
         Target("idle lane, never used", memory.GROUP, memory.LANES, memory.LANE, Rule.BYTES, 512),

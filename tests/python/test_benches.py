@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ import pytest
 from isolane import UserExecutionContext
 
 from benches.python import measure, memory, report, targets
-from benches.python.cases import all_cases, sockets
+from benches.python.cases import all_cases, events, sockets, tracing
 from benches.python.cases.data import PAYLOAD_BYTES, nodes, tree
 from benches.python.instructions import Count
 from benches.python.measure import Case, Effort, Figure, Measured, Side, Unit
@@ -195,7 +196,7 @@ class TestTargets:
             case = cases[target.group, target.case]
             sides = {side.name for side in case.sides}
             assert case.skipped or {target.side, target.peer or target.side} <= sides, target
-        assert len(targets.all_targets()) == 68
+        assert len(targets.all_targets()) == 77
 
     def test_what_was_not_measured_is_not_met(self) -> None:
         verdict = targets.judge(targets.all_targets()[0], [])
@@ -323,3 +324,25 @@ class TestTheCommand:
             for loops in (50, 150)
         ]
         assert [(first, last) for *_, first, last in runs] == [(0, 2), (2, 4), (4, 6), (6, 8)]
+
+
+class TestTracing:
+    def test_the_events_of_the_traced_side_are_in_a_trace(self) -> None:
+        or_skip("opentelemetry.sdk")
+        from isolane._core import EventCursor  # noqa: PLC0415
+
+        seen: list[str] = []
+
+        async def publishing(loops: int) -> float:
+            async with events.isolane_emitter() as emitter:
+                cursor = EventCursor("user-7c21")
+                cursor.subscribe(emitter.run_id)
+                emitter.publish("agent_progress", {"n": loops})
+                seen.append("".join(cursor.read()))
+            return 1.0
+
+        run = measure.awaits(publishing)
+        run(1)
+        tracing._in_a_span(run, tracing._providers()[tracing.SAMPLED])(1)
+        plain, traced = (re.search(r'"traceparent": ?"00-[0-9a-f]{32}-', text) is not None for text in seen)
+        assert (plain, traced) == (False, True), seen

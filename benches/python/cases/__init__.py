@@ -4,6 +4,7 @@ from benches.python.cases import (
     contamination,
     contexts,
     copies,
+    dashboard,
     engines,
     events,
     flags,
@@ -14,6 +15,7 @@ from benches.python.cases import (
     sanitize,
     sockets,
     tools,
+    tracing,
     trampoline,
 )
 from benches.python.measure import Case
@@ -34,6 +36,8 @@ def all_cases(*, thorough: bool) -> list[Case]:
         *tools.cases(),
         *flags.cases(),
         *flat.cases(),
+        *tracing.cases(),
+        *dashboard.cases(),
         *metrics.cases(),
         *memory.cases(thorough=thorough),
     ]
