@@ -48,8 +48,9 @@ COUNT_NOTE = (
     "takes a lock for each, and with PROMETHEUS_MULTIPROC_DIR it writes into a file as well."
 )
 RENDER_NOTE = (
-    "Both have the same families and the same series. A series is a line of the text; prometheus_client leaves the "
-    "times of creation out, as isolane does. isolane also reads what its rooms keep."
+    f"Scaled to {SERIES} series: names are capped, so that a process has fewer. All families have all series that they "
+    "can have, and prometheus_client has the same. A series is a line of the text; prometheus_client leaves the times "
+    "of creation out, as isolane does. isolane also reads what its rooms keep."
 )
 
 
@@ -154,38 +155,54 @@ def _lines() -> int:
 
 
 class _Filled:
-    """The core's registry with so many series, and the peer's with the same. Made once: series are not taken back."""
+    """The core's registry with every series that it can have, and the peer's with the same.
+
+    Made once: series are not taken back.
+    """
 
     registry: Any = None
+    series = 0
 
     @classmethod
     @contextlib.contextmanager
     def held(cls) -> Iterator[None]:
-        if cls.registry is None:
+        if not cls.series:
             cls._fill()
+            cls.series = _lines()
             cls.registry = None if prometheus.MISSING else prometheus.same_series()
         yield
 
     @staticmethod
     def _fill() -> None:
-        evaluations = _core.metric("isolane_flag_evaluations_total")
-        labels = next(family for family in _core.metric_families() if family["name"] == "isolane_flag_evaluations")
-        flags, variants = (range(labels["labels"][name]) for name in ("flag", "variant"))
-        missing = SERIES - _lines()
-        made = itertools.product(flags, variants, labels["labels"]["reason"])
-        for flag, variant, reason in itertools.islice(made, max(0, missing)):
-            evaluations.labels(f"flag-{flag}", f"variant-{variant}", reason).inc()
+        for family in _core.metric_families():
+            if family["collected"]:
+                continue
+            metric, kind = _core.metric(family["name"]), family["kind"]
+            names = [_names(label, values) for label, values in family["labels"].items()]
+            for number, values in enumerate(itertools.product(*names)):
+                series = metric.labels(*values) if values else metric
+                {"counter": series.inc, "gauge": series.set, "histogram": series.observe}[kind](number)
+
+
+def _names(label: str, values: list[str] | int) -> list[str]:
+    """The values of a closed list, or as many as are told apart."""
+    return values if isinstance(values, list) else [f"{label}-{number}" for number in range(values)]
+
+
+def _scrapes(scrape: Callable[[], Any]) -> Run:
+    """Scrapes of all there is, as long as they would take with so many series."""
+    return lambda loops: calls(scrape)(loops) * SERIES / _Filled.series
 
 
 def render_cases() -> list[Case]:
     """A scrape of many series, in both formats."""
 
     def own(text_format: str) -> Run:
-        return calls(lambda: _core.render_metrics(text_format))
+        return _scrapes(lambda: _core.render_metrics(text_format))
 
     def peer(text_format: str) -> Run:
         generate = prometheus.generate(text_format)
-        return calls(lambda: generate(_Filled.registry))
+        return _scrapes(lambda: generate(_Filled.registry))
 
     return [
         Case(
