@@ -83,6 +83,7 @@ impl Histogram {
     }
 
     /// What was counted since an earlier reading of the same counts. The largest value is that of all.
+    #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         Self {
             buckets: std::array::from_fn(|at| self.buckets[at].saturating_sub(before.buckets[at])),

@@ -52,7 +52,7 @@ pub(crate) fn _note_control(caught: bool) {
 #[pyfunction]
 #[pyo3(signature = (text, boundary) -> "ContextIsolationError")]
 pub(crate) fn _refusal(py: Python<'_>, text: String, boundary: &str) -> PyResult<Py<PyAny>> {
-    _note_refused(boundary)?;
+    crossings::refused(place(boundary)?);
     let error = ContextIsolationError::raise(py, text, boundary.to_owned());
     Ok(error.into_value(py).into_any())
 }

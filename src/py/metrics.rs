@@ -117,6 +117,7 @@ impl Metric {
 impl Metric {
     /// The name of its samples.
     #[getter]
+    #[allow(clippy::misnamed_getters)] // who reads it sees the name in a scrape
     fn name(&self) -> &'static str {
         self.0.sample
     }

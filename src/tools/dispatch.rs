@@ -213,9 +213,9 @@ impl DispatchBook {
             }
         }
         let took = now.saturating_sub(call.began);
-        let tool = &mut inner.tools[call.tool];
-        tool.count(end.outcome());
-        let figures = &mut tool.figures;
+        let called = &mut inner.tools[call.tool];
+        called.count(end.outcome());
+        let figures = &mut called.figures;
         match end {
             CallEnd::Ok => figures.ok += 1,
             CallEnd::Failed => figures.failed += 1,
