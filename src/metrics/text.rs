@@ -173,25 +173,25 @@ mod tests {
     #[test]
     fn what_a_room_says_adds_up_and_stands_in_both_texts() {
         let room = |scrape: &mut Scrape| {
-            scrape.count(Id::AuditLost, &["admin"], 2);
-            scrape.count(Id::AuditLost, &["admin"], 3);
+            scrape.count(Id::RefusedAttempts, &["legacy"], 2);
+            scrape.count(Id::RefusedAttempts, &["legacy"], 3);
             scrape.level(Id::EnginesActive, &[], 4.0);
         };
         let scrape = Scrape::of(&[room, room]);
         let open = render(&scrape, Format::OpenMetrics);
-        assert!(open.contains("# TYPE isolane_audit_lost counter\n"), "{open}");
+        assert!(open.contains("# TYPE isolane_refused_attempts counter\n"), "{open}");
         assert!(
-            open.contains("\nisolane_audit_lost_total{class=\"admin\"} 10\n"),
+            open.contains("\nisolane_refused_attempts_total{boundary=\"legacy\"} 10\n"),
             "{open}"
         );
         assert!(
-            open.contains("\nisolane_audit_lost_total{class=\"debug\"} 0\n"),
+            open.contains("\nisolane_refused_attempts_total{boundary=\"publish\"} 0\n"),
             "{open}"
         );
         assert!(open.contains("\nisolane_engines_active 8.0\n"), "{open}");
         assert!(open.ends_with("\n# EOF\n"));
         let plain = render(&scrape, Format::Prometheus);
-        assert!(plain.contains("# TYPE isolane_audit_lost_total counter\n") && !plain.contains("# EOF"));
+        assert!(plain.contains("# TYPE isolane_refused_attempts_total counter\n") && !plain.contains("# EOF"));
         assert!(!plain.contains("# UNIT"));
     }
 }

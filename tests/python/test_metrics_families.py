@@ -54,7 +54,7 @@ from tests.support.metric_names import reserve
 (FLAG,) = reserve("families-flag", label="flag")
 (SYMBOL,) = reserve("families.symbol", label="symbol")
 reserve("families-works", "families-fails", "families-holds", label="agent")
-reserve("families-rule", label="rule")
+reserve("families_rule", label="rule")
 
 ALWAYS_THE_SAME = {
     "isolane_build_info": "it says what the process is made of, and that does not change while it lives",
@@ -188,7 +188,7 @@ async def engine_limit(stage: Stage) -> None:
         await factory.cleanup_engine(held)
 
 
-@moves("permits_active", "permits_waiting", "permits", "permit_wait_seconds")
+@moves("permits_active", "permits_limit", "permits_waiting", "permits", "permit_wait_seconds")
 async def permits(stage: Stage) -> None:
     limiter = FairLimiter(1, 1, queue=1, per_user_queue=1)
     held = limiter.slot_nowait(stage.ann)
@@ -356,7 +356,7 @@ async def alerts(stage: Stage) -> None:
     from isolane.observability.alerts import AlertManager  # noqa: PLC0415 - see above
 
     manager = AlertManager((), ())
-    manager.raise_alert("families-rule", "warning", "It was asked for.")
+    manager.raise_alert("families_rule", "warning", "It was asked for.")
     stage.changes.look()
     manager.close()
 
