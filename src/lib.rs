@@ -95,7 +95,9 @@ mod _core {
         trace::_set_trace_source,
         trampoline::AccountedCoroutine,
         verify::{IsolationFinding, audit_isolation, isolation_violations},
-        views::{Pace, run_counts, run_view, runs_view, user_of_pseudonym, user_pseudonym, users_view},
+        views::{
+            _set_pseudonym_key, Pace, run_counts, run_view, runs_view, user_of_pseudonym, user_pseudonym, users_view,
+        },
     };
 
     // A build for tests says so; a released one has neither name.

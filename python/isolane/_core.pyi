@@ -93,6 +93,7 @@ __all__ = [
     "_note_refused",
     "_note_violation",
     "_refusal",
+    "_set_pseudonym_key",
     "_set_trace_source",
     "_uninstall_scanner",
     "account",
@@ -3071,6 +3072,11 @@ def _refusal(text: str, boundary: str) -> ContextIsolationError:
     Counts an attempt that was refused, and makes the error to raise.
     """
 
+def _set_pseudonym_key(key: bytes | None) -> None:
+    """
+    From now on users are called by a hash under a key made of these bytes; `None`: under a new one.
+    """
+
 def _set_trace_source(
     source: "collections.abc.Callable[[str], tuple[str, str | None, bool] | None] | None",
 ) -> Any | None:
@@ -3420,10 +3426,13 @@ def run_deliveries(user_id: str, run_id: str) -> tuple[int, int, int, int] | Non
     room. `None` when the run has no log.
     """
 
-def run_view(run_id: str, worker: str) -> str | None:
+def run_view(
+    run_id: str, worker: str, limiters: SupportsGetItem[int, FairLimiter], root: SupportsIndex | None
+) -> str | None:
     """
     One run as JSON, with the tree of its executions and calls of tools and the sockets that read it; `None` when no events of
-    such a run are kept. `run_id` is what the list calls it.
+    such a run are kept. `run_id` is what the list calls it; `root` the number of its first context, whose permits of the
+    `limiters` are shown as well.
     """
 
 def runs_view(state: str, user: str, limit: SupportsIndex, text: str, worker: str) -> str:

@@ -21,7 +21,7 @@ use super::resources::{ResourceSet, Resources};
 use super::returning::Return;
 use super::state::{State, Woken};
 use super::stats::{Durations, LimiterStats, ResourceStats, UserStats};
-use super::tree::NodeId;
+use super::tree::{NodeId, RunPermit, Tree};
 use super::users::SLICE;
 use crate::clock::Micros;
 use crate::lanes::{LaneHandle, LaneKey};
@@ -460,6 +460,11 @@ impl FairLimiter {
     /// Who holds permits or waits: the lane, units in use, waiters.
     pub fn busy_users(&self) -> Vec<(LaneKey, u32, u32)> {
         self.state().users.busy().collect()
+    }
+
+    /// What a run holds and waits for, named by its root context.
+    pub fn run_permits(&self, root: u64) -> Vec<RunPermit> {
+        self.state().trees.get(&root).map(Tree::permits).unwrap_or_default()
     }
 
     /// Counts of one user; zeros for one who is not remembered.

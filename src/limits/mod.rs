@@ -28,4 +28,4 @@ pub use queue::Ticket;
 pub use request::{Decision, LimitSettings, Priority, Reason, Refusal, Request, Scope, Task};
 pub use resources::{MAX_RESOURCES, ResourceSet};
 pub use stats::{Durations, LimiterStats, ResourceStats, UserStats, success_rate};
-pub use tree::{MAX_DEPTH, MAX_NODES};
+pub use tree::{HeldState, MAX_DEPTH, MAX_NODES, RunPermit};

@@ -256,7 +256,7 @@ impl State {
         let mut adopted = false;
         let node = place.map(|Place { root, context, task }| {
             let tree = self.trees.entry(root).or_default();
-            adopted = tree.add(self.fence, unit.parent, (context, task), unit.sources);
+            adopted = tree.add(self.fence, unit.parent, (context, task), unit.sources, now);
             (root, self.fence)
         });
         let usual = if self.hold == 0 { FIRST_HOLD } else { self.hold };

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use super::queue::Ticket;
 use super::request::Task;
 use super::resources::ResourceSet;
+use crate::clock::Micros;
 use crate::mutants::mutant;
 
 /// Most nodes of one tree at the same time, waiting ones included.
@@ -28,8 +29,9 @@ struct Node {
     depth: u8,
     /// The number of the context that the permit was taken for.
     context: u64,
-    /// Who took it.
+    /// Who took it, and when.
     task: Task,
+    since: Micros,
     /// Children that hold a permit. While there are any, the node is suspended: its unit is theirs.
     running_children: u32,
     /// Resources taken from the pool, and those of them that are lent to nodes below.
@@ -46,6 +48,29 @@ struct WaitingNode {
     parent: Option<NodeId>,
     path: Box<[u64]>,
     task: Task,
+    since: Micros,
+}
+
+/// What becomes of a request for a permit of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldState {
+    /// It waits.
+    Waiting,
+    /// It holds a permit.
+    Held,
+    /// Its permit is with those nested in it.
+    Lent,
+}
+
+/// A permit that a run holds or waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunPermit {
+    /// What becomes of it.
+    pub state: HeldState,
+    /// How many permits are around it.
+    pub depth: u8,
+    /// Since when it is held, or waits.
+    pub since: Micros,
 }
 
 /// Where the resources of a new node come from.
@@ -141,6 +166,7 @@ impl Tree {
         parent: Option<NodeId>,
         (context, task): (u64, Task),
         sources: Sources,
+        now: Micros,
     ) -> bool {
         let depth = self.depth_under(parent);
         // The parent may have ended while its child waited.
@@ -160,6 +186,7 @@ impl Tree {
                 depth,
                 context,
                 task,
+                since: now,
                 running_children: 0,
                 owned: sources.pool,
                 lent: ResourceSet::NONE,
@@ -178,14 +205,36 @@ impl Tree {
         adopted
     }
 
+    /// What the run holds and waits for, the earliest first.
+    pub(super) fn permits(&self) -> Vec<RunPermit> {
+        let held = self.nodes.values().map(|node| RunPermit {
+            state: if node.running_children == 0 {
+                HeldState::Held
+            } else {
+                HeldState::Lent
+            },
+            depth: node.depth,
+            since: node.since,
+        });
+        let waiting = self.waiting.iter().map(|node| RunPermit {
+            state: HeldState::Waiting,
+            depth: self.depth_under(node.parent),
+            since: node.since,
+        });
+        let mut all: Vec<_> = held.chain(waiting).collect();
+        all.sort_by_key(|permit| (permit.since, permit.depth));
+        all
+    }
+
     /// A node that waits.
-    pub(super) fn wait(&mut self, ticket: Ticket, parent: Option<NodeId>, path: &[u64], task: Task) {
+    pub(super) fn wait(&mut self, ticket: Ticket, parent: Option<NodeId>, path: &[u64], task: Task, now: Micros) {
         let path = path.into();
         self.waiting.push(WaitingNode {
             ticket,
             parent,
             path,
             task,
+            since: now,
         });
     }
 

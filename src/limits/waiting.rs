@@ -35,7 +35,7 @@ impl State {
         let ticket = self.waiters.push(line, request, (user, flow), aging, now, parked);
         if let Some(root) = request.path.first() {
             let tree = self.trees.entry(*root).or_default();
-            tree.wait(ticket, parent, request.path, request.task);
+            tree.wait(ticket, parent, request.path, request.task, now);
             if parent.is_some() && !request.resources.is_empty() {
                 self.nested.push(ticket);
             }

@@ -23,6 +23,13 @@ pub(crate) fn user_pseudonym(user_id: &str) -> String {
     views::user_pseudonym(user_id)
 }
 
+/// From now on users are called by a hash under a key made of these bytes; `None`: under a new one.
+#[pyfunction]
+#[pyo3(signature = (key))]
+pub(crate) fn _set_pseudonym_key(key: Option<&[u8]>) {
+    views::set_pseudonym_key(key);
+}
+
 /// The users of whom this process holds something, as JSON: `{"total": …, "users": […]}`, those with the most first.
 ///
 /// `sort` is `bytes`, `runs`, `waiting`, `longest`, `engines`, `errors` or `lag`. With `text` those whose pseudonym or revealed
@@ -93,10 +100,25 @@ pub(crate) fn runs_view(state: &str, user: &str, limit: usize, text: &str, worke
 }
 
 /// One run as JSON, with the tree of its executions and calls of tools and the sockets that read it; `None` when no events of
-/// such a run are kept. `run_id` is what the list calls it.
+/// such a run are kept. `run_id` is what the list calls it; `root` the number of its first context, whose permits of the
+/// `limiters` are shown as well.
 #[pyfunction]
-pub(crate) fn run_view(run_id: &str, worker: &str) -> Option<String> {
-    views::run(registry(), run_id, worker, CLOCK.now())
+#[pyo3(signature = (run_id, worker, limiters, root))]
+pub(crate) fn run_view(
+    run_id: &str,
+    worker: &str,
+    limiters: Vec<PyRef<'_, PyFairLimiter>>,
+    root: Option<u64>,
+) -> Option<String> {
+    let permits: Vec<_> = root
+        .map(|root| {
+            limiters
+                .iter()
+                .flat_map(|limiter| limiter.limiter().run_permits(root))
+                .collect()
+        })
+        .unwrap_or_default();
+    views::run(registry(), run_id, &permits, worker, CLOCK.now())
 }
 
 /// Who is called so, of the users whom this process has a lane for; `None` when nobody is.

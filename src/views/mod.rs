@@ -8,7 +8,7 @@ mod run;
 mod runs;
 mod users;
 
-pub use pseudonym::{Pseudonyms, user_pseudonym};
+pub use pseudonym::{Pseudonyms, set_pseudonym_key, user_pseudonym};
 pub use run::run;
 pub use runs::{RunState, RunsQuery, run_counts, runs};
 pub use users::{UsersOrder, UsersQuery, users};

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::Hasher;
-use std::sync::OnceLock;
+use std::sync::{PoisonError, RwLock};
 
+use sha2::{Digest, Sha256};
 use siphasher::sip::SipHasher24;
 
 use crate::ids::UserId;
@@ -13,19 +14,37 @@ use crate::mutants::mutant;
 /// Shorter ids are not looked for in other ids: they would be found everywhere.
 const LEAST: usize = 3;
 
-/// Made once, and the same in the children of a fork, so that the workers of one service call a user the same.
-fn key() -> &'static [u8; 16] {
-    static KEY: OnceLock<[u8; 16]> = OnceLock::new();
-    KEY.get_or_init(|| {
-        let mut key = [0; 16];
-        getrandom::fill(&mut key).expect("the operating system gives random bytes");
-        key
+/// The same in the children of a fork, so that the workers of one service that was loaded before them call a user the same.
+static KEY: RwLock<Option<[u8; 16]>> = RwLock::new(None);
+
+fn random() -> [u8; 16] {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).expect("the operating system gives random bytes");
+    key
+}
+
+fn key() -> [u8; 16] {
+    let held = *KEY.read().unwrap_or_else(PoisonError::into_inner);
+    held.unwrap_or_else(|| {
+        *KEY.write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(random)
     })
+}
+
+/// From now on users are called by a hash under a key that is made of these bytes, or under a random one.
+pub fn set_pseudonym_key(bytes: Option<&[u8]>) {
+    let made = bytes.map_or_else(random, |bytes| {
+        let mut key = [0; 16];
+        key.copy_from_slice(&Sha256::digest(bytes)[..16]);
+        key
+    });
+    *KEY.write().unwrap_or_else(PoisonError::into_inner) = Some(made);
 }
 
 /// What a user is called by this process: 12 hexadecimal digits of a keyed hash.
 pub fn user_pseudonym(user: &str) -> String {
-    let mut hasher = SipHasher24::new_with_key(key());
+    let mut hasher = SipHasher24::new_with_key(&key());
     hasher.write(user.as_bytes());
     let name = format!("{:012x}", hasher.finish() >> 16);
     if mutant!(PseudonymIsTheName) {

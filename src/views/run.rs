@@ -1,14 +1,17 @@
 //! One run: what it is made of, and who reads it.
 
+use std::sync::Arc;
+
 use super::pseudonym::{masked, user_pseudonym};
 use super::runs::Row;
-use crate::clock::{Moment, seconds};
-use crate::events::{OutlineItem, OutlineKind, json};
-use crate::lanes::Registry;
+use crate::clock::{Micros, Moment, seconds};
+use crate::events::{OutlineItem, OutlineKind, RunLog, json};
+use crate::lanes::{Lane, Registry};
+use crate::limits::{HeldState, RunPermit};
 
 /// The run of this id as it is shown, which is the id itself unless that names its user; `None` when there is none.
 fn find(registry: &Registry, shown: &str) -> Option<Row> {
-    let row = |lane: &std::sync::Arc<crate::lanes::Lane>, log: std::sync::Arc<crate::events::RunLog>| Row {
+    let row = |lane: &Arc<Lane>, log: Arc<RunLog>| Row {
         lane: lane.clone(),
         glance: log.glance(),
         log,
@@ -24,8 +27,8 @@ fn find(registry: &Registry, shown: &str) -> Option<Row> {
     None
 }
 
-/// The run with its tree of executions and calls of tools, and the sockets that read it, as JSON.
-pub fn run(registry: &Registry, shown: &str, worker: &str, now: Moment) -> Option<String> {
+/// The run with its tree of executions, calls of tools and `permits`, and the sockets that read it, as JSON.
+pub fn run(registry: &Registry, shown: &str, permits: &[RunPermit], worker: &str, now: Moment) -> Option<String> {
     let row = find(registry, shown)?;
     let pseudonym = user_pseudonym(row.lane.user().as_str());
     let (items, gone) = row.log.outline();
@@ -38,6 +41,11 @@ pub fn run(registry: &Registry, shown: &str, worker: &str, now: Moment) -> Optio
     for item in &items {
         json::comma(&mut out);
         write_item(&mut out, item, since);
+    }
+    for (number, permit) in permits.iter().enumerate() {
+        json::comma(&mut out);
+        let start = permit.since.saturating_sub(row.glance.opened.monotonic);
+        write_permit(&mut out, number + 1, permit, (start, since.saturating_sub(start)));
     }
     out.push(']');
     json::key(&mut out, "sockets");
@@ -65,6 +73,28 @@ fn span_id(span: u32, call: u32) -> String {
     } else {
         format!("{span}.{call}")
     }
+}
+
+fn write_permit(out: &mut String, number: usize, permit: &RunPermit, (start, took): (Micros, Micros)) {
+    let (name, state) = match permit.state {
+        HeldState::Waiting => ("waits for a permit", "waiting"),
+        HeldState::Held => ("permit", "running"),
+        HeldState::Lent => ("permit, lent to what is nested in it", "running"),
+    };
+    out.push('{');
+    json::text_member(out, "span", &format!("permit-{number}"));
+    json::key(out, "parent");
+    out.push_str("null");
+    json::text_member(out, "kind", "permit");
+    json::text_member(out, "name", name);
+    json::text_member(out, "state", state);
+    json::key(out, "start");
+    json::float(out, seconds(start));
+    json::key(out, "seconds");
+    json::float(out, seconds(took));
+    json::number_member(out, "events", 0);
+    json::key(out, "error");
+    out.push_str("null}");
 }
 
 fn write_item(out: &mut String, item: &OutlineItem, now: u64) {

@@ -96,6 +96,35 @@ def test_a_run_is_shown_as_a_tree_with_its_timings(client) -> None:
     assert (listed["total"], listed["runs"][0]["run"], listed["runs"][0]["events"]) == (1, run_id, 5)
 
 
+def permits_of(client: httpx.Client, name: str) -> list[dict]:
+    runs = look(client, f"runs.json?state=active&user={user_pseudonym(name)}")["runs"]
+    trees = [look(client, f"runs/{each['run']}.json")["tree"] for each in runs]
+    return [step for tree in trees for step in tree if step["kind"] == "permit"]
+
+
+def test_a_run_shows_the_permit_that_it_waits_for_and_the_one_that_it_holds(app, client) -> None:
+    slots = [app.state.isolane.limiter.slot_nowait(BOB) for _ in range(50)]
+    # The user is named in the id of the run, which is shown without.
+    thread = f"thread-of-{ANN}-9"
+    waiting = threading.Thread(target=run, args=(client, ANN), kwargs={"pause": 0.5, "thread": thread})
+    began = time.monotonic()
+    waiting.start()
+    seen = []
+    try:
+        while not seen and time.monotonic() < began + 2:
+            seen = permits_of(client, ANN)
+        (permit,) = seen
+        assert (permit["state"], permit["parent"]) == ("waiting", None)
+        assert 0 <= permit["seconds"] <= time.monotonic() - began
+    finally:
+        for slot in slots:
+            slot.release()
+    while waiting.is_alive() and not any(permit["state"] == "running" for permit in seen):
+        seen = permits_of(client, ANN)
+    assert [permit["state"] for permit in seen] == ["running"]
+    waiting.join()
+
+
 def test_a_run_that_failed_says_the_class_of_its_error_and_nothing_of_its_text(client) -> None:
     before = look(client, "snapshot.json")["runs"]["failed"]
     run_id = run(client, ANN, "dash_break")

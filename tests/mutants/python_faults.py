@@ -36,6 +36,7 @@ class PythonFault:
 _AUTH = "security/authentication/"
 _LEGACY = "migration/legacy/"
 _CODEMOD = "migration/codemod/"
+_DASHBOARD = "observability/dashboard/"
 
 PYTHON_FAULTS: dict[str, PythonFault] = {
     "DeprecatedIsNoCoroutine": PythonFault(
@@ -622,6 +623,105 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "an application that is started again has a webhook that takes nothing",
         "security/alerts.py",
         (("            self._stopping.clear()\n", "            pass\n"),),
+    ),
+    "DashboardForNobodyInParticular": PythonFault(
+        "who the application does not know sees the dashboard",
+        _DASHBOARD + "access.py",
+        (("    if principal is None or principal is False:\n", "    if False:\n"),),
+    ),
+    "DashboardByProxy": PythonFault(
+        "what comes through a proxy of this machine counts as from this machine",
+        _DASHBOARD + "access.py",
+        (("if not is_local or is_forwarded or", "if not is_local or"),),
+    ),
+    "CsrfOfAnother": PythonFault(
+        "a token of one principal counts for another",
+        _DASHBOARD + "access.py",
+        (("csrf\\0{at}\\0{viewer.name}", "csrf\\0{at}"),),
+    ),
+    "CsrfNotAsked": PythonFault(
+        "what is done on the dashboard needs no token",
+        _DASHBOARD + "router.py",
+        (('if not mount.csrf.is_valid(viewer, request.headers.get(CSRF_HEADER, "")):', "if False:"),),
+    ),
+    "AnyPageActs": PythonFault(
+        "a page of another origin acts on the dashboard",
+        _DASHBOARD + "access.py",
+        (("    if not is_own:\n", "    if False:\n"),),
+    ),
+    "AnyAnswerIsYes": PythonFault(
+        "an answer of authorize_action that is not True lets somebody act",
+        _DASHBOARD + "access.py",
+        (("        return answer is True\n", "        return bool(answer)\n"),),
+    ),
+    "ActsBeforeItRecords": PythonFault(
+        "a flag is rolled back before that is recorded",
+        _DASHBOARD + "actions.py",
+        (
+            ("        self._record(command, Severity.HIGH, revision=engine.revision)\n", ""),
+            (
+                "        persisted, problem = await self._persist(flag, record, command)\n",
+                (
+                    "        persisted, problem = await self._persist(flag, record, command)\n"
+                    "        self._record(command, Severity.HIGH, revision=engine.revision)\n"
+                ),
+            ),
+        ),
+    ),
+    "RefusalOnDashboardNotRecorded": PythonFault(
+        "who was refused on the dashboard is recorded nowhere",
+        _DASHBOARD + "actions.py",
+        (
+            (
+                '            "authz_fail",\n            command.viewer',
+                '            "authz_tried",\n            command.viewer',
+            ),
+        ),
+    ),
+    "RevealedToEverybody": PythonFault(
+        "a user who was revealed to one is shown to all who look",
+        _DASHBOARD + "actions.py",
+        (
+            (
+                "self._revealed.setdefault(command.viewer.name, OrderedDict())",
+                'self._revealed.setdefault("", OrderedDict())',
+            ),
+            ("        self._revealed.move_to_end(command.viewer.name)\n", ""),
+            ("dict(self._revealed.get(viewer.name, {})) if viewer.name else {}", 'dict(self._revealed.get("", {}))'),
+        ),
+    ),
+    "StreamOutlivesPermission": PythonFault(
+        "an open dashboard goes on for somebody who may no longer look",
+        _DASHBOARD + "stream.py",
+        (
+            ("                    if now_allowed is None:\n", "                    if False:\n"),
+            ("permissions = now_allowed", "permissions = now_allowed or permissions"),
+        ),
+    ),
+    "StreamsUnbounded": PythonFault(
+        "any number of dashboards may be open",
+        _DASHBOARD + "stream.py",
+        (("return self._streams >= MAX_STREAMS", "return False"), ("if self._streams > MAX_STREAMS:", "if False:")),
+    ),
+    "StreamForEach": PythonFault(
+        "everybody who watches is told the permissions of whoever came first",
+        _DASHBOARD + "stream.py",
+        (('"permissions": dict(permissions)}', '"permissions": self.__dict__.setdefault("own", permissions)}'),),
+    ),
+    "StreamKeepsServerUp": PythonFault(
+        "an open dashboard does not end when the service drains",
+        _DASHBOARD + "stream.py",
+        (("        return self.isolane.draining\n", "        return False\n"),),
+    ),
+    "RollbackNotWritten": PythonFault(
+        "a rollback of the dashboard is forgotten with the process",
+        _DASHBOARD + "actions.py",
+        (('            if not held.get("rollback"):\n', "            if False:\n"),),
+    ),
+    "RollbackWaitsForDisk": PythonFault(
+        "a rollback of the dashboard is in force when the file has it, or never",
+        _DASHBOARD + "actions.py",
+        (("            engine.latch(flag, json.dumps(record))\n", "            pass\n"),),
     ),
 }
 """By the names under which the table has them."""

@@ -12,6 +12,10 @@ B = "tests/security/test_"
 M = "tests/migrate/test_"
 S = "tests/integrations/test_socket_sign_in.py::test_"
 ACCEPT = "tests/acceptance/test_"
+DA = "tests/integrations/test_dashboard_access.py"
+DV = "tests/integrations/test_dashboard_views.py"
+DS = "tests/integrations/test_dashboard_stream.py"
+DR = "tests/integrations/test_dashboard_rollback.py"
 
 KILLERS: dict[str, tuple[str, ...]] = {
     # Traces.
@@ -90,6 +94,29 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "InterruptNotHeard": (f"{P}limit_guarantees.py::test_09_a_thread_that_waits_hears_an_interrupt",),
     "LeakNotCounted": (f"{P}limit_guarantees.py::test_08_a_permit_that_is_dropped_returns_and_is_counted_as_leaked",),
     "GivingUpRaces": ("shuttle_limiter::who_gives_up_while_being_granted_passes_the_permit_on",),
+    # What operators are shown.
+    "PseudonymIsTheName": (
+        "lib::views::pseudonym::tests::a_user_who_is_named_in_an_id_is_hidden_there",
+        f"{DV}::test_no_answer_names_a_user_until_one_is_revealed_to_who_asked",
+    ),
+    "DashboardForNobodyInParticular": (f"{DA}::test_a_dependency_that_answers_nothing_lets_nobody_in",),
+    "DashboardByProxy": (f"{DA}::test_what_came_through_a_proxy_or_by_another_name_is_not_from_this_machine[header0]",),
+    "CsrfOfAnother": (f"{DA}::test_a_token_counts_for_its_principal_and_for_half_a_day",),
+    "CsrfNotAsked": (f"{DA}::test_a_token_that_is_missing_wrong_or_somebody_elses_does_not_count[verify]",),
+    "AnyPageActs": (f"{DA}::test_a_page_of_another_origin_acts_for_nobody[headers0-verify]",),
+    "AnyAnswerIsYes": (f"{DA}::test_whatever_is_no_plain_yes_is_a_no[yes]",),
+    "ActsBeforeItRecords": (
+        f"{DA}::test_what_cannot_be_recorded_is_not_done[rollback]",
+        f"{DA}::test_a_rollback_is_recorded_before_it_is_in_force",
+    ),
+    "RefusalOnDashboardNotRecorded": (f"{DA}::test_a_reader_is_refused_with_any_token_and_it_is_recorded[verify]",),
+    "RevealedToEverybody": (f"{DV}::test_no_answer_names_a_user_until_one_is_revealed_to_who_asked",),
+    "StreamOutlivesPermission": (f"{DS}::test_who_may_no_longer_look_is_not_shown_more",),
+    "StreamsUnbounded": (f"{DS}::test_streams_are_bounded_and_a_place_is_free_again",),
+    "StreamForEach": (f"{DS}::test_many_readers_are_served_by_one_maker_and_each_is_told_its_own_permissions",),
+    "StreamKeepsServerUp": (f"{DS}::test_streams_end_when_the_service_drains",),
+    "RollbackNotWritten": (f"{DR}::test_a_rollback_holds_for_new_contexts_and_stands_in_the_file",),
+    "RollbackWaitsForDisk": (f"{DR}::test_a_file_that_cannot_be_written_keeps_no_flag_on",),
     # What boundaries found.
     "ViolationNotCounted": (
         f"{B}crossings.py::test_what_a_context_holds_of_another_user_is_a_violation",

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
+from isolane._core import _set_pseudonym_key, user_pseudonym
 
-DIGITS = 12
 MIN_KEY_BYTES = 16
 MAX_KEY_BYTES = 32
-
-_key = secrets.token_bytes(MIN_KEY_BYTES)
 
 
 def pseudonym(user_id: str) -> str:
@@ -18,7 +14,11 @@ def pseudonym(user_id: str) -> str:
     The key is made at the start of the process, so the next process calls everybody something else, unless
     ``set_pseudonym_key`` gave it a key.
     """
-    return hashlib.blake2s(user_id.encode("utf-8", "surrogatepass"), digest_size=DIGITS // 2, key=_key).hexdigest()
+    try:
+        return user_pseudonym(user_id)
+    except UnicodeEncodeError:
+        # Half of a pair of surrogates, which no id of a context has.
+        return user_pseudonym(ascii(user_id))
 
 
 def set_pseudonym_key(key: bytes | None) -> None:
@@ -31,12 +31,9 @@ def set_pseudonym_key(key: bytes | None) -> None:
         TypeError: the key is no bytes.
         ValueError: it has fewer than 16 bytes or more than 32.
     """
-    global _key  # noqa: PLW0603 - one key of the process
-    if key is None:
-        _key = secrets.token_bytes(MIN_KEY_BYTES)
-        return
-    if not isinstance(key, bytes):
-        raise TypeError("the key of pseudonyms is bytes: encode it")
-    if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
-        raise ValueError(f"the key of pseudonyms has {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes, got {len(key)}")
-    _key = key
+    if key is not None:
+        if not isinstance(key, bytes):
+            raise TypeError("the key of pseudonyms is bytes: encode it")
+        if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+            raise ValueError(f"the key of pseudonyms has {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes, got {len(key)}")
+    _set_pseudonym_key(key)

@@ -201,14 +201,20 @@ class Actions:
             raise HTTPException(409, "No audit log is set up that can be verified")
         self._record(command, Severity.INFO)
         if self._verifying is None or self._verifying.done():
-            self._verifying = asyncio.create_task(self._verify(storage), name="isolane dashboard verify")
+            self._verifying = asyncio.create_task(
+                self._verify(self._isolane.audit, storage), name="isolane dashboard verify"
+            )
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(asyncio.shield(self._verifying), VERIFY_SECONDS)
         return {"state": "running", "ok": None}
 
-    async def _verify(self, storage: Any) -> dict[str, Any]:
+    async def _verify(self, audit: Any, storage: Any) -> dict[str, Any]:
         began = datetime.now(UTC)
+        flush = getattr(audit, "flush", None)
         try:
+            if callable(flush):
+                # What was recorded until now is looked at as well.
+                await flush()
             found = await asyncio.to_thread(storage.verify)
         except Exception as error:
             logger.exception("the audit log could not be verified")

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "changes_of",
-    "contexts",
     "crossings",
     "flag_view",
+    "gauge",
     "iso",
     "positive_controls",
     "refused_attempts",
@@ -47,10 +47,10 @@ def violations() -> dict[str, Any]:
     return {"total": count_violations(), "last_at": iso(latest_violation()), "by_boundary": by_boundary}
 
 
-def contexts() -> int:
-    """Contexts that are not closed."""
-    family = metrics_snapshot().get("isolane_contexts_active", {"series": ()})
-    return int(sum(series["value"] for series in family["series"]))
+def gauge(name: str) -> int | None:
+    """Return what a gauge of the core says, over all its series; ``None`` while the metrics are off."""
+    family = metrics_snapshot().get(name)
+    return None if family is None else int(sum(series["value"] for series in family["series"]))
 
 
 def writer_of(isolane: Isolane) -> FlagWriter | None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from isolane._core import (
+    UserExecutionContext,
     __version__,
     isolation_violations,
     lane_stats,
@@ -24,9 +25,9 @@ from isolane.fastapi.application import Isolane
 from isolane.observability.dashboard.history import History
 from isolane.observability.dashboard.parts import (
     changes_of,
-    contexts,
     crossings,
     flag_view,
+    gauge,
     iso,
     positive_controls,
     refused_attempts,
@@ -36,8 +37,17 @@ from isolane.observability.dashboard.parts import (
 from isolane.security.findings import BOUNDARIES
 
 SCHEMA = 1
+LEAST_ID = 3
+"""A shorter id of a user is not looked for in other ids: it would be found everywhere."""
 SHOWN_ALERTS = 20
 STARTED = datetime.now(UTC)
+
+
+def shown_id(context: UserExecutionContext) -> str:
+    """Return the id of a context's run as it is shown: without the id of the user."""
+    user = context.user_id
+    run_id: str = context.run_id
+    return run_id.replace(user, user_pseudonym(user)) if len(user) >= LEAST_ID and user in run_id else run_id
 
 
 class Views:
@@ -74,7 +84,7 @@ class Views:
             "violations": violations(),
             "refused_attempts": refused_attempts(),
             "users": max(0, lanes["lanes"] - lanes["idle"]),
-            "contexts": contexts(),
+            "contexts": gauge("isolane_contexts_active") or 0,
             "runs": {
                 "active": runs["running"],
                 "completed": runs["completed"],
@@ -152,7 +162,10 @@ class Views:
 
     def run(self, run_id: str) -> str | None:
         """Return one run as JSON, or ``None``."""
-        return run_view(run_id, self.worker)
+        engines = self.isolane.factory._engines.values()  # noqa: SLF001 - the same
+        contexts = (engine.context for engine in engines)
+        root = next((context._lineage[0] for context in contexts if shown_id(context) == run_id), None)  # noqa: SLF001
+        return run_view(run_id, self.worker, [self.isolane.limiter], root)
 
     # -- rollout -----------------------------------------------------------------------------------------------------
 
@@ -266,6 +279,7 @@ class Views:
             answer[name] = getattr(held, name, None)
         answer["lost"] = {str(name): many for name, many in dict(getattr(held, "lost", {})).items()}
         answer["size"] = answer["written"]
+        answer["checkpoint"] = gauge("isolane_audit_checkpoint_size")
         return answer
 
     def note_verified(self, result: dict[str, Any]) -> None:
