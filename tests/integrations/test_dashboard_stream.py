@@ -7,6 +7,7 @@ import json
 import re
 import threading
 import time
+from itertools import islice
 from urllib.parse import urljoin
 
 import httpx
@@ -120,7 +121,7 @@ def test_who_may_no_longer_look_is_not_shown_more(monkeypatch) -> None:
         assert kinds == ["overview"] * 3
         assert app.state.revocable.asked > 1
         app.state.revocable.may_look.discard(READER)
-        rest = list(stream)
+        rest = list(islice(stream, 6))
         assert rest[-1] == ("bye", {"reason": "not_allowed"})
         assert len(rest) <= 3
 
@@ -144,7 +145,7 @@ def test_streams_end_when_the_service_drains() -> None:
         next(stream)
         threading.Timer(0.2, lambda: setattr(app.state.isolane, "draining", True)).start()
         began = time.monotonic()
-        rest = list(stream)
+        rest = list(islice(stream, 6))
         assert rest[-1] == ("bye", {"reason": "draining"})
         assert time.monotonic() - began < 4
 
@@ -250,4 +251,4 @@ def test_an_open_stream_of_a_mounted_application_is_asked_again_as_well(monkeypa
         stream = events(answer)
         assert [next(stream)[0] for _ in range(4)] == ["overview"] * 4
         inner.state.revocable.may_look.discard(READER)
-        assert list(stream)[-1] == ("bye", {"reason": "not_allowed"})
+        assert list(islice(stream, 6))[-1] == ("bye", {"reason": "not_allowed"})
