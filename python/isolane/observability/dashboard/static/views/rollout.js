@@ -8,8 +8,6 @@ import { ask } from "../question.js";
 import { Notice } from "./listing.js";
 
 const EVERY_MS = 2_000;
-/** Parts of a guard's rollout in one per cent. */
-const PARTS = 1_000;
 const LONGEST_LIST = 50;
 const VERDICTS = {
   off: ["pause", "idle", "off"],
@@ -157,7 +155,7 @@ class FlagCard {
     this.#stage.as(...(STAGES[guard.stage] ?? ["info", "idle", String(guard.stage ?? "watching")]));
     const said = [];
     if (typeof guard.dwell_seconds === "number") said.push(`at this step for ${seconds(guard.dwell_seconds)}`);
-    if (typeof guard.next === "number") said.push(`next ${percent(guard.next / PARTS)}`);
+    if (typeof guard.next_percent === "number") said.push(`next ${percent(guard.next_percent)}`);
     if (guard.paused) said.push("paused by somebody");
     if (guard.holds?.length) said.push(`held: ${guard.holds.join("; ")}`);
     if (guard.is_written === false) said.push("the rollback is not written yet");
