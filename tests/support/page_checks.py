@@ -65,7 +65,7 @@ NAMES = """() => {
   if (wide > 0) bad.push(`wider than the screen by ${wide}`);
   return bad;
 }"""
-"""Controls and columns without a name, tables without a caption, ids that are there twice, a page wider than its screen."""
+"""Controls and columns without a name, tables without a caption, ids that are there twice, a page that is too wide."""
 
 CLICK = """async ([tab, ready]) => {
   const began = performance.now();
@@ -75,6 +75,18 @@ CLICK = """async ([tab, ready]) => {
   return performance.now() - began;
 }"""
 """Milliseconds from a click on a tab until what it shows is painted."""
+
+JUMP = """async () => {
+  const began = performance.now();
+  const scroller = document.querySelector(".t-runs").parentElement;
+  scroller.scrollTop = scroller.scrollHeight / 2;
+  const shown = () => [...scroller.querySelectorAll("tbody tr:not(.space)")].some(
+    (tr) => tr.getAttribute("aria-rowindex") > 5000 && !tr.classList.contains("pending"));
+  while (!shown()) await new Promise((resolve) => setTimeout(resolve, 2));
+  await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+  return performance.now() - began;
+}"""
+"""Milliseconds until the middle of a long list of runs is there."""
 
 SCROLL = """async () => {
   const scroller = document.querySelector(".t-runs").parentElement;

@@ -83,12 +83,11 @@ def make_app(
     actions: bool = True,
     rollout: MigrationFeatureFlags | None = None,
     guard: RolloutGuard | None = None,
-    root_path: str = "",
     more: dict[str, Any] | None = None,
     **settings: Any,
 ) -> FastAPI:
     """The service. ``OPERATOR`` may do everything that is on, ``READER`` may look."""
-    app = FastAPI(root_path=root_path)
+    app = FastAPI()
     agents = AgentRegistry()
     for agent in (LookUp, SumUp, Hold, BreakOff):
         agents.register(agent)

@@ -79,8 +79,16 @@ export function plural(number, one, many = `${one}s`) {
   return `${count(number)} ${number === 1 ? one : many}`;
 }
 
+/** A long id by its ends: ids of one kind begin alike. */
+export function short(id) {
+  const text = String(id);
+  return text.length > 22 ? `${text.slice(0, 8)}…${text.slice(-10)}` : text;
+}
+
+const SPELLED = { llm: "LLM", http: "HTTP", db: "database", ws: "WebSocket" };
+
 /** A name with underscores, as words. */
 export function words(name) {
-  const text = String(name).replaceAll("_", " ");
+  const text = String(name).split("_").map((part) => SPELLED[part] ?? part).join(" ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }

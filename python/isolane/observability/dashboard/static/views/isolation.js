@@ -144,7 +144,9 @@ export class IsolationView {
     show(this.#empty, boundaries.length === 0);
     show(this.#table, boundaries.length > 0);
     let previous = null;
-    for (const boundary of boundaries) {
+    // What was breached, then what was crossed at all; each as the server lists it.
+    const rank = ({ violations, checks, refused }) => (violations > 0 ? 0 : checks + refused > 0 ? 1 : 2);
+    for (const boundary of [...boundaries].sort((a, b) => rank(a) - rank(b))) {
       let row = this.#rows.get(boundary.boundary);
       if (!row) {
         row = new BoundaryRow();

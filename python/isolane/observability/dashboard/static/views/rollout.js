@@ -57,6 +57,7 @@ class Evidence {
     // Evidence multiplies: its logarithm is what grows evenly. The mark is the threshold, at four fifths.
     const part = value > 1 && threshold > 1 ? Math.min(Math.log(value) / Math.log(threshold), 1.25) * 0.8 : 0;
     this.#bar.style.setProperty("--width", part.toFixed(4));
+    show(this.#meter, typeof threshold === "number");
     setAttribute(this.#meter, "data-state", over ? "failed" : "active");
     const [picture, tone, word] = VERDICTS[metric.state] ?? (over ? VERDICTS.breached : VERDICTS.collecting);
     this.#verdict.as(picture, tone, metric.dry_run ? `${word}, only told` : word);

@@ -29,6 +29,9 @@ export class RunView {
     "Agents and calls of tools appear here as the run makes them. The tree goes when the run's context goes.",
   );
   #ticks = [];
+  #legend = new Map(
+    Object.entries(KINDS).map(([kind, text]) => [kind, el("li", {}, el("span", { class: "swatch", "data-kind": kind }), text)]),
+  );
   #table;
   element;
 
@@ -55,7 +58,7 @@ export class RunView {
       el(
         "ul",
         { class: "legend", "aria-label": "Kinds of steps" },
-        ...Object.entries(KINDS).map(([kind, text]) => el("li", {}, el("span", { class: "swatch", "data-kind": kind }), text)),
+        ...this.#legend.values(),
       ),
       this.#empty,
       this.#table.element,
@@ -120,6 +123,7 @@ export class RunView {
     setText(this.#sockets, sockets(run.sockets ?? []));
     this.#span = this.#tree.reduce((most, { start, seconds: lasted }) => Math.max(most, (start ?? 0) + (lasted ?? 0)), 1e-6);
     this.#ticks.forEach((tick, at) => setText(tick, at === 0 ? "0" : seconds((this.#span * at) / TICKS)));
+    for (const [kind, entry] of this.#legend) show(entry, this.#tree.some((step) => step.kind === kind));
     show(this.#empty, this.#tree.length === 0);
     show(this.#table.element, this.#tree.length > 0);
     this.#rows();

@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { Badge, el, empty, setAttribute, setText, show } from "../dom.js";
-import { count, plural, seconds, time } from "../format.js";
+import { count, plural, seconds, short, time } from "../format.js";
 import { Poll } from "../poll.js";
 import { address } from "../router.js";
 import { Table } from "../table.js";
@@ -21,7 +21,7 @@ export class RunsView {
   #poll;
   #query = { state: "active", user: "", q: "" };
   #limit = limitFor(0, MOST);
-  #askedAt = 0;
+  #askedAt = -Infinity;
   #run;
   #list;
   #notice = new Notice();
@@ -108,7 +108,7 @@ export class RunsView {
     this.#mark();
     this.#table.element.scrollTop = 0;
     this.#limit = limitFor(0, MOST);
-    this.#askedAt = 0;
+    this.#askedAt = -Infinity;
     this.#poll.now();
   }
 
@@ -123,7 +123,7 @@ export class RunsView {
     const limit = limitFor(wanted, MOST);
     if (limit <= this.#limit) return;
     this.#limit = limit;
-    this.#askedAt = 0;
+    this.#askedAt = -Infinity;
     this.#poll.now();
   }
 
@@ -178,8 +178,10 @@ function makeRun() {
 }
 
 function renderRun({ link }, { run }) {
-  setText(link, run);
+  setText(link, short(run));
   setAttribute(link, "href", address("runs", run));
+  setAttribute(link, "title", run);
+  setAttribute(link, "aria-label", `Run ${run}`);
 }
 
 function makeState() {
@@ -203,6 +205,6 @@ function makeThread() {
 }
 
 function renderThread({ text }, { thread }) {
-  setText(text, thread ?? "–");
+  setText(text, thread ? short(thread) : "–");
   setAttribute(text, "title", thread);
 }
