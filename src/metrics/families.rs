@@ -112,6 +112,25 @@ pub struct Family {
 }
 
 impl Family {
+    /// A counter with a capped label and a closed one of `many` values.
+    #[cfg(test)]
+    pub(super) fn for_test(name: &'static str, many: usize) -> Self {
+        let names: &'static Vocabulary = Box::leak(Box::new(Vocabulary::new(100)));
+        let numbers = (0..many).map(|number| &*Box::leak(number.to_string().into_boxed_str()));
+        let numbers: &'static [&'static str] = Box::leak(numbers.collect());
+        Self {
+            name,
+            sample: name,
+            kind: Kind::Counter,
+            help: "For a test.",
+            labels: Box::leak(Box::new([capped("name", names), closed("number", numbers)])),
+            buckets: &[],
+            collected: false,
+            series: OnceLock::new(),
+            bounds: OnceLock::new(),
+        }
+    }
+
     /// The unit that the name ends with.
     pub fn unit(&self) -> Option<&'static str> {
         ["seconds", "bytes", "percent"]
