@@ -146,7 +146,7 @@ def test_the_settings_table_is_that_of_the_settings():
     rows = re.findall(r"^\| `(\w+)` \| ((?:`\w+`(?:, )?)+) \| (\S+) \| (.+) \|$", page, re.MULTILINE)
     written = {name: (tuple(re.findall(r"`(\w+)`", variables)), default) for name, variables, default, _ in rows}
     expected = {
-        name: (tuple(IsolaneSettings._variables(name)), str(field.default))
+        name: (tuple(IsolaneSettings._variables(name)), str(field.default) or "none")
         for name, field in IsolaneSettings.model_fields.items()
     }
     assert expected == written
