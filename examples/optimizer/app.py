@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from isolane import UserExecutionContext
 from isolane.fastapi import IsolaneSettings, setup
+from isolane.observability.dashboard import dashboard_router
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from examples.optimizer.agents import build_registry
 from examples.optimizer.api import operators, runs, samples, sign_in, uploads
+from examples.optimizer.api.operators import DASHBOARD, get_operator, operators_may
 from examples.optimizer.api.problems import install_problem_handlers
 from examples.optimizer.api.services import Mode, Services
 from examples.optimizer.auth import Tokens
@@ -68,7 +70,7 @@ def create_app(
     def make_session(context: UserExecutionContext) -> AsyncSession:
         return databases.session(context.user_id)
 
-    setup(
+    isolane = setup(
         app,
         # A page that is left open finds its way back whenever the server does.
         # The page signs out when a socket is refused: for that it has to see the close code.
@@ -81,7 +83,19 @@ def create_app(
         probe_seconds=PROBE_SECONDS,
         rollout=operations.flags,
         guard=operations.guard,
+        alerts=operations.alerts,
+        metrics=True,
+        metrics_authorize=get_operator,
     )
+    dashboard = dashboard_router(
+        isolane,
+        auth=Depends(get_operator),
+        actions=True,
+        reveal=True,
+        authorize_action=operators_may,
+        prefix=DASHBOARD,
+    )
+    app.include_router(dashboard)
     install_problem_handlers(app)
     for routes in (sign_in, uploads, runs, samples, operators):
         app.include_router(routes.router)

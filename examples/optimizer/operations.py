@@ -1,4 +1,4 @@
-"""What whoever runs the service has: an audit log, a detector of leaks with its probe, a rollout and its guard."""
+"""What whoever runs the service has: an audit log, a detector of leaks and its probe, a guarded rollout, alerts."""
 
 import base64
 import secrets
@@ -13,12 +13,14 @@ from isolane import (
     FileKey,
     FlagWriter,
     GuardPolicy,
+    LoggingAlertSink,
     MetricPolicy,
     MigrationFeatureFlags,
     Quarantine,
     RolloutGuard,
     SecurityMonitor,
 )
+from isolane.observability import AlertManager
 
 from examples.optimizer.operators import Operators
 
@@ -46,6 +48,7 @@ class Operations:
     detector: ContaminationDetector
     flags: MigrationFeatureFlags
     guard: RolloutGuard
+    alerts: AlertManager
 
 
 def open_operations(folder: Path, cleanup: ExitStack, *, keeps: bool) -> Operations:
@@ -53,7 +56,8 @@ def open_operations(folder: Path, cleanup: ExitStack, *, keeps: bool) -> Operati
     folder.mkdir(parents=True, exist_ok=True)
     audit = AuditLogger(EncryptedAuditStorage(folder / "audit", FileKey(_audit_key(folder / "audit.key"))))
     cleanup.callback(audit.close)
-    monitor = SecurityMonitor()
+    alerts = AlertManager()
+    monitor = SecurityMonitor(sinks=[LoggingAlertSink(), alerts])
     audit.add_observer(monitor.observe)
     writer = FlagWriter(folder / "flags.json")
     if not writer.path.exists():
@@ -67,6 +71,7 @@ def open_operations(folder: Path, cleanup: ExitStack, *, keeps: bool) -> Operati
         detector=ContaminationDetector(audit=audit, quarantine=Quarantine(audit=audit)),
         flags=flags,
         guard=RolloutGuard(flags, DAILY_TABLE, _POLICY, audit=audit, writer=writer),
+        alerts=alerts,
     )
 
 

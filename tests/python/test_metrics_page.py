@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from isolane import _core
+from isolane.observability import default_rules
 
 from scripts import metrics_page
 
@@ -42,3 +43,29 @@ def test_the_pages_name_no_metric_that_is_not_there(page):
     logged = {name for name in named if f"%({name})" in text}
     assert named > logged
     assert named - logged - samples() == set()
+
+
+def test_each_alert_has_a_heading_that_it_leads_to_and_its_threshold_in_the_table():
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    headings = {title.lower().replace(" ", "-") for title in re.findall(r"^### (.+)$", page, re.MULTILINE)}
+    led_to = {rule.name: rule.action.partition("operations.md#")[2] for rule in default_rules()}
+    assert set(led_to.values()) <= headings
+    # One more is Prometheus's alone.
+    assert headings == {*led_to.values(), "gone"}
+    rows = {
+        rule: alert for alert, rule in re.findall(r"^\| [^|]+ \| [^|]+ \| ([^|]+) \| \[`(\w+)`\]", page, re.MULTILINE)
+    }
+    assert set(rows) == {*led_to, "gone"}
+    severities = dict(re.findall(r"\[`(\w+)`\]\([^)]+\) \| (\w+) \|$", page, re.MULTILINE))
+    assert all(severities[rule.name] == rule.severity.value.lower() for rule in default_rules())
+    written = {
+        "slow_runs": lambda value: f"{value:g} s",
+        "few_users": lambda value: f"{value:g}",
+        "user_memory": lambda value: f"{value / 2**30:.1f} GB",
+        "event_latency": lambda value: f"{value * 1000:g} ms",
+        "error_rate": lambda value: f"{value:g} %",
+        "availability": lambda value: f"{value:g} %",
+    }
+    for rule in default_rules():
+        if rule.name in written:
+            assert written[rule.name](rule.threshold) in rows[rule.name]

@@ -112,7 +112,7 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
             severity=Severity.CRITICAL,
             unit="violations",
             summary="data of one user met a boundary of another",
-            action=f"{PAGE}#isolation-violation",
+            action=f"see at which boundary, and take the newer side back: {PAGE}#isolation-violation",
         ),
         AlertRule(
             name="slow_runs",
@@ -123,7 +123,7 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
             else None,
             unit="s",
             summary="agents take too long on average",
-            action=f"{PAGE}#slow-runs",
+            action=f"see whether runs wait for permits, for the loop or for their model: {PAGE}#slow-runs",
         ),
         AlertRule(
             name="few_users",
@@ -140,7 +140,7 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
             for_seconds=MINUTE,
             unit="users",
             summary="runs wait for permits while fewer users are served than the service is made for",
-            action=f"{PAGE}#few-users",
+            action=f"see who holds the permits that others wait for: {PAGE}#few-users",
         ),
         AlertRule(
             name="user_memory",
@@ -149,7 +149,7 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
             clear=limits.alert_memory_bytes * 0.9,
             unit="bytes",
             summary="a user holds more memory than any user should",
-            action=f"{PAGE}#user-memory",
+            action=f"see which user, and what it is that they hold: {PAGE}#user-memory",
         ),
         AlertRule(
             name="event_latency",
@@ -158,7 +158,7 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
             clear=limits.websocket_event_latency_ms / 1000,
             unit="s",
             summary="one event of a hundred reaches its socket late",
-            action=f"{PAGE}#event-latency",
+            action=f"see whether it is the loop or one socket: {PAGE}#event-latency",
         ),
         AlertRule(
             name="error_rate",
@@ -167,7 +167,7 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
             clear=limits.error_rate_percent,
             unit="%",
             summary="too many runs of agents fail",
-            action=f"{PAGE}#error-rate",
+            action=f"see which agent, and whether its runs fail or time out: {PAGE}#error-rate",
         ),
         AlertRule(
             name="availability",
@@ -179,7 +179,7 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
             severity=Severity.CRITICAL,
             unit="%",
             summary="the readiness route answered too often that the service is not ready",
-            action=f"{PAGE}#availability",
+            action=f"see whether the process drains, and whether it is asked at all: {PAGE}#availability",
         ),
     )
 
