@@ -19,6 +19,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from isolane import FileSource, FlagWriter, MigrationFeatureFlags, RolloutGuard
+from isolane.observability.alerts import Alert
+from isolane.observability.rules import default_rules
 
 from tests.support.metric_names import reserve
 from tests.support.page_checks import CLICK, CONTRAST, JUMP, MOVING, NAMES, SCROLL
@@ -294,12 +296,43 @@ def test_a_violation_turns_the_zero_red_everywhere(service: Service, opened: Ope
     assert opened.page.locator(".where").inner_text() == "Publish: 2"
     alert = opened.page.locator(".alert")
     assert "What to do: Stop the service" in alert.inner_text()
+    assert alert.get_by_role("link").count() == 0
     # What a server says is text, whatever it looks like.
     assert "<img" in alert.inner_text()
     assert alert.locator("img").count() == 0
     opened.at("audit")
     assert opened.page.locator("#zero-text").inner_text() == "2 violations"
     assert "Isolation" not in opened.page.title()
+
+
+def test_every_alert_of_the_library_says_where_to_look(service: Service, opened: Opened) -> None:
+    """Each rule's page is known to the page, and its link opens a view."""
+    rules = default_rules()
+    body = service.get("snapshot.json")
+    body["alerts"] = [
+        Alert(
+            rule=rule.name,
+            severity=rule.severity,
+            state="firing",
+            summary=rule.summary,
+            action=rule.action,
+            value=3.0,
+            unit=rule.unit,
+        ).to_dict()
+        for rule in rules
+    ]
+    opened.page.route("**/stream", lambda route: route.abort())
+    opened.page.route("**/snapshot.json", lambda route: route.fulfill(json=body))
+    opened.page.reload()
+    opened.page.locator(".alert").nth(len(rules) - 1).wait_for()
+    text = opened.page.locator(".alerts").inner_text()
+    assert "Read what its page says" not in text
+    for rule in rules:
+        assert f"More in {rule.action}" in text
+    links = opened.page.locator(".alert a:visible")
+    assert links.count() >= len(rules) - 1
+    for href in links.evaluate_all("links => links.map((link) => link.getAttribute('href'))"):
+        assert opened.at(href.removeprefix("#/")).is_visible()
 
 
 # -- rolling back ------------------------------------------------------------------------------------------------------

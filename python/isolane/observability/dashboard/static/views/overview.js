@@ -3,6 +3,7 @@
 import { Chart } from "../charts.js";
 import { Badge, Facts, el, icon, setAttribute, setIcon, setText, show } from "../dom.js";
 import { ago, bytes, count, plural, rate, seconds, time, words } from "../format.js";
+import { advice } from "./advice.js";
 
 const SEVERITIES = {
   critical: ["breach", "bad"],
@@ -42,7 +43,10 @@ class AlertRow {
   #severity = el("span", { class: "tag" });
   #value = el("span", { class: "measured" });
   #summary = el("p");
-  #action = el("p", { class: "action" });
+  #what = el("span");
+  #where = el("a", { hidden: true }, "Look there");
+  #page = el("span", { class: "page" });
+  #action = el("p", { class: "action" }, this.#what, " ", this.#where, " ", this.#page);
   element = el(
     "li",
     { class: "alert" },
@@ -57,15 +61,22 @@ class AlertRow {
     setAttribute(this.element, "data-tone", tone);
     setText(this.#rule, words(alert.rule));
     setText(this.#severity, resolved ? "over" : alert.severity);
-    setText(this.#value, `${measured(alert.value, alert.unit)}, threshold ${measured(alert.threshold, alert.unit)}, since ${time(alert.since)}`);
+    const said = [];
+    if (typeof alert.value === "number") said.push(measured(alert.value, alert.unit));
+    if (typeof alert.threshold === "number") said.push(`threshold ${measured(alert.threshold, alert.unit)}`);
+    said.push(`since ${time(alert.since)}`);
+    setText(this.#value, said.join(", "));
     setText(this.#summary, alert.summary ?? "");
-    setText(this.#action, alert.action ? `What to do: ${alert.action}` : "");
-    show(this.#action, Boolean(alert.action) && !resolved);
+    const { text, href, page } = advice(alert.action);
+    setText(this.#what, `What to do: ${text}`);
+    setAttribute(this.#where, "href", href);
+    show(this.#where, href !== null);
+    setText(this.#page, page ? `More in ${page}` : "");
+    show(this.#action, text !== "" && !resolved);
   }
 }
 
 function measured(value, unit) {
-  if (typeof value !== "number") return String(value ?? "–");
   if (unit === "s" || unit === "seconds") return seconds(value);
   if (unit === "bytes" || unit === "B") return bytes(value);
   if (unit === "%" || unit === "percent") return `${rate(value)} %`;

@@ -63,9 +63,11 @@ export class RunView {
       this.#empty,
       this.#table.element,
     );
-    this.element.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") back();
-      else this.#onKey(event);
+    this.element.addEventListener("keydown", (event) => this.#onKey(event));
+    // Wherever the focus is: a click on nothing takes it out of the run, and the run is still what is shown.
+    document.addEventListener("keydown", (event) => {
+      const elsewhere = event.defaultPrevented || event.target.closest?.("dialog, input, select, textarea");
+      if (event.key === "Escape" && !elsewhere && this.element.checkVisibility()) back();
     });
     this.#poll = new Poll(live, EVERY_MS, (signal) => this.#load(signal), (error) => this.#failed(error));
   }
@@ -87,8 +89,16 @@ export class RunView {
     }
     const came = this.element.hidden;
     show(this.element, true);
-    if (came) this.#title.focus({ preventScroll: true });
+    if (came) this.#focusTitle();
     this.#poll.start();
+  }
+
+  #focusTitle() {
+    this.#title.focus({ preventScroll: true });
+    // Going to an address takes the focus away from an element once more, in some browsers after this.
+    requestAnimationFrame(() => {
+      if (document.activeElement === document.body) this.#title.focus({ preventScroll: true });
+    });
   }
 
   hide() {
