@@ -3384,10 +3384,11 @@ def metrics_enabled() -> bool:
     Whether anything is counted.
     """
 
-def metrics_snapshot(names: collections.abc.Set[str] | None = None) -> dict[str, dict[str, typing.Any]]:
+def metrics_snapshot(names: set[str] | None = None) -> dict[str, dict[str, typing.Any]]:
     """
     Everything that was measured, by the name of its samples: `kind`, `help` and `series`, a list of `labels` with `value`, or
-    of a histogram with `count`, `sum` and `buckets`, pairs of an upper bound and how many values it is not below.
+    of a histogram with `count`, `sum` and `buckets`, pairs of an upper bound and how many values it is not below. With `names`
+    only these families, with or without the `_total` of their samples; a name that there is not is left out.
     """
 
 def monotonic() -> float:

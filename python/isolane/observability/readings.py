@@ -103,11 +103,12 @@ class Selection:
             return None
         if self.kind != "histogram":
             return float(sum(each["value"] for each in chosen))
-        whole = NOTHING
+        buckets: dict[float, float] = {}
         for each in chosen:
-            bounds = tuple((float(bound), float(many)) for bound, many in each["buckets"])
-            whole = whole.plus(Histogram(float(each["count"]), float(each["sum"]), bounds))
-        return whole
+            for bound, many in each["buckets"]:
+                buckets[bound] = buckets.get(bound, 0.0) + many
+        count, total = (float(sum(each[figure] for each in chosen)) for figure in ("count", "sum"))
+        return Histogram(count, total, tuple(sorted(buckets.items())))
 
     def promql(self, suffix: str = "") -> str:
         """Return the series as Prometheus selects them."""
