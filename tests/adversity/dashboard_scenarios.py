@@ -7,7 +7,7 @@ from typing import Any
 
 from isolane import MigrationFeatureFlags
 from isolane._core import user_pseudonym
-from isolane.fastapi.metrics import scrape
+from isolane.fastapi.metrics import _scrape
 from isolane.observability.dashboard.access import Permission, Viewer
 from isolane.observability.dashboard.actions import Actions, Command
 from isolane.observability.dashboard.stream import Board
@@ -71,9 +71,9 @@ async def a_flag_is_rolled_back_on_the_dashboard(world: World) -> None:
     await ticks(2)
 
 
-@uses("scrape")
+@uses()
 async def the_metrics_are_scraped(world: World) -> None:
     del world
     await ticks(1)
-    answer = await scrape(Request({"type": "http", "method": "GET", "path": "/metrics", "headers": []}))
+    answer = await _scrape(Request({"type": "http", "method": "GET", "path": "/metrics", "headers": []}))
     assert b"isolane_contexts_active" in answer.body
