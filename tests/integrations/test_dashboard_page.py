@@ -326,9 +326,11 @@ def test_every_alert_of_the_library_says_where_to_look(service: Service, opened:
     opened.page.reload()
     opened.page.locator(".alert").nth(len(rules) - 1).wait_for()
     text = opened.page.locator(".alerts").inner_text()
-    assert "Read what its page says" not in text
     for rule in rules:
-        assert f"More in {rule.action}" in text
+        sentence, _, page = rule.action.rpartition(": ")
+        assert f"What to do: {sentence}" in text
+        assert f"More in {page}" in text
+        assert sentence
     links = opened.page.locator(".alert a:visible")
     assert links.count() >= len(rules) - 1
     for href in links.evaluate_all("links => links.map((link) => link.getAttribute('href'))"):

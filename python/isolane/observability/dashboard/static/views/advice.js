@@ -1,19 +1,19 @@
-// What an alert's page says in one sentence, and where on the dashboard to look first.
+// What an alert says to do, and where on the dashboard to look first.
 
-const ADVICE = {
-  "isolation-violation": ["See which boundary was breached, then roll back what was released last.", "#/isolation"],
-  "slow-runs": ["Open a run that takes long: its tree shows whether it waits or which step takes the time.", "#/runs"],
-  "few-users": ["See who waits for permits, and who holds them.", "#/users?sort=waiting"],
-  "user-memory": ["See for whom most is kept.", "#/users?sort=bytes"],
-  "event-latency": ["See whose connections have the most unread events.", "#/users?sort=lag"],
-  "error-rate": ["See which runs failed: their trees name the errors.", "#/runs?state=ended"],
-  availability: ["Read the reasons at the top of this card.", null],
+const WHERE = {
+  "isolation-violation": "#/isolation",
+  "slow-runs": "#/runs",
+  "few-users": "#/users?sort=waiting",
+  "user-memory": "#/users?sort=bytes",
+  "event-latency": "#/users?sort=lag",
+  "error-rate": "#/runs?state=ended",
 };
 
-/** `{ text, href, page }` for what an alert says to do: a page of the documentation, or a sentence. */
+/** `{ text, href, page }` of an action: a sentence, a page of the documentation, or `sentence: page`. */
 export function advice(action) {
-  const found = /^(\S+\.md)#(\S+)$/.exec(action ?? "");
-  if (!found) return { text: action ?? "", href: null, page: null };
-  const [text, href] = ADVICE[found[2]] ?? ["Read what its page says.", null];
-  return { text, href, page: action };
+  const said = action ?? "";
+  const found = /^(?:(.*): )?(\S+\.md#(\S+))$/.exec(said);
+  if (!found) return { text: said, href: null, page: null };
+  const [, sentence, page, place] = found;
+  return { text: sentence ?? "read its page", href: WHERE[place] ?? null, page };
 }
