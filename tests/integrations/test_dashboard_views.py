@@ -12,6 +12,7 @@ import httpx
 import pytest
 from isolane import UserExecutionContext
 from isolane._core import user_pseudonym
+from isolane.observability.alerts import AlertManager
 from isolane.security.contamination import ContaminationDetector
 from isolane.security.quarantine import Quarantine
 
@@ -217,6 +218,21 @@ def test_the_overview_has_all_that_the_page_reads(client) -> None:
     assert set(overview["series"]) == {"t", "events_per_second", "runs_active", "event_p99", "lag", "waiting"}
     assert len({len(values) for values in overview["series"].values()}) == 1
     assert set(overview["latency"]) == {"event_p50", "event_p99", "run_p50", "run_p95"}
+
+
+def test_an_alert_that_goes_on_is_shown_with_what_to_do(monkeypatch) -> None:
+    monkeypatch.setattr("isolane.observability.dashboard.stream.EVERY_SECONDS", 0.0)
+    manager = AlertManager([])
+    app = make_app(alerts=manager)
+    with serving(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}/dashboard/") as client:
+        assert look(client, "alerts.json") == {"configured": True, "alerts": [], "history": []}
+        manager.raise_alert("dash_alert", severity="high", summary="too much of it", value=3.0, threshold=2.0)
+        (alert,) = look(client, "alerts.json")["alerts"]
+        assert (alert["rule"], alert["severity"], alert["state"]) == ("dash_alert", "high", "firing")
+        assert (alert["value"], alert["threshold"], alert["summary"]) == (3.0, 2.0, "too much of it")
+        assert {"unit", "since", "action"} <= set(alert)
+        (again,) = look(client, "snapshot.json")["alerts"]
+        assert again | {"at": ""} == alert | {"at": ""}
 
 
 def test_history_is_there_from_the_start_of_the_application_and_bounded(monkeypatch) -> None:
