@@ -83,9 +83,16 @@ class Tour:
 
     def show(self, view: str) -> None:
         """Go to a view, wait for its figures, and refuse a page with an error on it."""
-        address = f"#/runs/{self._some_run()}" if view == "run" else f"#/{view}"
+        address = {
+            "run": lambda: f"#/runs/{self._some_run()}",
+            "runs": lambda: "#/runs?state=all",
+        }.get(view, lambda: f"#/{view}")()
         self.page.evaluate("address => { location.hash = address }", address)
         self.page.locator(f"#panel-{'runs' if view == 'run' else view}").wait_for()
+        if view == "audit":
+            self.page.get_by_role("button", name="Verify now").click()
+        if view == "users":
+            self.page.locator("#panel-users td", has_text="active").first.wait_for()
         time.sleep(SETTLE_SECONDS)
         shown = [text for text in self.page.locator(".notice:visible, .banner:visible").all_inner_texts() if text]
         if shown or self.complaints:
@@ -105,6 +112,7 @@ class Tour:
         """The window as a PNG of few colours."""
         from PIL import Image  # noqa: PLC0415 - comes with matplotlib, of the benches
 
+        self.page.mouse.move(0, 0)
         shot = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
         small = io.BytesIO()
         shot.quantize(COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)

@@ -34,7 +34,7 @@ def main() -> int:
         url = address(listener)
         print(f"Optimizer on {url} ({path}; Ctrl-C stops it)", flush=True)
         print(f"Dashboard for operators: {url}{app.state.optimizer.operations.operators.link}", flush=True)
-        users = synthetic_users(url, options.load) if options.load else nullcontext()
+        users = synthetic_users(url, options.load, "--pace", str(options.pace)) if options.load else nullcontext()
         # uvicorn raises it again when it has stopped.
         with users, suppress(KeyboardInterrupt):
             make_server(app, log_level=options.log_level).run(sockets=[listener])
@@ -58,6 +58,9 @@ def _parse_options() -> argparse.Namespace:
         default=0,
         metavar="USERS",
         help="let so many synthetic users run the agents (default: none)",
+    )
+    parser.add_argument(
+        "--pace", type=float, default=10.0, help="seconds between the runs of a synthetic user (default: %(default)s)"
     )
     parser.add_argument("--log-level", default="info", help="of the server (default: %(default)s)")
     return parser.parse_args()

@@ -94,7 +94,7 @@ export class AuditView {
     const lost = Object.entries(audit.lost ?? {}).filter(([, many]) => many > 0);
     const losses = lost.map(([name, many]) => `${words(name).toLowerCase()} ${count(many)}`).join(", ");
     this.#log.set("Lost", losses || "none").classList.toggle("bad", lost.length > 0);
-    for (const [name, title] of [["queued", "Queued"], ["spilled", "Spilled to disk"], ["unkeyed", "Without a key"]]) {
+    for (const [name, title] of [["queued", "Queued"], ["spilled", "Set aside"], ["unkeyed", "Without a key"]]) {
       if (audit[name] !== undefined && audit[name] !== null) this.#log.set(title, count(Number(audit[name])));
     }
     if (audit.chain) this.#log.set("Chain", String(audit.chain));
