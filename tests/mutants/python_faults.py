@@ -624,6 +624,29 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "security/alerts.py",
         (("            self._stopping.clear()\n", "            pass\n"),),
     ),
+    "AlertsFlood": PythonFault(
+        "a sink is sent as many alerts as there are, all at once",
+        "observability/alerts.py",
+        (("if len(self._sent_at) == MOST_PER_MINUTE and now - self._sent_at[0] < 60:", "if False:"),),
+    ),
+    "RefusedIsAViolation": PythonFault(
+        "an attempt that was refused counts as data that crossed",
+        "security/queries.py",
+        (
+            ("crossings import checked, refused\n", "crossings import checked, violation\n"),
+            ('            refused("data_access")\n', '            violation("data_access", "foreign_object")\n'),
+        ),
+    ),
+    "ScriptsFromAnywhere": PythonFault(
+        "the page of the dashboard may run scripts of other origins",
+        _DASHBOARD + "assets.py",
+        (("script-src 'self'; style-src", "script-src 'self' https:; style-src"),),
+    ),
+    "CsrfForEver": PythonFault(
+        "a token to act on the dashboard counts for ever",
+        _DASHBOARD + "access.py",
+        (("is_own and 0 <= time.time() - int(at) + 1 <= CSRF_SECONDS", "is_own"),),
+    ),
     "DashboardForNobodyInParticular": PythonFault(
         "who the application does not know sees the dashboard",
         _DASHBOARD + "access.py",
