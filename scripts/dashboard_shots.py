@@ -91,9 +91,9 @@ class Tour:
         self.page.locator(f"#panel-{'runs' if view == 'run' else view}").wait_for()
         if view == "audit":
             self.page.get_by_role("button", name="Verify now").click()
+        time.sleep(SETTLE_SECONDS)
         if view == "users":
             self.page.locator("#panel-users td", has_text="active").first.wait_for()
-        time.sleep(SETTLE_SECONDS)
         shown = [text for text in self.page.locator(".notice:visible, .banner:visible").all_inner_texts() if text]
         if shown or self.complaints:
             raise BrokenPageError(f"{view} ({self.scheme}): {'; '.join([*shown, *self.complaints])}")
