@@ -264,6 +264,9 @@ pub const FLAG_REASONS: [&str; 7] = [
     "error",
 ];
 
+/// How a round trip to the plane that workers share went.
+const CALL_RESULTS: [&str; 7] = ["ok", "timeout", "lost", "refused", "full", "down", "stopped"];
+
 const RUN_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 30.0];
 const SMALL_SECONDS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1];
 const EVENT_SECONDS: &[f64] = &[
@@ -414,6 +417,14 @@ families! {
         "Answers of the readiness route.";
     ForcedCleanups: counter "forced_cleanups",
         "Clean-ups that were not finished in time.";
+    ClusterState: gauge "cluster_state" [closed("state", &["starting", "up", "down"])],
+        "One for how the plane is that this worker shares with others, zero for how it is not.";
+    ClusterProcesses: gauge "cluster_processes",
+        "Workers that are known to live, this one included.";
+    ClusterCalls: counter "cluster_calls" [closed("result", &CALL_RESULTS)],
+        "Round trips to the plane, by how they went.";
+    ClusterCallSeconds: histogram "cluster_call_seconds" in SMALL_SECONDS,
+        "How long round trips to the plane took that were answered in time.";
     Alerts: counter "alerts" [capped("rule", &RULES), closed("state", &["firing", "resolved"])],
         "Alerts, by rule.";
     AlertsActive: gauge "alerts_active" [capped("rule", &RULES)],

@@ -1,0 +1,69 @@
+"""Something that is done again and again, and at once when it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from isolane.cluster.errors import PlaneUnavailableError
+
+logger = logging.getLogger("isolane.cluster")
+
+JITTER = 0.1
+
+
+class Ticker:
+    """Calls a coroutine function every so many seconds, give or take a tenth; never twice at a time.
+
+    What it raises is logged once, until it works again. ``PlaneUnavailableError`` is not: the plane says that itself.
+    """
+
+    def __init__(self, seconds: float, work: Callable[[], Awaitable[None]], name: str) -> None:
+        self.name = name
+        self.seconds = seconds
+        self.failures = 0
+        self._work = work
+        self._failed = ""
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; the first time is at once."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"isolane plane {self.name}")
+
+    async def stop(self) -> None:
+        """Cancel what is under way, and wait for its end."""
+        task, self._task = self._task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.wait([task])
+
+    def wake(self, _: object = None) -> None:
+        """Do it now, or once more when it is under way. Fits as a handler of hints."""
+        self._wake.set()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            try:
+                await self._work()
+                self._failed = ""
+            except PlaneUnavailableError:
+                self.failures += 1
+            except Exception as error:
+                self.failures += 1
+                if repr(error) != self._failed:
+                    self._failed = repr(error)
+                    logger.exception(
+                        "%s failed; it is tried again, and logged again when it fails otherwise", self.name
+                    )
+            seconds = self.seconds * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - so that not all come at once
+            timer = loop.call_later(seconds, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                timer.cancel()
