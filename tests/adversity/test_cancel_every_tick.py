@@ -43,6 +43,7 @@ from tests.adversity.world import World, ticks
 MOST_TICKS = 400
 SECONDS = 10.0
 WRITERS = "waits for a thread that waits for a disk; cancelled in tests/python/test_audit.py"
+PLANE = "waits for a Redis, not for turns of the loop; cancelled in tests/cluster/test_plane_faults.py"
 NOT_OURS = {
     "BaseAgent.execute_with_context": "an agent's own, run by execute_agent",
     "PermissionService.authorize": "a protocol; awaited by validate_execution_permissions",
@@ -66,6 +67,22 @@ NOT_OURS = {
     "AuditLogger.__aenter__": WRITERS,
     "AuditLogger.__aexit__": WRITERS,
     "Actions.verify": "waits for a thread that reads a disk; cancelled in tests/adversity/test_dashboard.py",
+    "LeaseBackend.run": "a protocol",
+    "LogStore.append": "the same",
+    "LogStore.read": "the same",
+    "LogStore.announce": "the same",
+    "LogStore.forget": "the same",
+    "LogStore.runs_of": "the same",
+    "Part.start": "the same",
+    "Part.stop": "the same",
+    "Plane.start": PLANE,
+    "Plane.stop": PLANE,
+    "Link.start": PLANE,
+    "Link.stop": PLANE,
+    "Link.greet": PLANE,
+    "Line.stop": PLANE,
+    "Subscriber.stop": PLANE,
+    "Ticker.stop": PLANE,
     "KnowsItsUser.user_of": "a protocol; the request scope's is below",
     "open_websocket": "the websockets library's handshake; cancelled on real sockets in tests/clients",
 }

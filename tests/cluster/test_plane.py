@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import pytest
 from isolane.cluster import Plane
 from redis.exceptions import ResponseError
 

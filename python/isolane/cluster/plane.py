@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from isolane._core import metric
 from isolane.cluster.errors import PlaneUnavailableError
 from isolane.cluster.protocols import Command, CommandHandler, HintHandler, Part, PlaneState, StateListener
-from isolane.cluster.redis import Link, Subscriber, Target
 from isolane.cluster.ticker import Ticker
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool, Redis
     from redis.asyncio.cluster import RedisCluster
+
+    from isolane.cluster.redis import Link, Subscriber
 
 logger = logging.getLogger("isolane.cluster")
 
@@ -77,6 +78,8 @@ class Plane:
     ) -> None:
         if not prefix or set(prefix) & set("{}*?[] "):
             raise ValueError(f"the prefix of keys is {prefix!r}; it takes a name without spaces, brackets and * or ?")
+        from isolane.cluster.redis import Target  # noqa: PLC0415 - the extra is needed from here on
+
         self.target = Target(source)
         self.prefix = prefix
         self.call_timeout = call_timeout
@@ -152,6 +155,15 @@ class Plane:
         """Connect, and start the parts. A Redis that is not there is waited for in the background."""
         if self.is_started:
             return
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        from isolane.cluster.redis import Link, Subscriber  # noqa: PLC0415
+
         self._loop = asyncio.get_running_loop()
         worker = self.worker
         self._set_state("starting", "")
@@ -181,8 +193,7 @@ class Plane:
         for ticker in self._tickers:
             ticker.start()
         for part in self._parts:
-            await part.start(self)
-            self._started.append(part)
+            await self._start_part(part)
 
     async def stop(self) -> None:
         """Stop the parts, say goodbye, and cut the connections. Calls that wait are refused."""
@@ -222,11 +233,11 @@ class Plane:
         """Add what lives on the plane: started with it, in this order, and stopped before it."""
         self._parts.append(part)
         if self.is_started:
-            self._spawn(self._start_late(part), f"start of {type(part).__name__}")
+            self._spawn(self._start_part(part), f"start of {type(part).__name__}")
 
-    async def _start_late(self, part: Part) -> None:
-        await part.start(self)
+    async def _start_part(self, part: Part) -> None:
         self._started.append(part)
+        await part.start(self)
 
     def on_state(self, listener: StateListener) -> None:
         """Call the listener with each new state."""
@@ -297,7 +308,7 @@ class Plane:
     def hint(self, channel: str, payload: bytes = b"1") -> bool:
         """Tell who listens that there is something new. It may get lost. Returns whether it was handed on."""
         link = self._link_here()
-        return isinstance(link, Link) and link.post([self.hint_command(channel, payload)])
+        return not isinstance(link, PlaneUnavailableError) and link.post([self.hint_command(channel, payload)])
 
     def hint_command(self, channel: str, payload: bytes = b"1") -> tuple[Any, ...]:
         """Return the command of a hint, for ``call``: in one round trip with what it is about."""

@@ -26,13 +26,15 @@ class Ticker:
         self.failures = 0
         self._work = work
         self._failed = ""
-        self._wake = asyncio.Event()
+        self._wake: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin; the first time is at once."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"isolane plane {self.name}")
+            # Of the loop that it is started on: an application may be started again on another one.
+            self._wake = asyncio.Event()
+            self._task = asyncio.create_task(self._run(self._wake), name=f"isolane plane {self.name}")
 
     async def stop(self) -> None:
         """Cancel what is under way, and wait for its end."""
@@ -43,12 +45,13 @@ class Ticker:
 
     def wake(self, _: object = None) -> None:
         """Do it now, or once more when it is under way. Fits as a handler of hints."""
-        self._wake.set()
+        if self._wake is not None:
+            self._wake.set()
 
-    async def _run(self) -> None:
+    async def _run(self, wake: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            self._wake.clear()
+            wake.clear()
             try:
                 await self._work()
                 self._failed = ""
@@ -62,8 +65,8 @@ class Ticker:
                         "%s failed; it is tried again, and logged again when it fails otherwise", self.name
                     )
             seconds = self.seconds * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - so that not all come at once
-            timer = loop.call_later(seconds, self._wake.set)
+            timer = loop.call_later(seconds, wake.set)
             try:
-                await self._wake.wait()
+                await wake.wait()
             finally:
                 timer.cancel()

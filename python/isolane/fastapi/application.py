@@ -55,6 +55,10 @@ from isolane.security.events import AuditSink
 from isolane.security.probe import CanaryProbe
 
 if TYPE_CHECKING:
+    from redis.asyncio import ConnectionPool, Redis
+    from redis.asyncio.cluster import RedisCluster
+
+    from isolane.cluster import Plane
     from isolane.fastapi.sockets import Delivery
     from isolane.fastapi.sse import EventStream
     from isolane.migration.flags import MigrationFeatureFlags
@@ -110,6 +114,7 @@ class Isolane:
         probe: runs synthetic users through the application, or ``None``.
         rollout: the flags of a migration, or ``None``.
         alerts: says when the service is not as it should be, or ``None``.
+        plane: what workers share on a Redis, or ``None``.
     """
 
     def __init__(
@@ -131,7 +136,9 @@ class Isolane:
         tools: UnifiedToolDispatcherFactory | None = None,
         rollout: Rollout | None = None,
         alerts: AlertManager | None = None,
+        plane: Plane | None = None,
     ) -> None:
+        self.plane = plane
         self.settings = settings
         self.authenticate = authenticate
         self.authorize_command = authorize_command
@@ -208,6 +215,9 @@ class Isolane:
 
             keep_ledger()
         self._warn()
+        if self.plane is not None:
+            # A Redis that is not there is waited for beside the application.
+            await self.plane.start()
         sweeper = asyncio.create_task(self._sweep(), name="isolane sweep")
         signals = self.install_signal_drain() if self.settings.signal_drain else None
         self.lag.start()
@@ -234,6 +244,8 @@ class Isolane:
                 await self.rollout.stop()
             # Last: what still runs while the service drains is looked at as well.
             await self._stop_looking()
+            if self.plane is not None:
+                await self.plane.stop()
 
     def _start_looking(self) -> None:
         if self.contamination is not None:
@@ -343,7 +355,7 @@ class Isolane:
 
     def _warn(self) -> None:
         workers = worker_count()
-        if workers > 1:
+        if workers > 1 and self.plane is None:
             logger.warning(MANY_WORKERS.format(count=workers))
             warnings.warn(MANY_WORKERS.format(count=workers), RuntimeWarning, stacklevel=2)
 
@@ -363,6 +375,7 @@ class Isolane:
             **({"probe": self.probe.last} if self.probe is not None else {}),
             **({"rollout": self.rollout.figures()} if self.rollout is not None else {}),
             **({"alerts": self.alerts.get_statistics()} if self.alerts is not None else {}),
+            **({"cluster": self.plane.figures()} if self.plane is not None else {}),
             "sockets": len(self.deliveries),
             "forced_closes": self.forced_closes,
             **({"audit": status} if (status := self._audit_status()) is not None else {}),
@@ -371,7 +384,7 @@ class Isolane:
 
     async def health(self, _: Request) -> JSONResponse:
         """Answer that the process lives."""
-        return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "ok", **({"cluster": self.plane.state} if self.plane is not None else {})})
 
     async def ready(self, _: Request) -> JSONResponse:
         """Answer whether new runs are taken."""
@@ -388,6 +401,9 @@ class Isolane:
             return JSONResponse({"status": "degraded", "audit": audit})
         if self.rollout is not None and self.rollout.flags.watcher.is_stale:
             return JSONResponse({"status": "degraded", "flags": "stale"})
+        if self.plane is not None and self.plane.state != "up":
+            # This worker goes on by itself; and one Redis is missing to all.
+            return JSONResponse({"status": "degraded", "cluster": self.plane.state})
         return JSONResponse({"status": "ready"})
 
     def _audit_status(self) -> str | None:
@@ -425,6 +441,7 @@ def setup(
     rollout: MigrationFeatureFlags | None = None,
     guard: RolloutGuard | None = None,
     alerts: AlertManager | None = None,
+    redis: str | Redis | RedisCluster | ConnectionPool | None = None,
     problem_details: bool = True,
     metrics: bool | None = None,
     metrics_authorize: Callable[..., Any] | None = None,
@@ -457,6 +474,8 @@ def setup(
         guard: rolls a flag back when what it is told of runs says so. Default: nobody does.
         alerts: looks at the metrics every 5 s while the application runs, and says when something is not as it should
             be. Its sinks are closed at the end. Default: nobody does.
+        redis: what workers share limits, events and more on: a client of ``redis.asyncio``, of which only is taken how
+            it connects, or a URL. Default: that of ``ISOLANE_REDIS_URL``; without one a worker is alone.
         problem_details: answer isolane's exceptions with problem documents.
         metrics: serve what was measured to a Prometheus, at the setting ``metrics_path`` or else ``/metrics``. Default:
             where that setting is not empty.
@@ -506,6 +525,7 @@ def setup(
         tools=tools,
         rollout=rollout_of(settings, rollout, guard, audit),
         alerts=alerts,
+        plane=_plane_of(settings, redis),
     )
     app.state.isolane = isolane
     if contamination is not None:
@@ -531,6 +551,16 @@ def setup(
 
     app.router.lifespan_context = lifespan
     return isolane
+
+
+def _plane_of(settings: IsolaneSettings, redis: str | Redis | RedisCluster | ConnectionPool | None) -> Plane | None:
+    source = settings.redis_url.get_secret_value() if redis is None and settings.redis_url is not None else redis
+    if source is None:
+        return None
+    from isolane.cluster import Plane  # noqa: PLC0415 - nobody else pays for it
+
+    key = None if settings.cluster_key is None else settings.cluster_key.get_secret_value()
+    return Plane(source, prefix=settings.redis_prefix, key=key)
 
 
 MISFITS = {

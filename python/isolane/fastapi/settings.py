@@ -10,6 +10,7 @@ from pydantic import (
     AliasChoices,
     Field,
     ModelWrapValidatorHandler,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -19,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from isolane.security.authentication.credentials import Method
 from isolane.security.authentication.origins import OWN, check_origins
+from isolane.urls import shown
 
 PREFIX = "ISOLANE_"
 FLAG_PREFIX = "ISOLANE_FLAG_"
@@ -40,6 +42,18 @@ def _own(name: str, default: Any, **constraints: Any) -> Any:
 
 def _listed(text: str) -> list[str]:
     return [entry.strip() for entry in text.split(",") if entry.strip()]
+
+
+class RedisUrl(SecretStr):
+    """A URL that is shown without its password."""
+
+    def _display(self) -> str:
+        return shown(self.get_secret_value())
+
+
+Scope = Literal["process", "cluster"]
+SECRET = frozenset({"redis_url", "cluster_key"})
+"""Settings whose values stand in no error."""
 
 
 class IsolaneSettings(BaseSettings):
@@ -87,6 +101,29 @@ class IsolaneSettings(BaseSettings):
     websocket_enable_compression: bool = _named("WEBSOCKET_ENABLE_COMPRESSION", True, description="compress batches")
     websocket_enable_batching: bool = _named("WEBSOCKET_ENABLE_BATCHING", True, description="several events a frame")
 
+    redis_url: RedisUrl | None = _own(
+        "REDIS_URL", None, description="what workers share: a Redis, a Valkey or a node of a cluster; empty: nothing"
+    )
+    redis_prefix: str = _own(
+        "REDIS_PREFIX", "isolane", pattern=r"^[A-Za-z0-9_.:/-]{1,64}$", description="what keys begin with"
+    )
+    redis_seal: bool = _own("REDIS_SEAL", False, description="events on Redis are sealed with keys of the audit log")
+    cluster_key: SecretStr | None = _own(
+        "CLUSTER_KEY",
+        None,
+        min_length=16,
+        description="hides users in names of keys; empty: the first worker makes one",
+    )
+    engines_scope: Scope = _own("ENGINES_SCOPE", "cluster", description="whether workers share engines per user")
+    permits_scope: Scope = _own("PERMITS_SCOPE", "cluster", description="whether workers share permits per user")
+    total_scope: Scope = _own("TOTAL_SCOPE", "process", description="whether workers share permits of all users")
+    lease_fail: Literal["local", "open", "closed"] = _own(
+        "LEASE_FAIL", "local", description="shared limits without Redis: a share, as if alone, or refused"
+    )
+    lease_lost: Literal["cancel", "flag"] = _own(
+        "LEASE_LOST", "cancel", description="what becomes of a run whose lease was lost"
+    )
+
     allowed_origins: str = _own(
         "ALLOWED_ORIGINS", "self", description="origins of pages that may open sockets, with commas; self: its own"
     )
@@ -107,6 +144,16 @@ class IsolaneSettings(BaseSettings):
     def _check_origins(cls, value: str) -> str:
         check_origins(_listed(value))
         return value
+
+    @field_validator("redis_url", mode="before")
+    @classmethod
+    def _check_redis_url(cls, value: Any) -> Any:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if text is None or not str(text).strip():
+            return None
+        if not str(text).strip().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError(f"{shown(str(text))} is no URL of a Redis; use redis://, rediss:// or unix://")
+        return text
 
     @field_validator("websocket_auth_methods")
     @classmethod
@@ -164,7 +211,8 @@ class IsolaneSettings(BaseSettings):
             if first in variables:
                 first = next((variable for variable in variables if variable in os.environ), first)
         location = details["loc"] if first is None else (first, *details["loc"][1:])
-        return InitErrorDetails(type=details["type"], loc=location, input=details["input"], ctx=details.get("ctx", {}))
+        given = "***" if str(first).lower().removeprefix(PREFIX.lower()) in SECRET else details["input"]
+        return InitErrorDetails(type=details["type"], loc=location, input=given, ctx=details.get("ctx", {}))
 
     @model_validator(mode="before")
     @classmethod
@@ -191,11 +239,15 @@ class IsolaneSettings(BaseSettings):
             variable = next((each for each in self._variables(name) if each in os.environ), None)
             if name not in self.model_fields_set:
                 origins[name] = "default"
-            elif variable is not None and str(getattr(self, name)) == str(self._read(name, os.environ[variable])):
+            elif variable is not None and self._text(name) == str(self._read(name, os.environ[variable])):
                 origins[name] = f"environment {variable}"
             else:
                 origins[name] = "argument"
         return origins
+
+    def _text(self, name: str) -> str:
+        value = getattr(self, name)
+        return str(value.get_secret_value() if isinstance(value, SecretStr) else value)
 
     def _read(self, name: str, text: str) -> Any:
         annotation = type(self).model_fields[name].annotation

@@ -37,6 +37,7 @@ def worker_count(arguments: Sequence[str] | None = None, environment: Mapping[st
 
 MANY_WORKERS = (
     "isolane runs in {count} worker processes: lanes, limits and event logs live in one process each, so a user's "
-    "limits count per process and a WebSocket sees only the runs of its own process. Run one worker per instance, or "
-    "route each user to the same worker (by a hash of the user at the load balancer)."
+    "limits count per process and a WebSocket sees only the runs of its own process. Set ISOLANE_REDIS_URL, through "
+    "which workers share them; or run one worker per instance, or route each user to the same worker (by a hash of the "
+    "user at the load balancer)."
 )

@@ -3,7 +3,7 @@
 try:
     from isolane.cluster.redis.link import Link
     from isolane.cluster.redis.subscriber import Subscriber
-    from isolane.cluster.redis.target import Target, check_url, shown
+    from isolane.cluster.redis.target import Target, check_url
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "redis":
         raise
@@ -12,4 +12,4 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["Link", "Subscriber", "Target", "check_url", "shown"]
+__all__ = ["Link", "Subscriber", "Target", "check_url"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
@@ -13,9 +11,10 @@ from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from isolane.urls import BETWEEN_URLS, shown
+
 Address = tuple[str, int]
 
-BETWEEN_URLS = re.compile(r"[,\s]+(?=rediss?://|unix://)")
 NOT_COPIED = {
     "connection_class",
     "decode_responses",
@@ -50,20 +49,6 @@ NOT_COPIED = {
 """Of the application's client: how it waits, tries again and reads, which the plane does its own way."""
 
 
-def shown(url: str) -> str:
-    """Return the URL as it may be shown: without its password and what stands behind a question mark."""
-    return ", ".join(_shown(each) for each in BETWEEN_URLS.split(url.strip()))
-
-
-def _shown(url: str) -> str:
-    parts = urlsplit(url)
-    if not parts.scheme:
-        return "(not a URL)"
-    place = parts.netloc.rpartition("@")[2]
-    secret = "***@" if "@" in parts.netloc else ""
-    return f"{parts.scheme}://{secret}{place}{parts.path}"
-
-
 def check_url(url: str) -> str:
     """Return the URL. Raises ``ValueError`` for what is none of Redis."""
     for each in BETWEEN_URLS.split(url.strip()):
@@ -71,7 +56,7 @@ def check_url(url: str) -> str:
             parse_url(each)
         except ValueError as error:
             raise ValueError(
-                f"{_shown(each)} is no URL of a Redis: use redis://, rediss:// or unix:// ({error})"
+                f"{shown(each)} is no URL of a Redis: use redis://, rediss:// or unix:// ({error})"
             ) from None
     return url
 
