@@ -6,13 +6,15 @@ Nothing here is imported by a process that has no plane.
 from isolane.cluster.errors import PlaneUnavailableError
 from isolane.cluster.plane import Plane
 from isolane.cluster.protocols import (
+    Appended,
     Command,
     LeaseAnswer,
     LeaseBackend,
     LeaseOperation,
     LogBatch,
-    LogChunk,
-    LogRun,
+    LogKey,
+    LogReading,
+    LogRecord,
     LogStore,
     LogWant,
     Part,
@@ -20,13 +22,15 @@ from isolane.cluster.protocols import (
 from isolane.cluster.ticker import Ticker
 
 __all__ = [
+    "Appended",
     "Command",
     "LeaseAnswer",
     "LeaseBackend",
     "LeaseOperation",
     "LogBatch",
-    "LogChunk",
-    "LogRun",
+    "LogKey",
+    "LogReading",
+    "LogRecord",
     "LogStore",
     "LogWant",
     "Part",

@@ -9,8 +9,31 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from isolane.cluster.log_store import Appended, LogBatch, LogKey, LogReading, LogRecord, LogStore, LogWant
+
 if TYPE_CHECKING:
     from isolane.cluster.plane import Plane
+
+__all__ = [
+    "Appended",
+    "Command",
+    "CommandHandler",
+    "HintHandler",
+    "LeaseAnswer",
+    "LeaseBackend",
+    "LeaseKind",
+    "LeaseOperation",
+    "LeaseReply",
+    "LogBatch",
+    "LogKey",
+    "LogReading",
+    "LogRecord",
+    "LogStore",
+    "LogWant",
+    "Part",
+    "PlaneState",
+    "StateListener",
+]
 
 LeaseKind = Literal["acquire", "renew", "release", "restore"]
 PlaneState = Literal["starting", "up", "down"]
@@ -56,67 +79,6 @@ class LeaseBackend(Protocol):
 
     async def run(self, operations: Sequence[LeaseOperation]) -> list[LeaseReply | Exception]:
         """Do the operations, each as one step that others see whole. An exception stands for one that failed."""
-
-
-class LogBatch(NamedTuple):
-    """What is new in one run's log. Only the worker that runs it writes."""
-
-    user: str
-    """The user's key, not the id."""
-    run: str
-    epoch: str
-    entries: Sequence[tuple[int, bytes]]
-    """Numbers that grow, and what was published."""
-    snapshot: tuple[int, bytes] | None = None
-    """Stands for everything up to its number."""
-    ended: str | None = None
-
-
-class LogWant(NamedTuple):
-    """What is wanted of one run's log."""
-
-    user: str
-    run: str
-    epoch: str
-    after: int
-
-
-class LogChunk(NamedTuple):
-    """A part of one run's log."""
-
-    entries: list[tuple[int, bytes]]
-    snapshot: tuple[int, bytes] | None = None
-    """There when entries after the wanted number are gone."""
-    ended: str | None = None
-
-
-class LogRun(NamedTuple):
-    """A run that a user has on some worker."""
-
-    run: str
-    epoch: str
-    worker: str
-    data: bytes = b""
-
-
-@runtime_checkable
-class LogStore(Protocol):
-    """Keeps the logs of runs where all processes can read them."""
-
-    async def append(self, batches: Sequence[LogBatch]) -> list[bool | Exception]:
-        """Append; ``False`` where a second writer was there first. Numbers that are there already count as appended."""
-
-    async def read(self, wants: Sequence[LogWant]) -> list[LogChunk | Exception | None]:
-        """Read on; ``None`` where there is no such log."""
-
-    async def announce(self, user: str, run: LogRun) -> None:
-        """Say which worker has the run, again before its lease runs out."""
-
-    async def forget(self, user: str, run: str) -> None:
-        """Take a run off the user's list."""
-
-    async def runs_of(self, users: Sequence[str]) -> list[list[LogRun]]:
-        """List the runs of each user, whichever worker has them."""
 
 
 @runtime_checkable
