@@ -150,6 +150,11 @@ impl RequestId {
 }
 
 impl UserId {
+    /// The text, shared.
+    pub fn shared(&self) -> &Arc<str> {
+        &self.0
+    }
+
     /// Whether both name the same user. Compares the pointers first: ids of one lane share their text.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0

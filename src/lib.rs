@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod cache;
 pub mod clock;
+pub mod cluster;
 pub mod context;
 pub mod crossings;
 pub mod deprecation;
@@ -33,6 +34,7 @@ mod _core {
     use pyo3::prelude::*;
 
     use crate::py::awaitable::{ReadyAwaitable, ReadyNone, answer_without_exception};
+    use crate::py::cluster::DeskAwaitable;
     use crate::py::connection::CursorAwaitable;
     use crate::py::emitter::DeliveryAwaitable;
     use crate::py::limits::PermitAwaitable;
@@ -45,6 +47,7 @@ mod _core {
             AuditLog, AuditReader, audit_chains, audit_is_written, audit_prove, audit_verify, audit_verify_inclusion,
         },
         cache::TtlCache,
+        cluster::{LeaseDesk, LeaseOperation, lease_scripts},
         connection::{EventCursor, bye_frame, cancel_stream, stream_state},
         context::PyContext,
         crossings::{_note_check, _note_control, _note_refused, _note_violation, _refusal, crossing_figures},
@@ -123,6 +126,7 @@ mod _core {
         answer_without_exception::<PyPermit>(py);
         answer_without_exception::<CursorAwaitable>(py);
         answer_without_exception::<DeliveryAwaitable>(py);
+        answer_without_exception::<DeskAwaitable>(py);
         answer_without_exception::<PermitAwaitable>(py);
         step_without_exception(py);
         // Child processes of a fork must not use what belongs to their parent.

@@ -51,6 +51,8 @@ __all__ = [
     "InvalidEvent",
     "IsolationFinding",
     "LatencyHistogram",
+    "LeaseDesk",
+    "LeaseOperation",
     "LegacySite",
     "LimitRejected",
     "LoopAccount",
@@ -127,6 +129,7 @@ __all__ = [
     "lane_stats",
     "lane_usage",
     "leak_probability",
+    "lease_scripts",
     "log_accounts",
     "loop_account",
     "loop_blockers",
@@ -941,6 +944,7 @@ class FairLimiter:
         resources: str | collections.abc.Sequence[str] | None = None,
         ctx: UserExecutionContext | None = None,
         admitted: bool = False,
+        ask_once: bool = False,
     ) -> collections.abc.Awaitable[Permit]:
         """
         A permit that is to be released by its holder: `permit = await limiter.acquire(user_id)`. Arguments as for `slot`.
@@ -997,6 +1001,7 @@ class FairLimiter:
         resources: str | collections.abc.Sequence[str] | None = None,
         ctx: UserExecutionContext | None = None,
         admitted: bool = False,
+        ask_once: bool = False,
     ) -> Slot:
         """
         `async with limiter.slot(user_id) as permit: …`
@@ -1004,8 +1009,9 @@ class FairLimiter:
         `priority` orders the requests of this user: 1 is the most urgent, 4 the least, 2 the default. `timeout` in seconds
         covers the whole wait (default: the limiter's). `cost` is how much the held time counts in the fair order (1).
         `resources` names what else is needed, all or nothing. With `ctx`, a permit that a context above it holds is lent.
-        `admitted=True` marks a step of a run that was admitted before: it is not refused early, it waits. Raises `LimitRejected`
-        at once, `LimitTimeout` after the wait.
+        `admitted=True` marks a step of a run that was admitted before: it is not refused early, it waits. `ask_once=True` waits
+        for nobody to be done: it is refused when nothing is free, and on a limiter that is shared at the first refusal of the
+        cluster. Raises `LimitRejected` at once, `LimitTimeout` after the wait.
         """
     def slot_nowait(
         self,
@@ -1540,6 +1546,140 @@ class LatencyHistogram:
         """
 
 @final
+class LeaseDesk:
+    """
+    Leases of the limiters that a cluster shares: a unit of such a limiter runs only under a lease.
+
+    It sends nothing itself. Whoever carries operations waits with `wait`, takes them with `take`, and says what came of each
+    with `replied` or `failed`. What is answered late, twice or never does no harm.
+
+    A lease lives for `ttl` seconds unless it is renewed, which happens each `renew` seconds. One that nothing runs under is kept
+    for `reuse` seconds for the same user. `call_timeout` in seconds is for whoever carries the operations: one that takes longer
+    has failed. After three failures in a row the store is left alone for a second.
+    """
+    def __new__(
+        cls,
+        /,
+        *,
+        ttl: SupportsFloat | SupportsIndex = 30.0,
+        renew: SupportsFloat | SupportsIndex = 10.0,
+        reuse: SupportsFloat | SupportsIndex = 0.25,
+        call_timeout: SupportsFloat | SupportsIndex = 0.05,
+    ) -> LeaseDesk: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def call_timeout(self, /) -> float:
+        """
+        The same as given: after so many seconds an operation has failed.
+        """
+    def close(self, /) -> list[LeaseOperation]:
+        """
+        Ends all sharing. Returns the operations that give every lease back; nobody waits for their answers.
+        """
+    def failed(self, /, number: SupportsIndex) -> None:
+        """
+        Nothing came back in time, or the connection broke.
+        """
+    def figures(self, /) -> dict[str, typing.Any]:
+        """
+        Counts. `limits` has those of each limit by its name.
+        """
+    def lost(self, /) -> list[tuple[str, str, int, int]]:
+        """
+        Permits whose leases were lost since this was asked last: the limit's name, the user's id, the permit's `fence`, and the
+        fence of the lease. Of a run with nested permits the outermost is named.
+        """
+    @property
+    def mode(self, /) -> str:
+        """
+        `whole` while the store answers; else what holds meanwhile: `local`, `open` or `closed`, the strictest of all shared
+        limiters.
+        """
+    def replied(self, /, number: SupportsIndex, reply: Any) -> bool:
+        """
+        The store answered. `reply` is for `acquire` a list with `(granted, fence, which, retry_ms)` for each lease, where `which` is
+        `user`, `total` or `None`; for `renew` a list of `bool`; for `restore` a list of fences; for `release` `None`. Returns
+        whether it was waited for: an answer that comes late, or twice, changes nothing. One that does not fit counts as failed.
+        """
+    def set_processes(self, /, processes: SupportsIndex) -> None:
+        """
+        So many processes share the limits, which says what this one's part is.
+        """
+    def share(
+        self,
+        /,
+        limiter: FairLimiter,
+        name: str,
+        *,
+        user: bool = True,
+        total: bool = False,
+        on_lost: str = "flag",
+        fail: str = "local",
+    ) -> None:
+        """
+        From here on the limiter's limits hold over all processes that share one of this `name`: with `user` that of each user,
+        with `total` the one over all users. With both, each lease counts for both, in one decision. Units that run already run
+        on without a lease. `fail` is what holds while the store does not answer: `local`, this process's part of the limit;
+        `open`, the whole limit in this process; `closed`, nothing new runs. `on_lost` is kept for whoever reads `lost`: it is
+        in `figures`. Raises `ValueError` for a limiter or a name that is shared already.
+        """
+    def take(self, /) -> list[LeaseOperation]:
+        """
+        What is to be sent now, in this order: what is given back comes before what is asked for.
+        """
+    def unshare(self, /, limiter: FairLimiter) -> bool:
+        """
+        From here on only the limiter's own limits hold; its leases are given back. Returns whether it was shared here.
+        """
+    def wait(self, /) -> collections.abc.Awaitable[None]:
+        """
+        Waits until there is something to send or to read from `lost`, or until a time has come: then `take` is to be called.
+        """
+
+@final
+class LeaseOperation:
+    """
+    Something for a `LeaseBackend` to do.
+
+    `number` names it in `replied` and `failed`. `kind` is `acquire`, `renew`, `release` or `restore`. `limit_name` is the limit.
+    `user_id` is whose leases they are, for a backend to hash before it becomes part of a key; it is empty for units of the total
+    that belong to nobody yet. `ids` are the leases, 16 bytes each. `ttl_ms` is for how long they live. `user_limit` and
+    `total_limit` are how many leases the user, and all users together, may have; -1 where they are not counted.
+    """
+    def __new__(
+        cls,
+        /,
+        number: SupportsIndex,
+        kind: str,
+        limit_name: str,
+        user_id: str,
+        ids: SupportsGetItem[int, bytes],
+        ttl_ms: SupportsIndex,
+        user_limit: SupportsIndex = ...,
+        total_limit: SupportsIndex = ...,
+    ) -> LeaseOperation:
+        """
+        One that no desk knows, for tests of a backend.
+        """
+    def __repr__(self, /) -> str: ...
+    @property
+    def ids(self, /) -> list[bytes]: ...
+    @property
+    def kind(self, /) -> str: ...
+    @property
+    def limit_name(self, /) -> str: ...
+    @property
+    def number(self, /) -> int: ...
+    @property
+    def total_limit(self, /) -> int: ...
+    @property
+    def ttl_ms(self, /) -> int: ...
+    @property
+    def user_id(self, /) -> str: ...
+    @property
+    def user_limit(self, /) -> int: ...
+
+@final
 class LegacySite:
     """
     The line that made a legacy call.
@@ -1565,9 +1705,10 @@ class LimitRejected(RuntimeError):
     """
     A limit refused at once.
 
-    Fields: `limit` (`user`, `global`, `tree`), `retry_after` (whole seconds), `running`, `queued`, `reason` (`full`: nothing
-    is free and the caller does not wait; `queue`: too many wait; `predicted`: not to be had in time, by what permits were
-    held for lately; `nesting`), and `resource`, the named resource that is lacking, or an empty text.
+    Fields: `limit` (`user`, `global`, `tree`, `cluster`), `retry_after` (whole seconds), `running`, `queued`, `reason` (`full`:
+    nothing is free and the caller does not wait; `queue`: too many wait; `predicted`: not to be had in time, by what permits
+    were held for lately; `nesting`; `unavailable`: what the cluster's limit is kept in does not answer), and `resource`, the
+    named resource that is lacking, or an empty text.
     """
     def __new__(
         cls,
@@ -1818,6 +1959,17 @@ class Permit:
     def held(self, /) -> bool:
         """
         Whether it has not been returned.
+        """
+    @property
+    def is_lost(self, /) -> bool:
+        """
+        Whether the lease under which it runs was lost: another process may have let somebody run in its place.
+        """
+    @property
+    def lease_fence(self, /) -> int | None:
+        """
+        The fence of the lease under which it runs, of a limiter that is shared by a cluster: it grows over all processes. Sinks
+        that keep the largest they have seen can refuse what comes late from whoever lost its lease. `None` without a lease.
         """
     def record(self, /, outcome: str, units: SupportsFloat | SupportsIndex = 1.0) -> None:
         """
@@ -3326,6 +3478,15 @@ def lane_usage(user_id: str) -> dict[str, int] | None:
 def leak_probability(scanned: SupportsIndex, leaks: SupportsIndex = 0) -> float:
     """
     How likely one delivery leaks at most, at 95 %, after so many of which `leaks` did. Never 0.
+    """
+
+def lease_scripts() -> dict[str, str]:
+    """
+    The scripts in Lua that carry out each kind of operation on Redis or Valkey, by the kind's name.
+
+    KEYS are the set of the user, the set of all, and the last fence, with one hash tag. ARGV are `ttl_ms`, `user_limit`,
+    `total_limit`, and the ids. `acquire` answers for each id `[granted, fence, which, retry_ms]`, where `which` is 1 for the user's
+    limit, 2 for the total, or 0; `renew` 1 or 0; `restore` a fence.
     """
 
 def log_accounts() -> list[dict[str, typing.Any]]:

@@ -20,6 +20,11 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 pub struct LaneKey(u64);
 
 impl LaneKey {
+    /// The name of the lane of this number.
+    pub(crate) fn of(number: u64) -> Self {
+        Self(number)
+    }
+
     /// Orders lanes by when they were made.
     pub fn number(self) -> u64 {
         self.0

@@ -24,9 +24,18 @@ use super::stats::{Durations, LimiterStats, ResourceStats, UserStats};
 use super::tree::{NodeId, RunPermit, Tree};
 use super::users::SLICE;
 use crate::clock::Micros;
+use crate::cluster::lease::Bell;
+use crate::cluster::lease::table::Tie;
 use crate::lanes::{LaneHandle, LaneKey};
 use crate::mutants::mutant;
 use crate::sync::{Mutex, MutexGuard};
+
+/// Tells whoever asks the cluster for leases, after the lock was let go.
+pub(super) fn ring_for(ring: Option<(Arc<Bell>, Micros)>) {
+    if let Some((bell, at)) = ring {
+        bell.ring(at);
+    }
+}
 
 /// A permit before it is wrapped into a [`super::Permit`]: what the limiter must know to take it back.
 #[derive(Debug)]
@@ -57,6 +66,11 @@ impl Grant {
     /// Grows with each grant of the limiter: of two, the later one has the larger number.
     pub fn fence(&self) -> u64 {
         self.fence
+    }
+
+    /// What runs under it, as leases see it.
+    pub(super) fn tie(&self) -> Tie {
+        super::leased::tie_of(self.node, self.fence)
     }
 
     /// What was asked for beside the unit.
@@ -90,6 +104,10 @@ pub trait Parked: Send + Sync {
     fn grant(&self, grant: Grant);
     /// Makes the waiter look. A waiter that is gone for good hands back what it was granted.
     fn wake(&self) -> Option<Grant>;
+    /// Keeps the refusal of a limit over several processes for when the waiter looks. As for `grant`, `wake` follows.
+    fn refuse(&self, refusal: Refusal) {
+        drop(refusal);
+    }
 }
 
 /// What may be changed while the limiter is in use.
@@ -139,7 +157,7 @@ impl FairLimiter {
         self.state().govern(Governor::new(governed, controller));
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -173,7 +191,7 @@ impl FairLimiter {
         let mut guard = self.state();
         let mut parent = guard.counted_parent_of(&request)?;
         let user = guard.user(request.lane, now);
-        if let Some(unit) = guard.find_unit(user, &request, parent) {
+        if let Some(unit) = guard.find_unit(user, &request, parent, now) {
             let grant = guard.take(user, &request, unit, now);
             self.wake_in_passing(guard, now);
             return Ok(Decision::Granted(grant));
@@ -189,7 +207,17 @@ impl FairLimiter {
             state.count_refusal(user, now);
             return Err(refusal);
         }
-        Ok(Decision::Parked(state.park(user, &request, parent, now, parked())))
+        if (request.ask_once || state.leases.is_some())
+            && let Some(refusal) = state.refuse_at_once(user, &request).filter(|_| parent.is_none())
+        {
+            state.count_refusal(user, now);
+            return Err(refusal);
+        }
+        let ticket = state.park(user, &request, parent, now, parked());
+        let ring = state.take_ring();
+        drop(guard);
+        ring_for(ring);
+        Ok(Decision::Parked(ticket))
     }
 
     /// A permit if there is one at once. Refuses only what waiting would not help.
@@ -197,7 +225,7 @@ impl FairLimiter {
         let mut state = self.state();
         let parent = state.counted_parent_of(&request)?;
         let user = state.user(request.lane, now);
-        let Some(unit) = state.find_unit(user, &request, parent) else {
+        let Some(unit) = state.find_unit(user, &request, parent, now) else {
             return Ok(None);
         };
         let grant = state.take(user, &request, unit, now);
@@ -210,7 +238,7 @@ impl FairLimiter {
         let mut state = self.state();
         let parent = state.counted_parent_of(&request)?;
         let user = state.user(request.lane, now);
-        if let Some(unit) = state.find_unit(user, &request, parent) {
+        if let Some(unit) = state.find_unit(user, &request, parent, now) {
             let grant = state.take(user, &request, unit, now);
             self.wake_in_passing(state, now);
             return Ok(grant);
@@ -284,8 +312,12 @@ impl FairLimiter {
     }
 
     fn take_back(&self, grant: Grant, how: Return, now: Micros) {
-        let woken = self.state().take_back(&grant, how, now);
+        let (woken, ring) = {
+            let mut state = self.state();
+            (state.take_back(&grant, how, now), state.take_ring())
+        };
         drop(grant);
+        ring_for(ring);
         self.wake(woken, now);
     }
 
@@ -299,7 +331,7 @@ impl FairLimiter {
     }
 
     /// Wakes those who were granted. What a waiter that is gone hands back goes on to the next.
-    fn wake(&self, mut woken: Woken, now: Micros) {
+    pub(super) fn wake(&self, mut woken: Woken, now: Micros) {
         while let Some(parked) = (!woken.is_empty()).then(|| woken.remove(0)) {
             if mutant!(WaiterNotWoken) {
                 continue;
@@ -315,13 +347,14 @@ impl FairLimiter {
     /// Takes back all permits of a run, named by its root context: for one that does not end. A permit of it that is returned
     /// later changes nothing.
     pub fn revoke(&self, lane: &LaneHandle, root: u64, now: Micros) {
-        let woken = {
+        let (woken, ring) = {
             let mut state = self.state();
             let Some(user) = state.find_user(lane.key()) else {
                 return;
             };
-            state.revoke(root, user, now)
+            (state.revoke(root, user, now), state.take_ring())
         };
+        ring_for(ring);
         self.wake(woken, now);
     }
 
@@ -333,7 +366,7 @@ impl FairLimiter {
 
     /// Changes a limit. Nobody who runs is stopped: a lower limit holds when enough permits have come back. 0 pauses.
     pub fn set_limit(&self, limit: Limit, permits: u32, now: Micros) {
-        let woken = {
+        let (woken, ring) = {
             let mut state = self.state();
             match limit {
                 Limit::Total => state.settings.total = permits,
@@ -344,8 +377,9 @@ impl FairLimiter {
                 return;
             }
             state.list_everybody();
-            state.reschedule(now)
+            (state.reschedule(now), state.take_ring())
         };
+        ring_for(ring);
         self.wake(woken, now);
     }
 
@@ -357,7 +391,7 @@ impl FairLimiter {
     /// Gives a user a limit or a weight of its own; `None` leaves it as it is. The user is remembered for as long as it has
     /// either. Answers `false` when as many users as are remembered have their own already.
     pub fn set_user(&self, lane: &LaneHandle, permits: Option<u32>, weight: Option<f32>, now: Micros) -> bool {
-        let woken = {
+        let (woken, ring) = {
             let mut state = self.state();
             let user = state.user(lane, now);
             if state.users[user].pinned.is_none() {
@@ -372,15 +406,16 @@ impl FairLimiter {
             record.own_limit = permits.or(record.own_limit);
             record.weight = weight.unwrap_or(record.weight);
             state.relist(user);
-            state.reschedule(now)
+            (state.reschedule(now), state.take_ring())
         };
+        ring_for(ring);
         self.wake(woken, now);
         true
     }
 
     /// Takes a user's own limit and weight away.
     pub fn reset_user(&self, lane: &LaneHandle, now: Micros) {
-        let (woken, pinned) = {
+        let (woken, pinned, ring) = {
             let mut state = self.state();
             let Some(user) = state.find_user(lane.key()) else {
                 return;
@@ -393,9 +428,10 @@ impl FairLimiter {
             state.relist(user);
             let woken = state.reschedule(now);
             state.users.rest(user, now);
-            (woken, pinned)
+            (woken, pinned, state.take_ring())
         };
         drop(pinned);
+        ring_for(ring);
         self.wake(woken, now);
     }
 

@@ -4,6 +4,7 @@
 mod adaptive;
 mod fair;
 mod governors;
+mod leased;
 mod meter;
 mod order;
 mod permit;
@@ -23,6 +24,7 @@ pub use adaptive::{
 };
 pub use fair::{FairLimiter, Grant, Limit, Parked};
 pub use governors::{CallResult, Governed};
+pub(crate) use leased::{Answer, Draft};
 pub use permit::Permit;
 pub use queue::Ticket;
 pub use request::{Decision, LimitSettings, Priority, Reason, Refusal, Request, Scope, Task};

@@ -75,6 +75,15 @@ impl Permit {
         self.grant.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// The fence of the lease under which it runs, which grows over all processes, and whether that lease was lost.
+    pub fn lease(&self) -> (Option<u64>, bool) {
+        let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
+        let tie = grant.as_ref().map(Grant::tie);
+        let limiter = &self.limiter;
+        tie.and_then(|tie| limiter.with_leases(|leases| leases.fence_of(tie)))
+            .unwrap_or((None, false))
+    }
+
     /// Grows with each grant of the limiter; 0 when the permit was returned.
     pub fn fence(&self) -> u64 {
         self.grant

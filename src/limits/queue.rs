@@ -54,6 +54,8 @@ pub(super) struct Waiter {
     pub(super) place: Option<Place>,
     pub(super) parked: Arc<dyn Parked>,
     pub(super) arrived: Micros,
+    /// It leaves at the first refusal of the cluster.
+    pub(super) ask_once: bool,
     class: u8,
     /// When it is its turn among the user's waiters: the arrival, later by one `aging` for each class behind the first.
     rank: Micros,
@@ -109,6 +111,21 @@ impl Waiters {
             .filter(|waiter| waiter.serial == ticket.serial)
     }
 
+    /// Whose lane each waiter keeps.
+    pub(super) fn lanes(&self) -> impl Iterator<Item = (u32, &LaneHandle)> {
+        self.places.iter().map(|(_, waiter)| (waiter.user, &waiter.lane))
+    }
+
+    /// The waiters of a user, in no order, and whether each leaves at the first refusal.
+    pub(super) fn tickets_of(&self, user: u32) -> impl Iterator<Item = (Ticket, bool)> {
+        let places = self.places.iter().filter(move |(_, waiter)| waiter.user == user);
+        places.filter_map(|(place, waiter)| {
+            let place = u32::try_from(place).ok()?;
+            let serial = waiter.serial;
+            Some((Ticket { place, serial }, waiter.ask_once))
+        })
+    }
+
     /// Appends a waiter to its class.
     ///
     /// A waiter moves up one class each `aging`: among waiters that arrived at different times that is the same as to order
@@ -139,6 +156,7 @@ impl Waiters {
             place: Place::of(request),
             parked,
             arrived: now,
+            ask_once: request.ask_once,
             class,
             rank: now.saturating_add(aging.saturating_mul(Micros::from(class))),
             serial: self.serial,

@@ -76,6 +76,10 @@ impl State {
                 retry_after: self.retry_after(wait),
             };
         }
+        let is_full = record.running >= limit || self.running >= self.total();
+        if self.leases.is_some() && !is_full && matches!(reason, Reason::Full | Reason::Timeout) {
+            return self.cluster_refusal(user);
+        }
         let is_own = record.running >= limit || record.waiting as usize >= settings.user_queue;
         let (scope, limit, running, queued) = if is_own {
             (Scope::User, limit, record.running, record.waiting as usize)

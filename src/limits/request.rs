@@ -48,6 +48,8 @@ pub struct Request<'a> {
     pub resources: ResourceSet,
     /// How long it would wait; for ever when `None`.
     pub patience: Option<Micros>,
+    /// Whether it waits for the cluster's answer alone: it is refused where another would wait for somebody to be done.
+    pub ask_once: bool,
 }
 
 impl<'a> Request<'a> {
@@ -62,6 +64,7 @@ impl<'a> Request<'a> {
             cost: 1.0,
             resources: ResourceSet::NONE,
             patience: None,
+            ask_once: false,
         }
     }
 }
@@ -115,6 +118,8 @@ pub enum Scope {
     Process,
     /// The bound on one run's nested permits.
     Tree,
+    /// The user's own, or the one over all users, over several processes.
+    Cluster,
 }
 
 impl Scope {
@@ -124,6 +129,7 @@ impl Scope {
             Self::User => "user",
             Self::Process => "global",
             Self::Tree => "tree",
+            Self::Cluster => "cluster",
         }
     }
 }
@@ -141,6 +147,8 @@ pub enum Reason {
     Nesting,
     /// It was not had in time.
     Timeout,
+    /// What the limit is kept in does not answer.
+    Unavailable,
 }
 
 impl Reason {
@@ -152,6 +160,7 @@ impl Reason {
             Self::Predicted => "predicted",
             Self::Nesting => "nesting",
             Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
         }
     }
 }

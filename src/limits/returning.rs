@@ -1,11 +1,13 @@
 //! What happens when a permit comes back: its account is settled, and its unit goes to who may run next.
 
 use super::fair::Grant;
+use super::leased::tie_of;
 use super::order::MOST_DEBT;
 use super::resources::ResourceSet;
 use super::state::{State, Woken, charge, smooth};
 use super::tree::{Freed, NodeId, Tree};
 use crate::clock::Micros;
+use crate::cluster::lease::table::Tie;
 use crate::mutants::mutant;
 
 /// How a permit comes back.
@@ -41,7 +43,7 @@ impl State {
                 self.lend_under(root, parent, now, &mut woken);
             }
             (Freed::Kept, _) => {}
-            _ => self.return_unit(grant.user),
+            _ => self.return_unit(grant.user, tie_of(grant.node, grant.fence), now),
         }
         woken.extend(self.reschedule(now));
         if let Some((root, _)) = grant.node
@@ -70,7 +72,7 @@ impl State {
             self.resources.give_back(returned);
         }
         for _ in 0..units {
-            self.return_unit(user);
+            self.return_unit(user, Tie::Tree(root), now);
         }
         woken.extend(self.reschedule(now));
         woken
@@ -100,7 +102,8 @@ impl State {
         }
     }
 
-    pub(super) fn return_unit(&mut self, user: u32) {
+    pub(super) fn return_unit(&mut self, user: u32, tie: Tie, now: Micros) {
+        self.untie_lease(tie, now);
         self.running -= 1;
         if mutant!(PermitReturnedTwice) {
             self.running = self.running.saturating_sub(1);

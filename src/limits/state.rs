@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 
 use super::fair::{Grant, Parked};
 use super::governors::Governor;
+use super::leased::tie_of;
 use super::meter::{Meter, Outcome};
 use super::order::{Contention, Order};
 use super::queue::{Place, Ticket, Waiters};
@@ -16,6 +17,7 @@ use super::stats::{Counts, DETAIL_FROM, TotalDurations};
 use super::tree::{MAX_DEPTH, MAX_NODES, NodeId, Sources, Tree};
 use super::users::Users;
 use crate::clock::{Micros, SECOND};
+use crate::cluster::lease::table::Leases;
 use crate::lanes::{LaneHandle, LaneKey};
 use crate::mutants::mutant;
 
@@ -59,6 +61,10 @@ pub(super) struct State {
     pub(super) waits: TotalDurations,
     pub(super) holds: TotalDurations,
     pub(super) meter: Meter,
+    /// What the limits of several processes let run; `None` when they are this process's alone.
+    pub(super) leases: Option<Box<Leases>>,
+    /// Waiters that leave at the first refusal of the cluster.
+    pub(super) impatient: usize,
 }
 
 /// A unit that a request gets without waiting.
@@ -101,6 +107,8 @@ impl State {
             waits: TotalDurations::default(),
             holds: TotalDurations::default(),
             meter: Meter { on: true },
+            leases: None,
+            impatient: 0,
         }
     }
 
@@ -178,7 +186,13 @@ impl State {
     }
 
     /// Finds what a request needs without waiting: what the run holds already, or what the pool has. Takes nothing yet.
-    pub(super) fn find_unit(&self, user: u32, request: &Request<'_>, parent: Option<NodeId>) -> Option<Unit> {
+    pub(super) fn find_unit(
+        &self,
+        user: u32,
+        request: &Request<'_>,
+        parent: Option<NodeId>,
+        now: Micros,
+    ) -> Option<Unit> {
         let wanted = request.resources;
         let mut sources = Sources {
             borrowed: Vec::new(),
@@ -189,7 +203,7 @@ impl State {
             sources = tree.sources(parent, wanted);
             is_lent = parent.is_some_and(|parent| tree.has_unit(parent));
         }
-        let found = self.resources.are_free(sources.pool) && (is_lent || self.has_free_unit(user, wanted));
+        let found = self.resources.are_free(sources.pool) && (is_lent || self.has_free_unit(user, wanted, now));
         found.then_some(Unit {
             parent,
             sources,
@@ -198,8 +212,8 @@ impl State {
     }
 
     /// Whether the pool has a unit that the user may have before everybody who waits.
-    fn has_free_unit(&self, user: u32, wanted: ResourceSet) -> bool {
-        if self.running >= self.total() {
+    fn has_free_unit(&self, user: u32, wanted: ResourceSet, now: Micros) -> bool {
+        if self.running >= self.total() || !self.may_lease(user, now) {
             return false;
         }
         // Others who wait while there is room are kept by a limit of their own, or they would run.
@@ -282,6 +296,7 @@ impl State {
             }
             charged = Some(charge);
             self.running += 1;
+            self.tie_lease(user, &lane, tie_of(node, self.fence), now);
             self.counts.peak = self.counts.peak.max(self.running);
         }
         let grant = Grant {

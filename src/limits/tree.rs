@@ -226,6 +226,11 @@ impl Tree {
         all
     }
 
+    /// The node that has run for longest: the outermost, unless that is done already.
+    pub(super) fn outermost(&self) -> Option<NodeId> {
+        self.nodes.keys().min().copied()
+    }
+
     /// A node that waits.
     pub(super) fn wait(&mut self, ticket: Ticket, parent: Option<NodeId>, path: &[u64], task: Task, now: Micros) {
         let path = path.into();

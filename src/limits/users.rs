@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::{Index, IndexMut};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use slab::Slab;
 
-use super::queue::Line;
+use super::queue::{Line, Ticket, Waiters};
 use super::stats::{Detail, UserCounts};
 use crate::clock::{Micros, SECOND};
 use crate::lanes::{LaneHandle, LaneKey};
@@ -19,6 +20,8 @@ pub(super) const SLICE: usize = 64;
 
 pub(super) struct User {
     pub(super) key: LaneKey,
+    /// The user's id, where leases are asked for in its name.
+    pub(super) name: Option<Arc<str>>,
     /// Units of the pool.
     pub(super) running: u32,
     /// Permits, those that run on a lent unit included.
@@ -49,6 +52,7 @@ impl User {
     fn new(key: LaneKey, tag: u64) -> Self {
         Self {
             key,
+            name: None,
             running: 0,
             permits: 0,
             waiting: 0,
@@ -86,6 +90,13 @@ impl User {
             self.others.len() - 1
         });
         &mut self.others[at].1
+    }
+
+    /// The number of the first of the user's waiters that has come.
+    pub(super) fn first_serial(&self, waiters: &Waiters) -> u64 {
+        let lines = std::iter::once(&self.plain).chain(self.others.iter().map(|(_, line)| line));
+        let firsts = lines.filter_map(|line| waiters.first(line));
+        firsts.map(Ticket::serial).min().unwrap_or(u64::MAX)
     }
 
     pub(super) fn waiting_in(&self, flow: u32) -> u32 {
@@ -133,6 +144,23 @@ impl IndexMut<u32> for Users {
 impl Users {
     pub(super) fn len(&self) -> usize {
         self.records.len()
+    }
+
+    pub(super) fn get(&self, user: u32) -> Option<&User> {
+        self.records.get(user as usize)
+    }
+
+    /// Keeps the user's id, which only shared limiters need.
+    #[cold]
+    pub(super) fn name(&mut self, user: u32, lane: &LaneHandle) {
+        let record = &mut self[user];
+        if record.name.is_none() {
+            record.name = Some(lane.user().shared().clone());
+        }
+    }
+
+    pub(super) fn find_number(&self, number: u64) -> Option<u32> {
+        self.find(LaneKey::of(number))
     }
 
     pub(super) fn find(&self, key: LaneKey) -> Option<u32> {

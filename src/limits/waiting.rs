@@ -42,6 +42,10 @@ impl State {
         }
         self.contention.set(true, now);
         self.list(user, flow);
+        self.impatient += usize::from(request.ask_once);
+        if self.leases.is_some() {
+            self.note_waiter(user, request.lane, now);
+        }
         ticket
     }
 
@@ -62,6 +66,7 @@ impl State {
             self.waiting_users -= 1;
         }
         record.drop_empty_lines();
+        self.impatient -= usize::from(waiter.ask_once);
         self.order.flows()[flow as usize].waiting -= 1;
         let users = &self.users;
         self.order
@@ -114,14 +119,14 @@ impl State {
     }
 
     /// Who is next, of all whose resources are free.
-    pub(super) fn next_turn(&mut self) -> Option<(Turn, u32)> {
+    pub(super) fn next_turn(&mut self, now: Micros) -> Option<(Turn, u32)> {
         let mut best: Option<(Turn, u32)> = None;
         for at in 0..self.order.flows().len() {
             let flow = u32::try_from(at).unwrap_or(u32::MAX);
             if !self.resources.are_free(self.order.needs(flow)) {
                 continue;
             }
-            let Some(turn) = self.front_of(flow) else { continue };
+            let Some(turn) = self.front_of(flow, now) else { continue };
             if best.is_none_or(|(other, _)| turn < other) {
                 best = Some((turn, flow));
             }
@@ -130,18 +135,25 @@ impl State {
     }
 
     /// The first user of a flow, after stale entries and users at their limit were dropped from its front.
-    pub(super) fn front_of(&mut self, flow: u32) -> Option<Turn> {
+    pub(super) fn front_of(&mut self, flow: u32, now: Micros) -> Option<Turn> {
         loop {
             let (turn, number) = self.order.flows()[flow as usize].front()?;
             if self.users.is_listed(turn.user, flow, number) {
                 let over = self.is_over(turn.user);
                 let is_current = over == turn.over && self.users[turn.user].key() <= turn.tag;
-                if is_current && (!over || self.settings.borrow) {
+                let may_run = is_current && (!over || self.settings.borrow);
+                let lacks_lease = may_run && !self.may_lease(turn.user, now);
+                if may_run && !lacks_lease {
                     return Some(turn);
                 }
                 self.users[turn.user].line(flow).entry = 0;
                 self.order.flows()[flow as usize].pop();
-                self.list(turn.user, flow);
+                if lacks_lease {
+                    // It is listed again when it has one.
+                    self.note_lacking(now);
+                } else {
+                    self.list(turn.user, flow);
+                }
             } else {
                 self.order.flows()[flow as usize].pop();
             }
@@ -150,8 +162,10 @@ impl State {
 
     /// Gives free units to the users in their turns.
     pub(super) fn schedule(&mut self, now: Micros, woken: &mut Woken) {
-        while self.waiters.len() > 0 && self.running < self.total() {
-            let Some((turn, flow)) = self.next_turn() else { return };
+        while self.waiters.len() > 0 && self.running < self.total() && self.may_lease_any(now) {
+            let Some((turn, flow)) = self.next_turn(now) else {
+                return;
+            };
             self.order.flows()[flow as usize].pop();
             let line = self.users[turn.user].line(flow);
             line.entry = 0;
@@ -219,6 +233,9 @@ impl State {
     /// Something has come back: nested waiters may run on their parents' units, or on one of the pool with resources of their
     /// parents, which the order of users does not see.
     pub(super) fn lend_to_nested(&mut self, now: Micros, woken: &mut Woken) {
+        if let Some(leases) = &mut self.leases {
+            leases.nested.clear();
+        }
         for ticket in self.nested.clone() {
             let Some(waiter) = self.waiters.get(ticket) else {
                 continue;
@@ -237,7 +254,11 @@ impl State {
             }
             let sources = tree.sources(Some(parent), self.order.needs(flow));
             if self.running < self.total() && !self.is_over(user) && self.resources.are_free(sources.pool) {
-                self.grant_waiting(ticket, sources, false, now, woken);
+                if self.may_lease(user, now) {
+                    self.grant_waiting(ticket, sources, false, now, woken);
+                } else {
+                    self.note_nested(user, now);
+                }
             }
         }
     }

@@ -77,9 +77,10 @@ exceptions! {
     ContextStateError(PyRuntimeError) {}
     /// A limit refused at once.
     ///
-    /// Fields: `limit` (`user`, `global`, `tree`), `retry_after` (whole seconds), `running`, `queued`, `reason` (`full`: nothing
-    /// is free and the caller does not wait; `queue`: too many wait; `predicted`: not to be had in time, by what permits were
-    /// held for lately; `nesting`), and `resource`, the named resource that is lacking, or an empty text.
+    /// Fields: `limit` (`user`, `global`, `tree`, `cluster`), `retry_after` (whole seconds), `running`, `queued`, `reason` (`full`:
+    /// nothing is free and the caller does not wait; `queue`: too many wait; `predicted`: not to be had in time, by what permits
+    /// were held for lately; `nesting`; `unavailable`: what the cluster's limit is kept in does not answer), and `resource`, the
+    /// named resource that is lacking, or an empty text.
     LimitRejected(PyRuntimeError) {
         limit: String = "global".to_owned(), retry_after: u32 = 1, running: u32 = 0, queued: usize = 0,
         reason: String = "full".to_owned(), resource: String = String::new(),
@@ -172,6 +173,8 @@ fn refusal_text(refusal: &Refusal) -> String {
         (Scope::Process, _) if refusal.resource.is_some() => "try again later, or raise the limit of this resource",
         (Scope::Process, Reason::Predicted) => "permits come back too late: wait longer, or raise total",
         (Scope::Process, _) => "try again later, or raise total",
+        (Scope::Cluster, Reason::Unavailable) => "what this limit is kept in does not answer; try again soon",
+        (Scope::Cluster, _) => "every lease of the cluster is in use; wait for a run in another process to end",
     };
     format!("{refusal}; {remedy} (retry after {} s)", refusal.retry_after)
 }

@@ -4,6 +4,7 @@ pub(crate) mod adaptive;
 pub(crate) mod audit;
 pub(crate) mod awaitable;
 pub(crate) mod cache;
+pub(crate) mod cluster;
 pub(crate) mod connection;
 pub(crate) mod context;
 pub(crate) mod crossings;

@@ -77,6 +77,7 @@ pub(crate) struct Wanted {
     pub(super) cost: f32,
     pub(super) resources: ResourceSet,
     pub(super) admitted: bool,
+    pub(super) ask_once: bool,
 }
 
 impl Wanted {
@@ -87,7 +88,7 @@ impl Wanted {
         (level, timeout, cost): (u8, Option<f64>, f32),
         names: Option<&Bound<'_, PyAny>>,
         ctx: Option<&Bound<'_, PyContext>>,
-        admitted: bool,
+        (admitted, ask_once): (bool, bool),
     ) -> PyResult<Self> {
         let held = limiter.get();
         let timeout = patience(timeout.unwrap_or(held.timeout))?;
@@ -100,6 +101,7 @@ impl Wanted {
             cost: factor(cost, "cost")?,
             resources: resources(&held.inner, names)?,
             admitted,
+            ask_once,
         })
     }
 
@@ -114,6 +116,7 @@ impl Wanted {
             cost: 1.0,
             resources: ResourceSet::NONE,
             admitted: true,
+            ask_once: false,
         })
     }
 
@@ -150,6 +153,7 @@ impl Asker {
             cost: wanted.cost,
             resources: wanted.resources,
             patience: wanted.patience,
+            ask_once: wanted.ask_once,
         }
     }
 }

@@ -14,7 +14,7 @@ use super::ask::{Asker, Wanted, deadline};
 use super::lock;
 use super::permit::{PyPermit, site};
 use crate::clock::Clock;
-use crate::limits::{Decision, Grant, Parked, Ticket};
+use crate::limits::{Decision, Grant, Parked, Refusal, Ticket};
 use crate::mutants::mutant;
 
 /// How often a sleeping thread looks for signals, such as Ctrl-C.
@@ -24,6 +24,7 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Default)]
 struct Sleeper {
     grant: Mutex<Option<Grant>>,
+    refusal: Mutex<Option<Refusal>>,
     bell: Condvar,
 }
 
@@ -33,7 +34,7 @@ impl Sleeper {
         let grant = lock(&self.grant);
         let (mut grant, _) = self
             .bell
-            .wait_timeout_while(grant, at_most, |grant| grant.is_none())
+            .wait_timeout_while(grant, at_most, |grant| grant.is_none() && lock(&self.refusal).is_none())
             .unwrap_or_else(PoisonError::into_inner);
         grant.take()
     }
@@ -44,7 +45,13 @@ impl Parked for Sleeper {
         *lock(&self.grant) = Some(grant);
     }
 
+    fn refuse(&self, refusal: Refusal) {
+        *lock(&self.refusal) = Some(refusal);
+    }
+
     fn wake(&self) -> Option<Grant> {
+        // With the lock that it sleeps on, or it would miss a refusal between its look and its sleep.
+        drop(lock(&self.grant));
         self.bell.notify_one();
         None
     }
@@ -109,6 +116,10 @@ fn wait(
         let nap = patience.saturating_sub(began.elapsed()).min(LOOK);
         if let Some(grant) = py.detach(|| sleeper.sleep(nap)) {
             return Ok(grant);
+        }
+        let refused = lock(&sleeper.refusal).take();
+        if let Some(refusal) = refused {
+            return Err(to_python(py, refusal));
         }
         if let Err(interrupted) = py.check_signals()
             && !mutant!(InterruptNotHeard)

@@ -81,6 +81,11 @@ impl PyFairLimiter {
         &self.inner
     }
 
+    /// The limiter for a desk, if it is of this process.
+    pub(crate) fn to_share(&self, py: Python<'_>) -> PyResult<&Arc<FairLimiter>> {
+        self.checked(py)
+    }
+
     fn build(settings: LimitSettings, resources: Vec<(Box<str>, u32)>, timeout: f64) -> PyResult<Self> {
         let settings = LimitSettings {
             patience: micros(patience(timeout)?),
@@ -238,11 +243,13 @@ impl PyFairLimiter {
     /// `priority` orders the requests of this user: 1 is the most urgent, 4 the least, 2 the default. `timeout` in seconds
     /// covers the whole wait (default: the limiter's). `cost` is how much the held time counts in the fair order (1).
     /// `resources` names what else is needed, all or nothing. With `ctx`, a permit that a context above it holds is lent.
-    /// `admitted=True` marks a step of a run that was admitted before: it is not refused early, it waits. Raises `LimitRejected`
-    /// at once, `LimitTimeout` after the wait.
+    /// `admitted=True` marks a step of a run that was admitted before: it is not refused early, it waits. `ask_once=True` waits
+    /// for nobody to be done: it is refused when nothing is free, and on a limiter that is shared at the first refusal of the
+    /// cluster. Raises `LimitRejected` at once, `LimitTimeout` after the wait.
     #[pyo3(signature = (
         user_id, *, priority = 2, timeout = None, cost = 1.0,
         resources: "str | collections.abc.Sequence[str] | None" = None, ctx = None, admitted = false,
+        ask_once = false,
     ))]
     fn slot(
         slf: &Bound<'_, Self>,
@@ -253,8 +260,10 @@ impl PyFairLimiter {
         resources: Option<&Bound<'_, PyAny>>,
         ctx: Option<&Bound<'_, PyContext>>,
         admitted: bool,
+        ask_once: bool,
     ) -> PyResult<Slot> {
-        let wanted = Wanted::of(slf, user_id, (priority, timeout, cost), resources, ctx, admitted)?;
+        let asks = (admitted, ask_once);
+        let wanted = Wanted::of(slf, user_id, (priority, timeout, cost), resources, ctx, asks)?;
         Ok(Slot::new(slf, wanted))
     }
 
@@ -262,6 +271,7 @@ impl PyFairLimiter {
     #[pyo3(signature = (
         user_id, *, priority = 2, timeout = None, cost = 1.0,
         resources: "str | collections.abc.Sequence[str] | None" = None, ctx = None, admitted = false,
+        ask_once = false,
     ) -> "collections.abc.Awaitable[Permit]")]
     fn acquire<'py>(
         slf: &Bound<'py, Self>,
@@ -272,8 +282,10 @@ impl PyFairLimiter {
         resources: Option<&Bound<'py, PyAny>>,
         ctx: Option<&Bound<'py, PyContext>>,
         admitted: bool,
+        ask_once: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let wanted = Wanted::of(slf, user_id, (priority, timeout, cost), resources, ctx, admitted)?;
+        let asks = (admitted, ask_once);
+        let wanted = Wanted::of(slf, user_id, (priority, timeout, cost), resources, ctx, asks)?;
         ask(slf.py(), &slf.get().inner, &wanted, Goal::Caller)
     }
 
@@ -293,7 +305,14 @@ impl PyFairLimiter {
         ctx: Option<&Bound<'_, PyContext>>,
         admitted: bool,
     ) -> PyResult<SyncSlot> {
-        let wanted = Wanted::of(slf, user_id, (priority, timeout, cost), resources, ctx, admitted)?;
+        let wanted = Wanted::of(
+            slf,
+            user_id,
+            (priority, timeout, cost),
+            resources,
+            ctx,
+            (admitted, false),
+        )?;
         Ok(SyncSlot::new(slf, wanted))
     }
 
@@ -312,7 +331,14 @@ impl PyFairLimiter {
         ctx: Option<&Bound<'_, PyContext>>,
         admitted: bool,
     ) -> PyResult<Py<PyPermit>> {
-        let wanted = Wanted::of(slf, user_id, (priority, timeout, cost), resources, ctx, admitted)?;
+        let wanted = Wanted::of(
+            slf,
+            user_id,
+            (priority, timeout, cost),
+            resources,
+            ctx,
+            (admitted, false),
+        )?;
         blocking::acquire(slf.py(), slf.get(), &wanted)
     }
 
@@ -327,7 +353,7 @@ impl PyFairLimiter {
         resources: Option<&Bound<'_, PyAny>>,
         ctx: Option<&Bound<'_, PyContext>>,
     ) -> PyResult<Option<PyPermit>> {
-        let wanted = Wanted::of(slf, user_id, (2, Some(0.0), cost), resources, ctx, false)?;
+        let wanted = Wanted::of(slf, user_id, (2, Some(0.0), cost), resources, ctx, (false, false))?;
         Ok(slf.get().at_once(slf.py(), &wanted).ok())
     }
 
@@ -342,7 +368,7 @@ impl PyFairLimiter {
         resources: Option<&Bound<'_, PyAny>>,
         ctx: Option<&Bound<'_, PyContext>>,
     ) -> PyResult<PyPermit> {
-        let wanted = Wanted::of(slf, user_id, (2, Some(0.0), cost), resources, ctx, false)?;
+        let wanted = Wanted::of(slf, user_id, (2, Some(0.0), cost), resources, ctx, (false, false))?;
         slf.get().at_once(slf.py(), &wanted)
     }
 

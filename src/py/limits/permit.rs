@@ -107,6 +107,7 @@ impl PyPermit {
             cost: grant.cost(),
             resources: grant.wanted(),
             admitted: true,
+            ask_once: false,
         };
         if mutant!(SuspendedKeepsUnit) {
             std::mem::forget(grant);
@@ -297,6 +298,19 @@ impl PyPermit {
     #[getter]
     fn fence(&self) -> u64 {
         self.inner.fence()
+    }
+
+    /// The fence of the lease under which it runs, of a limiter that is shared by a cluster: it grows over all processes. Sinks
+    /// that keep the largest they have seen can refuse what comes late from whoever lost its lease. `None` without a lease.
+    #[getter]
+    fn lease_fence(&self) -> Option<u64> {
+        self.inner.lease().0
+    }
+
+    /// Whether the lease under which it runs was lost: another process may have let somebody run in its place.
+    #[getter]
+    fn is_lost(&self) -> bool {
+        self.inner.lease().1
     }
 
     /// When the wait for the permit would have been over, by `time.monotonic()`; `None` for a wait without end. What follows

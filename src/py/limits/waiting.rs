@@ -18,7 +18,7 @@ use super::lock;
 use super::permit::{PyPermit, site};
 use super::slot::Slot;
 use crate::clock::{Clock, Micros};
-use crate::limits::{Decision, FairLimiter, Grant, Parked, Priority, Ticket};
+use crate::limits::{Decision, FairLimiter, Grant, Parked, Priority, Refusal, Ticket};
 use crate::mutants::mutant;
 
 /// What a permit is for.
@@ -123,6 +123,7 @@ pub(super) fn ask<'py>(
     let waiter = Arc::new(Waiter {
         future: LoopFuture::new(py)?,
         grant: Mutex::new(None),
+        refusal: Mutex::new(None),
         timed_out: AtomicBool::new(false),
     });
     let parked = waiter.clone();
@@ -145,12 +146,17 @@ pub(super) fn ask<'py>(
 struct Waiter {
     future: LoopFuture,
     grant: Mutex<Option<Grant>>,
+    refusal: Mutex<Option<Refusal>>,
     timed_out: AtomicBool,
 }
 
 impl Parked for Waiter {
     fn grant(&self, grant: Grant) {
         *lock(&self.grant) = Some(grant);
+    }
+
+    fn refuse(&self, refusal: Refusal) {
+        *lock(&self.refusal) = Some(refusal);
     }
 
     fn wake(&self) -> Option<Grant> {
@@ -293,6 +299,10 @@ impl PermitAwaitable {
             return Ok(if resumed { py.None().into_bound(py) } else { answer });
         }
         self.goal.fail();
+        let refused = lock(&self.waiter.refusal).take();
+        if let Some(refusal) = refused {
+            return Err(to_python(py, refusal));
+        }
         if let Some(refusal) = self.limiter.abandon(
             self.ticket,
             self.waiter.timed_out.load(Ordering::Relaxed),
