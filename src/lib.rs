@@ -34,7 +34,7 @@ mod _core {
     use pyo3::prelude::*;
 
     use crate::py::awaitable::{ReadyAwaitable, ReadyNone, answer_without_exception};
-    use crate::py::cluster::DeskAwaitable;
+    use crate::py::cluster::{DeskAwaitable, ReplicaAwaitable};
     use crate::py::connection::CursorAwaitable;
     use crate::py::emitter::DeliveryAwaitable;
     use crate::py::limits::PermitAwaitable;
@@ -47,7 +47,10 @@ mod _core {
             AuditLog, AuditReader, audit_chains, audit_is_written, audit_prove, audit_verify, audit_verify_inclusion,
         },
         cache::TtlCache,
-        cluster::{LeaseDesk, LeaseOperation, lease_scripts},
+        cluster::{
+            LeaseDesk, LeaseOperation, LogAppend, LogMirror, LogReplica, cluster_user_key, lease_scripts,
+            stream_is_mirrored,
+        },
         connection::{EventCursor, bye_frame, cancel_stream, stream_state},
         context::PyContext,
         crossings::{_note_check, _note_control, _note_refused, _note_violation, _refusal, crossing_figures},
@@ -128,6 +131,7 @@ mod _core {
         answer_without_exception::<DeliveryAwaitable>(py);
         answer_without_exception::<DeskAwaitable>(py);
         answer_without_exception::<PermitAwaitable>(py);
+        answer_without_exception::<ReplicaAwaitable>(py);
         step_without_exception(py);
         // Child processes of a fork must not use what belongs to their parent.
         let os = py.import("os")?;

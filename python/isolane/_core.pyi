@@ -55,6 +55,9 @@ __all__ = [
     "LeaseOperation",
     "LegacySite",
     "LimitRejected",
+    "LogAppend",
+    "LogMirror",
+    "LogReplica",
     "LoopAccount",
     "LoopBudgetExceeded",
     "MemoryCharge",
@@ -113,6 +116,7 @@ __all__ = [
     "charge_memory",
     "clear_caches",
     "close_connection",
+    "cluster_user_key",
     "crossing_figures",
     "default_limiter",
     "delivery_figures",
@@ -158,6 +162,7 @@ __all__ = [
     "shed_caches",
     "show_throttled",
     "stream_has_ended",
+    "stream_is_mirrored",
     "stream_state",
     "sweep_lanes",
     "to_json",
@@ -1736,6 +1741,228 @@ class LimitRejected(RuntimeError):
     def running(self, /) -> int: ...
 
 @final
+class LogAppend:
+    """
+    What a store is to keep of the log of one run, next. The store appends `entries`; with a `snapshot` it keeps that as well, and
+    needs no entry up to its number any more.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def ended(self, /) -> str | None:
+        """
+        How the stream ended: with it the store has everything. `None` while it goes on.
+        """
+    @property
+    def entries(self, /) -> list[tuple[int, bytes]]:
+        """
+        The events by number, which grows. Numbers that are missing were left out, which the next one says.
+        """
+    @property
+    def epoch(self, /) -> str:
+        """
+        The incarnation of the run's log.
+        """
+    @property
+    def run_id(self, /) -> str:
+        """
+        The run.
+        """
+    @property
+    def snapshot(self, /) -> tuple[int, bytes] | None:
+        """
+        What stands for everything up to a number, with that number.
+        """
+    @property
+    def thread_id(self, /) -> str:
+        """
+        The thread.
+        """
+    @property
+    def upto(self, /) -> int:
+        """
+        The number up to which the store has everything with this: what `LogReplica.stored` is told.
+        """
+    @property
+    def user_id(self, /) -> str:
+        """
+        The user.
+        """
+    @property
+    def whole(self, /) -> bool:
+        """
+        Whether it begins where the log does: what the store has of this incarnation is replaced.
+        """
+
+@final
+class LogMirror:
+    """
+    The log of a run that another worker writes. The user's sockets here read it like any other: same epoch, numbers and frames.
+    Nobody but this object appends to it. Collected before its end, it drops the log.
+    """
+    def __new__(
+        cls,
+        /,
+        user_id: str,
+        run_id: str,
+        thread_id: str,
+        epoch: str,
+        *,
+        worker: str = "",
+        max_events: SupportsIndex = 1000,
+        max_run_bytes: SupportsIndex = ...,
+        max_user_bytes: SupportsIndex = ...,
+        retention: SupportsFloat | SupportsIndex = 300.0,
+        progress_ttl: SupportsFloat | SupportsIndex = 30.0,
+    ) -> LogMirror:
+        """
+        The mirror of an incarnation of a run's log, which `worker` writes. It takes the place of an earlier incarnation. Raises
+        `InvalidEvent` where this process has that incarnation already or publishes the run itself, `ContextIsolationError` when
+        the run id is another user's here, and `BudgetExceeded` when the user has too many streams. The other arguments are the
+        mirror's own bounds.
+        """
+    def __repr__(self, /) -> str: ...
+    def adopt(self, /, reason: str, code: str = "worker_lost") -> LogAppend:
+        """
+        Ends the run of a worker that is gone, under a new epoch: what was read of it becomes the snapshot, what is open is closed
+        with one `agent_error` of this code each, and the stream ends as lost. The sockets here go on in it. Returns what a store
+        is to keep of the new incarnation, all of it. Raises `RunClosed` when the stream has ended or is gone.
+        """
+    def append(self, /, entries: SupportsGetItem[int, tuple[SupportsIndex, bytes | bytearray]]) -> bool:
+        """
+        Takes entries as `LogAppend` has them. What it has already is passed over. Returns `False`, and takes nothing more, at a
+        gap: then `reset` it. Raises `ValueError`, and takes nothing, when anything cannot be read or is of another log;
+        `BudgetExceeded` when the user has no room, and `RunClosed` when it has ended or is gone.
+        """
+    def drop(self, /) -> None:
+        """
+        Drops the log, ended or not. Its readers are told that it is gone.
+        """
+    def end(self, /, outcome: str) -> None:
+        """
+        The stream has ended, and everything before its end was taken. Ending it twice is nothing.
+        """
+    @property
+    def epoch(self, /) -> str:
+        """
+        The incarnation: after `adopt` the new one.
+        """
+    @property
+    def is_gone(self, /) -> bool:
+        """
+        Whether the log was dropped: by `drop`, to make room, at the end of its retention, or for a later incarnation.
+        """
+    @property
+    def is_read(self, /) -> bool:
+        """
+        Whether a socket of the user here is reading it.
+        """
+    @property
+    def outcome(self, /) -> str | None:
+        """
+        How the stream ended, or `None`.
+        """
+    @property
+    def position(self, /) -> int:
+        """
+        The latest number that it has.
+        """
+    def reached(self, /, level: str) -> int:
+        """
+        The highest number that was `sent` to some socket here, or `acked` by its client.
+        """
+    def reset(
+        self,
+        /,
+        upto: SupportsIndex,
+        snapshot: bytes | bytearray,
+        entries: SupportsGetItem[int, tuple[SupportsIndex, bytes | bytearray]] = ...,
+    ) -> bool:
+        """
+        Goes on from a snapshot, and takes the entries that follow it. A snapshot of before the mirror's own position is passed
+        over. Returns and raises what `append` does.
+        """
+    @property
+    def run_id(self, /) -> str:
+        """
+        The run.
+        """
+    @property
+    def thread_id(self, /) -> str:
+        """
+        The thread.
+        """
+    @property
+    def user_id(self, /) -> str:
+        """
+        The user.
+        """
+    @property
+    def worker(self, /) -> str:
+        """
+        The worker that writes it.
+        """
+
+@final
+class LogReplica:
+    """
+    Follows all logs of this process that it writes itself, from now on and until `close`, for whoever stores them. There is one of
+    it. It has no queue: it is a position in each log, and what waits for a slow store is folded with its log.
+    """
+    def __new__(cls, /, *, batch_ms: SupportsIndex = 5) -> LogReplica:
+        """
+        What is critical is to be taken at once, the rest `batch_ms` milliseconds later. Raises `RuntimeError` while there is
+        another one.
+        """
+    def __repr__(self, /) -> str: ...
+    def again(self, /, run_id: str, epoch: str) -> bool:
+        """
+        What was taken and not told to be stored is taken once more: the store failed. Returns whether the log is followed.
+        """
+    def close(self, /) -> None:
+        """
+        Follows nothing any more. Who waits for an event to be stored gets `RunClosed`. Closing twice is nothing.
+        """
+    def figures(self, /) -> dict[str, int]:
+        """
+        `logs` that are followed, how many of them have something to take (`marked`), and how many events are not known to be
+        stored (`behind`).
+        """
+    def reached(self, /, run_id: str, epoch: str, level: str, upto: SupportsIndex) -> bool:
+        """
+        Another worker has `sent` the events up to a number to a socket of the user, or its client has `acked` them. Returns
+        whether the log is followed.
+        """
+    def refused(
+        self,
+        /,
+        run_id: str,
+        epoch: str,
+        reason: str = "this worker was taken for dead, and its run was ended by another",
+    ) -> bool:
+        """
+        The store has a second writer: this worker was taken for dead. The log ends here as lost, what still publishes into it
+        gets `RunClosed`, and it is not followed any more. Returns whether it was.
+        """
+    def rewind(self, /, run_id: str, epoch: str) -> bool:
+        """
+        The store has lost what it had: the log is taken from its beginning, a snapshot and what follows. Returns whether the log
+        is followed.
+        """
+    def stored(self, /, run_id: str, epoch: str, upto: SupportsIndex) -> bool:
+        """
+        The store has everything up to a number, which is `LogAppend.upto`. Who waits for the level `stored` is told. Returns
+        whether the log is followed.
+        """
+    def take(self, /, max_bytes: SupportsIndex = ...) -> list[LogAppend]:
+        """
+        What is to be stored, of each log what follows what was taken of it, about `max_bytes` in all.
+        """
+    def wait(self, /) -> collections.abc.Awaitable[None]:
+        """
+        Waits until there is something to take.
+        """
+
+@final
 class LoopAccount:
     """
     What one run has used of the event loop, and what drives its coroutines.
@@ -3095,11 +3322,12 @@ class UserWebSocketEmitter:
         run_id: str | None = None,
     ) -> collections.abc.Awaitable[None]:
         """
-        Waits until event `n` was written to some socket of the user (`sent`: the server took it), or some client of the user
-        has acknowledged it or a later one (`acked`; clients of `isolane.v1` do). The event stays in the log either way.
+        Waits until event `n` is in the store that several workers share (`stored`), was written to some socket of the user
+        (`sent`: the server took it), or some client of the user has acknowledged it or a later one (`acked`; clients of
+        `isolane.v1` do). The event stays in the log either way.
 
         Raises `DeliveryTimeout`, a `TimeoutError`, after `timeout` seconds; `InvalidEvent` for a number that was not
-        published, `RunClosed` when the log is gone, and `BudgetExceeded` when 1000 wait for events of the run.
+        published, and for `stored` where nothing stores events; `RunClosed` when the log is gone, and `BudgetExceeded` when 1000 wait for events of the run.
         """
 
 @final
@@ -3335,7 +3563,8 @@ def bye_frame(code: SupportsIndex, retry_ms: SupportsIndex) -> str:
 def cancel_stream(user_id: str, run_id: str, reason: str) -> None:
     """
     Ends the stream of a run as cancelled, for one that no engine runs. What is open in it is closed, and whoever publishes
-    gets `RunClosed`. Does nothing to a stream that has ended, is unknown or another user's.
+    gets `RunClosed`. Does nothing to a stream that has ended, is unknown or another user's. Raises `RunClosed` for one that
+    another worker publishes: it is cancelled there.
     """
 
 def charge_memory(
@@ -3357,6 +3586,12 @@ def close_connection(user_id: str, connection_id: str, code: SupportsIndex) -> b
     """
     Says that a socket of a user is to be closed with `code`. Returns whether there was one of that name that was not to be closed
     already. Another user's socket is not found.
+    """
+
+def cluster_user_key(secret: bytes, user_id: str) -> str:
+    """
+    What a user is called in a store that several workers share: HMAC-SHA256 of the id under the cluster's secret, 32
+    hexadecimal digits.
     """
 
 def crossing_figures() -> dict[str, typing.Any]:
@@ -3654,6 +3889,11 @@ def stream_has_ended(ctx: UserExecutionContext) -> bool:
     Whether the event stream of a context's run was opened and has ended.
     """
 
+def stream_is_mirrored(user_id: str, run_id: str) -> bool:
+    """
+    Whether the run goes on in another worker, and this one only shows its events: then it is cancelled there.
+    """
+
 def stream_state(user_id: str, run_id: str) -> str:
     """
     Where a run of the user is: `running`, `ended`, or `gone` when there is none, or it is another user's.
@@ -3695,7 +3935,7 @@ def user_pseudonym(user_id: str) -> str:
 def user_streams(user_id: str) -> list[dict[str, typing.Any]]:
     """
     The streams of a user that are not expired: `run_id`, `thread_id`, `epoch`, `head`, `outcome` and, for ended ones,
-    `ended_seconds_ago`.
+    `ended_seconds_ago`; `worker` is the one that publishes it, `None` where that is this one.
     """
 
 def users_view(

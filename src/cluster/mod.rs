@@ -2,3 +2,6 @@
 //! answers; moving bytes is for others.
 
 pub mod lease;
+mod user_key;
+
+pub use self::user_key::user_key;

@@ -38,6 +38,26 @@ impl Class {
             .into_iter()
             .find(|class| *class as u8 == number)
     }
+
+    /// How soon readers must know of an event of the class that came at `now`.
+    pub(super) fn urgency(self, is_part: bool, now: Micros) -> Urgency {
+        match self {
+            Self::Content if is_part => Urgency::Soon(now.saturating_add(DELTA_DELAY)),
+            Self::Critical | Self::Content => Urgency::Now,
+            Self::Progress => Urgency::Soon(now.saturating_add(PROGRESS_DELAY)),
+            Self::Debug => Urgency::Soon(now.saturating_add(DEBUG_DELAY)),
+        }
+    }
+}
+
+impl Urgency {
+    /// The more urgent of the two.
+    pub(super) fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Soon(one), Self::Soon(two)) => Self::Soon(one.min(two)),
+            _ => Self::Now,
+        }
+    }
 }
 
 /// When those who read a stream must be told of something new.
@@ -182,12 +202,7 @@ impl Draft<'_> {
 
     /// How soon readers must know of it, when it is published at `now`.
     pub(super) fn urgency(&self, now: Micros) -> Urgency {
-        match self.class() {
-            Class::Content if self.extra.delta.is_some() => Urgency::Soon(now.saturating_add(DELTA_DELAY)),
-            Class::Critical | Class::Content => Urgency::Now,
-            Class::Progress => Urgency::Soon(now.saturating_add(PROGRESS_DELAY)),
-            Class::Debug => Urgency::Soon(now.saturating_add(DEBUG_DELAY)),
-        }
+        self.class().urgency(self.extra.delta.is_some(), now)
     }
 }
 
@@ -203,6 +218,11 @@ pub enum EventError {
     /// The stream has ended.
     #[error("the run's event stream has ended; publish before the engine or emitter is cleaned up")]
     Closed,
+    /// Another worker publishes the run, and this one only shows it.
+    #[error(
+        "the run goes on in another worker, and this one only shows its events; publish, end and cancel it where it runs"
+    )]
+    Elsewhere,
     /// Too large.
     #[error(
         "the event is {bytes} bytes, the limit is {limit}; store the data and send where it is, or raise max_event_bytes"

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::log::{LogEntry, TextId};
+use super::log::{LogEntry, Moved, Moving, TextId};
 use crate::metrics::EVENT_KINDS;
 use crate::mutants::mutant;
 
@@ -265,6 +265,68 @@ impl Fold {
             Kept::Event(entry) => entry,
             Kept::Text(text) => &text.latest,
         })
+    }
+
+    /// Texts that were dropped.
+    pub(super) fn cut(&self) -> impl Iterator<Item = &Arc<TextId>> {
+        self.cut.iter().filter(|id| self.texts.get(*id) == Some(&0))
+    }
+
+    /// All that is kept, in log order, on its way to another worker.
+    pub(super) fn moving(&self) -> impl Iterator<Item = Moving<'_>> {
+        self.by_number.values().map(|kept| match kept {
+            Kept::Text(text) => Moving::Text(&text.latest, &text.contents, text.is_cut),
+            Kept::Event(entry) => {
+                let paired = match entry.key {
+                    (span, Slot::ToolBegun(_, tool)) => self.latest.get(&(span, Slot::ToolPaired(tool))),
+                    _ => None,
+                };
+                Moving::Event(entry, paired == Some(&entry.number))
+            }
+        })
+    }
+
+    /// What came from another worker.
+    pub(super) fn restored(cut: Vec<Arc<TextId>>, kept: Vec<Moved>) -> Self {
+        let mut fold = Self::default();
+        for moved in kept {
+            let (number, kept) = match moved {
+                Moved::Event(entry, is_paired) => {
+                    let key = match entry.key {
+                        (span, Slot::ToolBegun(_, tool)) if is_paired => (span, Slot::ToolPaired(tool)),
+                        key => key,
+                    };
+                    if let (span, Slot::ToolBegun(_, tool)) = key {
+                        *fold.open_calls.entry((span, tool)).or_default() += 1;
+                    }
+                    fold.latest.insert(key, entry.number);
+                    fold.bytes += entry.weight();
+                    (entry.number, Kept::Event(entry))
+                }
+                Moved::Text(latest, contents, is_cut) => {
+                    let Some(id) = latest.part().map(|part| part.of.clone()) else {
+                        continue;
+                    };
+                    fold.texts.insert(id.clone(), latest.number);
+                    let text = Text {
+                        id,
+                        contents,
+                        is_cut,
+                        latest,
+                    };
+                    fold.bytes += text.weight();
+                    (text.latest.number, Kept::Text(Box::new(text)))
+                }
+            };
+            fold.by_number.insert(number, kept);
+        }
+        for id in cut.into_iter().take(MAX_CUT_TEXTS) {
+            if !fold.texts.contains_key(&id) {
+                fold.texts.insert(id.clone(), 0);
+                fold.cut.push_back(id);
+            }
+        }
+        fold
     }
 
     pub(super) fn len(&self) -> usize {

@@ -96,7 +96,8 @@ pub(super) fn subscribed(log: &RunLog, mode: SubscribeMode, position: u64) -> St
     let mut out = open_for("sub", log);
     json::text_member(&mut out, "mode", mode.name());
     json::number_member(&mut out, "n", position);
-    json::number_member(&mut out, "head", log.head());
+    // A mirror may be behind what its client has from the writer.
+    json::number_member(&mut out, "head", log.head().max(position));
     close(out)
 }
 

@@ -9,6 +9,7 @@ mod fold;
 pub mod frame;
 pub mod json;
 mod log;
+mod replica;
 mod span;
 pub mod sse;
 mod streams;
@@ -19,8 +20,9 @@ pub use event::{Class, Delta, Draft, EventError, EventKind, Extra, MAX_EVENT_BYT
 pub use failures::FailedEvent;
 pub use frame::CancelState;
 pub use log::{
-    Deliveries, Glance, Level, LogAccount, LogBounds, Outcome, OutlineItem, OutlineKind, RunLog, StreamView,
-    StreamWriter, set_late,
+    Chunk, Deliveries, Glance, Level, LogAccount, LogBounds, Malformed, MirrorError, Outcome, OutlineItem, OutlineKind,
+    RunLog, StreamView, StreamWriter, set_late,
 };
+pub use replica::{Append, ReplicaFigures, ReplicaSlot, Replicator};
 pub use span::SpanScope;
 pub use streams::{MAX_STREAMS, Streams};

@@ -308,6 +308,80 @@ impl SpanBook {
         Ok(placed)
     }
 
+    /// The book of a log that goes on from a snapshot: counts of what was before it.
+    pub(super) fn restored(count: u32, (completed, failed): (u32, u32), deepest: u16, first: Option<&str>) -> Self {
+        Self {
+            count,
+            completed,
+            failed,
+            deepest,
+            first: first.map(Arc::from),
+            ..Self::default()
+        }
+    }
+
+    /// A span began in the log that this one mirrors. It is found by its own name, which no other has.
+    pub(super) fn replay_start(
+        &mut self,
+        index: u32,
+        id: Arc<str>,
+        parent: Option<Arc<str>>,
+        agent: Arc<str>,
+        trace: Option<TraceContext>,
+        now: Micros,
+    ) {
+        self.count = self.count.max(index);
+        if self.open.len() >= MAX_SPANS as usize || self.is_open(index) {
+            return;
+        }
+        let around = |parent: &Arc<str>| self.open.iter().rev().find(|span| span.id == *parent);
+        let depth = 1 + parent.as_ref().and_then(around).map_or(0, |span| span.depth);
+        self.deepest = self.deepest.max(depth);
+        self.first.get_or_insert_with(|| agent.clone());
+        self.open.push(Span {
+            index,
+            scope: Box::from(&*id),
+            id,
+            parent,
+            agent,
+            since: now,
+            depth,
+            tools: Vec::new(),
+            calls: 0,
+            trace: trace.map(Box::new),
+        });
+    }
+
+    /// A tool call began there.
+    pub(super) fn replay_tool(&mut self, index: u32, call: u32, name: &str, now: Micros) {
+        let span = self.open.iter_mut().find(|span| span.index == index);
+        if let Some(span) = span.filter(|span| span.tools.len() < MAX_OPEN_TOOLS) {
+            span.calls = span.calls.max(call);
+            span.tools.push(OpenTool {
+                name: name.into(),
+                call,
+                since: now,
+            });
+        }
+    }
+
+    /// A tool call ended there.
+    pub(super) fn replay_tool_end(&mut self, index: u32, call: u32) {
+        if let Some(span) = self.open.iter_mut().find(|span| span.index == index) {
+            span.tools.retain(|tool| tool.call != call);
+        }
+    }
+
+    /// A span ended there: with an error or without, or counted before.
+    pub(super) fn replay_end(&mut self, index: u32, is_error: Option<bool>) {
+        self.open.retain(|span| span.index != index);
+        match is_error {
+            Some(true) => self.failed += 1,
+            Some(false) => self.completed += 1,
+            None => {}
+        }
+    }
+
     /// The scope in which an open span was published.
     pub(super) fn scope_of(span: &Span) -> Option<SpanScope> {
         Some(SpanScope {

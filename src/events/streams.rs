@@ -104,6 +104,9 @@ impl Streams {
                 if let Some(writer) = old.as_ref().and_then(RunLog::join) {
                     return Ok(writer);
                 }
+                if old.as_ref().is_some_and(|old| old.is_mirror() && !old.is_over()) {
+                    return Err(EventError::Elsewhere);
+                }
                 if inner.count() >= MAX_STREAMS {
                     drop(inner);
                     if streams.drop_oldest_ended() {
@@ -135,9 +138,78 @@ impl Streams {
             if let Some(replaced) = replaced.filter(|replaced| Arc::strong_count(replaced) == 1) {
                 replaced.forget();
             }
+            lane.shared().replica.opened(writer.log());
             streams.wake(Urgency::Now);
             return Ok(writer);
         }
+    }
+
+    /// Makes the mirror of a log that `worker` writes, which takes the place of an earlier incarnation. Refused where this
+    /// worker has that very log, or writes the run itself.
+    pub fn mirror(
+        lane: &LaneHandle,
+        run: &RunId,
+        thread: &ThreadId,
+        epoch: &str,
+        worker: &str,
+        bounds: LogBounds,
+    ) -> Result<Arc<RunLog>, EventError> {
+        let streams = lane.streams();
+        loop {
+            let mut inner = streams.inner();
+            if let Some(old) = inner.logs.get(run) {
+                if **old.epoch() == *epoch {
+                    return Err(EventError::invalid(
+                        "this worker has that incarnation of the run's log already; feed the mirror that there is",
+                    ));
+                }
+                if !old.is_mirror() && !old.is_over() {
+                    return Err(EventError::invalid(
+                        "this worker publishes the run itself; a run has one writer, end it before it is mirrored",
+                    ));
+                }
+            }
+            if inner.count() >= MAX_STREAMS {
+                drop(inner);
+                if streams.drop_oldest_ended() {
+                    continue;
+                }
+                return Err(EventError::Budget {
+                    what: "the user's number of streams",
+                    scope: "user",
+                    limit: MAX_STREAMS,
+                });
+            }
+            lane.shared().claim_run(run, lane.user())?;
+            let log = RunLog::mirror_of(lane.clone(), run.clone(), thread.clone(), epoch, worker, bounds);
+            let log = Arc::new(log);
+            streams.put(inner, &log);
+            return Ok(log);
+        }
+    }
+
+    /// Puts a mirror into the place of its earlier incarnation.
+    pub(super) fn replace(lane: &LaneHandle, log: &Arc<RunLog>) {
+        let streams = lane.streams();
+        streams.put(streams.inner(), log);
+    }
+
+    /// Puts a mirror into its place, and has the sockets follow it.
+    fn put(&self, mut inner: MutexGuard<'_, Inner>, log: &Arc<RunLog>) {
+        let old = inner.logs.insert(log.run().clone(), log.clone());
+        inner.replaced.extend(old.as_ref().map(Arc::downgrade));
+        let connections = inner.connections.clone();
+        drop(inner);
+        for connection in connections {
+            connection.follow(log);
+        }
+        match old {
+            // Its writer is gone, or has begun anew: whoever reads it goes on in the other one.
+            Some(old) if old.is_mirror() && !old.is_over() => old.supersede(),
+            Some(old) if Arc::strong_count(&old) == 1 => drop(old.forget()),
+            _ => {}
+        }
+        self.wake(Urgency::Now);
     }
 
     /// The stream of a run.

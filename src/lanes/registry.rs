@@ -13,7 +13,7 @@ use super::budget::Account;
 use super::lane::{Lane, LaneHandle};
 use crate::cache::Reclaim;
 use crate::clock::{Clock, Micros};
-use crate::events::{Connection, RunLog};
+use crate::events::{Connection, ReplicaSlot, RunLog};
 use crate::ids::{Checked, RunId, UserId};
 use crate::metrics::EventCounters;
 use crate::mutants::mutant;
@@ -36,6 +36,8 @@ pub struct Shared {
     pub logs: Arc<Account>,
     /// Events over all users.
     pub events: EventCounters,
+    /// Who stores what is published, if anybody does.
+    pub replica: ReplicaSlot,
     /// Lanes without a handle. Signed: a handle may be counted by one thread before another has counted the lane.
     pub(super) idle: AtomicIsize,
     /// Counts the times that a lane became idle.
@@ -181,6 +183,7 @@ impl Registry {
             account: Arc::default(),
             logs: Arc::default(),
             events: EventCounters::default(),
+            replica: ReplicaSlot::default(),
             idle: AtomicIsize::new(0),
             idle_turns: AtomicU64::new(0),
             expiry: Mutex::default(),

@@ -8,12 +8,14 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
 use super::awaitable::{ReadyNone, Stand, Steps, as_next};
+use super::errors::to_python;
 use super::isolation::gate;
 use super::loops::{FutureSteps, LoopFuture, Step, beside_exception};
 use super::process::{CLOCK, Stamp, lane_of};
 use crate::clock::{Clock, SECOND, seconds};
 use crate::events::{
-    CancelState, ClientFrame, Connection, CursorMode, Options, Outcome, Parking, Streams, Wake, deflate, frame,
+    CancelState, ClientFrame, Connection, CursorMode, EventError, Options, Outcome, Parking, Streams, Wake, deflate,
+    frame,
 };
 use crate::isolation::Boundary;
 use crate::mutants::mutant;
@@ -424,11 +426,15 @@ pub(crate) fn stream_state(py: Python<'_>, user_id: &str, run_id: &str) -> PyRes
 }
 
 /// Ends the stream of a run as cancelled, for one that no engine runs. What is open in it is closed, and whoever publishes
-/// gets `RunClosed`. Does nothing to a stream that has ended, is unknown or another user's.
+/// gets `RunClosed`. Does nothing to a stream that has ended, is unknown or another user's. Raises `RunClosed` for one that
+/// another worker publishes: it is cancelled there.
 #[pyfunction]
 pub(crate) fn cancel_stream(py: Python<'_>, user_id: &str, run_id: &str, reason: &str) -> PyResult<()> {
     let lane = lane_of(py, user_id)?;
     if let Some(log) = lane.streams().find(run_id) {
+        if log.is_mirror() && !log.is_over() {
+            return Err(to_python(py, EventError::Elsewhere));
+        }
         let now = CLOCK.now();
         log.end(Some(Outcome::Cancelled), reason, now.unix, now.monotonic);
     }

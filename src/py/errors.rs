@@ -210,7 +210,7 @@ pub(crate) fn to_python(py: Python<'_>, error: impl Into<Error>) -> PyErr {
         Error::Event(error) => {
             let message = error.to_string();
             match error {
-                EventError::Closed => RunClosed::raise(py, message),
+                EventError::Closed | EventError::Elsewhere => RunClosed::raise(py, message),
                 EventError::TooLarge { bytes, limit } => EventTooLarge::raise(py, message, bytes, limit),
                 EventError::Budget { limit, scope, .. } => BudgetExceeded::raise(py, message, limit, scope.to_owned()),
                 EventError::Invalid { .. } | EventError::Isolation(_) => InvalidEvent::raise(py, message),

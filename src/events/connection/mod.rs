@@ -320,7 +320,10 @@ impl Connection {
 
     /// A stream that began after the connection did: it is seen from its first event.
     pub(super) fn follow(&self, log: &Arc<RunLog>) {
-        if self.mode == CursorMode::Sse || log.owner().same_owner(self.lane.tag(), Crossing::Subscribe).is_err() {
+        // An event stream is of one incarnation, unless another worker's takes its place before its end.
+        let is_read = |state: &State| state.positions.iter().any(|position| position.log.run() == log.run());
+        let goes_on = self.mode != CursorMode::Sse || log.is_mirror() && is_read(&self.state());
+        if !goes_on || log.owner().same_owner(self.lane.tag(), Crossing::Subscribe).is_err() {
             return;
         }
         let opening = Some(SubscribeMode::Reset).filter(|_| self.mode == CursorMode::Framed);
@@ -372,7 +375,10 @@ impl Connection {
             return SubscribeMode::Gone;
         };
         let wanted = position.unwrap_or(0);
+        // A mirror may not have come yet to where its client was with the writer.
+        let is_ahead = log.is_mirror() && !log.is_over() && wanted > log.head() && !mutant!(MirrorAheadResets);
         let (mode, number) = match epoch {
+            Some(epoch) if is_ahead && *epoch == **log.epoch() => (SubscribeMode::Exact, wanted),
             None if wanted > 0 => (SubscribeMode::Reset, 0),
             Some(epoch)
                 if (*epoch != **log.epoch() && !mutant!(EpochIgnored)) || wanted > log.head() || position.is_none() =>

@@ -134,7 +134,9 @@ impl State {
     /// A ping with the latest number of each stream.
     pub(super) fn ping(&self) -> String {
         let current = self.positions.iter().filter(|position| !position.behind);
-        frame::ping(current.map(|position| (position.log.run().as_str(), position.log.head())))
+        // A mirror may be behind what its client has from the writer.
+        let head = |position: &Position| position.log.head().max(position.number);
+        frame::ping(current.map(|position| (position.log.run().as_str(), head(position))))
     }
 
     /// When something must be written: `None` for nothing, a time that is over for at once.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::position::{Position, State};
 use super::write::{Output, Written};
-use super::{Connection, Options};
+use super::{Connection, Options, SubscribeMode};
 use crate::clock::Micros;
 use crate::events::log::{Batch, Limits, RunLog};
 use crate::events::sse::Record;
@@ -172,19 +172,27 @@ impl Connection {
     fn read_one(&self, position: &mut Position, limits: Limits, now: Micros, out: &mut Output) -> (Written, bool) {
         let log: Arc<RunLog> = position.log.clone();
         if log.is_forgotten() {
-            // Whoever was told the end reads it no more.
-            out.gone(&log);
+            // Whoever was told the end reads it no more; whom another incarnation waits for goes on there.
+            if !log.is_superseded() {
+                out.gone(&log);
+            }
             position.end_told = true;
             return (Written::default(), false);
+        }
+        if position.number > log.head() && log.is_over() {
+            // The end came before what this client said that it has.
+            position.number = 0;
+            position.opening = Some(SubscribeMode::Reset);
         }
         if let Some(mode) = position.opening.take() {
             out.opening(&log, mode, position.number);
         }
         // A foreign log cannot be among the positions; should one be, nothing of it is written, and it is counted.
+        let live_from = position.live_from.max(log.backlog());
         let result = log.read(self.lane().tag(), position.number, limits, now, |batch| {
             self.note_handed(batch);
-            self.note_delay(batch, position.live_from);
-            log.note_handed(batch, position.live_from, self.lane().shared().clock.unix());
+            self.note_delay(batch, live_from);
+            log.note_handed(batch, live_from, self.lane().shared().clock.unix());
             let written = out.batch(&log, batch);
             (written, batch.position(), batch.end.is_some())
         });

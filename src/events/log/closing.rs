@@ -8,7 +8,7 @@ use super::waits::Deferral;
 use super::{Inner, Outcome, RunLog};
 use crate::clock::Micros;
 use crate::context::TraceContext;
-use crate::events::event::{Draft, EventKind, Extra, Urgency};
+use crate::events::event::{Class, Draft, EventKind, Extra, Urgency};
 use crate::events::json;
 use crate::events::span::{SpanBook, SpanScope};
 use crate::mutants::mutant;
@@ -16,7 +16,22 @@ use crate::mutants::mutant;
 impl RunLog {
     /// Closes what an agent left open, on cancel, failure and shutdown: each open tool gets its `tool_completed`, and each
     /// open span of `scope` (of all, without one) its `agent_error`. With `only_tools` the spans stay open.
+    ///
+    /// What another worker publishes is closed there.
     pub fn repair(&self, scope: Option<&SpanScope>, only_tools: bool, reason: &str, unix: Micros, monotonic: Micros) {
+        if !self.is_mirror() {
+            self.close_open(scope, only_tools, reason, unix, monotonic);
+        }
+    }
+
+    pub(super) fn close_open(
+        &self,
+        scope: Option<&SpanScope>,
+        only_tools: bool,
+        reason: &str,
+        unix: Micros,
+        monotonic: Micros,
+    ) {
         let mut lane = None;
         {
             let mut inner = self.inner();
@@ -69,6 +84,7 @@ impl RunLog {
             }
         }
         if let Some(lane) = lane {
+            self.tell_replica(&lane, Class::Critical);
             lane.streams().wake(Urgency::Now);
         }
     }
@@ -102,12 +118,19 @@ impl RunLog {
     }
 
     /// Ends the stream: what is open is repaired, and the log stays readable for its retention. Ending twice is nothing.
-    /// Without an outcome it follows from the spans.
+    /// Without an outcome it follows from the spans. The stream of another worker ends there.
     pub fn end(self: &Arc<Self>, outcome: Option<Outcome>, reason: &str, unix: Micros, monotonic: Micros) {
+        if !self.is_mirror() || mutant!(MirrorEndedHere) {
+            self.finish(outcome, reason, unix, monotonic);
+        }
+    }
+
+    pub(super) fn finish(self: &Arc<Self>, outcome: Option<Outcome>, reason: &str, unix: Micros, monotonic: Micros) {
         if !mutant!(OpenSpansLeftOpen) {
-            self.repair(None, false, reason, unix, monotonic);
+            self.close_open(None, false, reason, unix, monotonic);
         }
         let goes_on = mutant!(EndInTwoSteps) && !self.is_over();
+        let opened;
         let (lane, outcome) = {
             let mut inner = self.inner();
             if inner.ended.is_some() && !goes_on {
@@ -119,6 +142,7 @@ impl RunLog {
                 _ => Outcome::Partial,
             });
             inner.ended = Some((outcome, monotonic));
+            opened = inner.opened;
             inner.spans.forget_ids();
             inner.names = Names::default();
             inner.keys = Names::default();
@@ -129,9 +153,10 @@ impl RunLog {
         if let Some(lane) = lane {
             let events = &lane.shared().events;
             events.ended[outcome as usize].increment();
-            events.run_time.record(monotonic.saturating_sub(self.opened.monotonic));
+            events.run_time.record(monotonic.saturating_sub(opened.monotonic));
             lane.shared()
                 .expire_at(monotonic.max(1).saturating_add(self.bounds.retention), self);
+            self.tell_replica(&lane, Class::Critical);
             if !mutant!(EndWakesNobody) {
                 lane.streams().wake(Urgency::Now);
             }
@@ -149,6 +174,7 @@ impl RunLog {
             lane
         };
         lane.streams().remove(self, lane.shared());
+        self.tell_replica(&lane, Class::Critical);
         if let Some(ended) = self.ended_at() {
             lane.shared()
                 .forget_expiry(ended.saturating_add(self.bounds.retention), self.serial);

@@ -74,25 +74,27 @@ pub struct OutlineItem {
 
 /// What is read of a message. What users wrote is not.
 #[derive(Deserialize)]
-struct Head<'a> {
+pub(super) struct Head<'a> {
     #[serde(borrow, default)]
-    agent_name: Option<Cow<'a, str>>,
+    pub(super) agent_name: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    request_id: Option<Cow<'a, str>>,
+    pub(super) request_id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    parent_request_id: Option<Cow<'a, str>>,
+    pub(super) parent_request_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) traceparent: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
-struct Ending<'a> {
+pub(super) struct Ending<'a> {
     #[serde(borrow)]
-    payload: EndingBody<'a>,
+    pub(super) payload: EndingBody<'a>,
 }
 
 #[derive(Deserialize)]
-struct EndingBody<'a> {
+pub(super) struct EndingBody<'a> {
     #[serde(borrow, default)]
-    tool_name: Option<Cow<'a, str>>,
+    pub(super) tool_name: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     status: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -219,7 +221,7 @@ impl RunLog {
         let (executions, depth) = inner.spans.extent();
         let oldest = inner.spans.open().iter().min_by_key(|span| span.since);
         Glance {
-            opened: self.opened,
+            opened: inner.opened,
             head: inner.head,
             ended: inner.ended,
             agent: inner.spans.first().cloned(),
@@ -232,17 +234,17 @@ impl RunLog {
 
     /// When the log was opened.
     pub fn opened(&self) -> Moment {
-        self.opened
+        self.inner().opened
     }
 
     /// The executions of the run and their calls of tools, as far as their events are kept: the latest 1 000, the one that
     /// began first in front. Answers as well how many events were folded or left out.
     pub fn outline(&self) -> (Vec<OutlineItem>, u64) {
+        let inner = self.inner();
         let mut outline = Outline {
-            opened: self.opened.monotonic,
+            opened: inner.opened.monotonic,
             ..Outline::default()
         };
-        let inner = self.inner();
         for entry in inner.fold.kept().chain(inner.entries.after(0)) {
             outline.take(entry);
         }

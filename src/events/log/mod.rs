@@ -6,14 +6,17 @@
 
 mod bounds;
 mod closing;
+mod codec;
 mod entries;
 mod entry;
 mod glance;
 mod health;
 mod message;
+mod mirror;
 mod names;
 mod producer_ids;
 mod read;
+mod replicate;
 mod room;
 mod view;
 mod waits;
@@ -27,8 +30,10 @@ use self::entries::Entries;
 use self::entry::{Entry, Extras, Part};
 use self::health::Health;
 use self::message::{BUFFER, Envelope, KEPT_BUFFER};
+use self::mirror::Mirrored;
 use self::names::Names;
 use self::producer_ids::ProducerIds;
+use self::replicate::Marked;
 use self::waits::{Deferral, Waits};
 use super::event::{Class, Delta, Draft, EventError, EventKind};
 use super::fold::{Fold, Slot};
@@ -41,10 +46,14 @@ use crate::owner::{Crossing, OwnerTag};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard};
 
 pub use self::bounds::LogBounds;
+pub use self::codec::Malformed;
+pub(super) use self::codec::{Moved, Moving};
 pub(super) use self::entry::{Entry as LogEntry, TextId};
 pub use self::glance::{Glance, OutlineItem, OutlineKind};
 pub use self::health::{Deliveries, LogAccount, set_late};
+pub use self::mirror::MirrorError;
 pub(super) use self::read::{Batch, Item, Limits};
+pub use self::replicate::Chunk;
 pub use self::view::{Outcome, StreamView};
 pub use self::waits::Level;
 pub use self::writer::StreamWriter;
@@ -67,6 +76,7 @@ struct Inner {
     keys: Names,
     producer_ids: Option<Box<ProducerIds>>,
     ended: Option<(Outcome, Micros)>,
+    opened: Moment,
     charge: Charge,
     user_charge: Charge,
     /// Keeps the lane in use until the log is forgotten.
@@ -151,7 +161,10 @@ pub struct RunLog {
     epoch: Arc<str>,
     envelope: Envelope,
     bounds: LogBounds,
-    opened: Moment,
+    /// Of a log that another worker writes: what is the mirror's alone.
+    mirror: Option<Box<Mirrored>>,
+    /// Whether whoever stores logs is to look at this one.
+    marked: Marked,
     /// The latest number, to be read without the lock: readers that have it need not look.
     head: AtomicU64,
     /// When the stream ended, by the monotonic clock, which is never 0; 0 while it has not.
@@ -176,19 +189,31 @@ impl fmt::Debug for RunLog {
 
 impl RunLog {
     pub(in crate::events) fn new(lane: LaneHandle, run: RunId, thread: ThreadId, bounds: LogBounds) -> Self {
+        let epoch = ids::fresh();
+        // The last 64 bits of the id are its random ones, all but two.
+        Self::make(lane, run, thread, Arc::from(&epoch[16..]), None, bounds)
+    }
+
+    fn make(
+        lane: LaneHandle,
+        run: RunId,
+        thread: ThreadId,
+        epoch: Arc<str>,
+        mirror: Option<Box<Mirrored>>,
+        bounds: LogBounds,
+    ) -> Self {
         let charge = Charge::new(lane.account().clone(), size_of::<Self>());
         let user_charge = Charge::new(lane.streams().account().clone(), 0);
-        let epoch = ids::fresh();
         Self {
             serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
             owner: lane.tag().clone(),
             envelope: Envelope::new(&run, &thread),
             run,
             thread,
-            // The last 64 bits of the id are its random ones, all but two.
-            epoch: Arc::from(&epoch[16..]),
+            epoch,
             bounds,
-            opened: lane.shared().clock.now(),
+            mirror,
+            marked: Marked::default(),
             head: AtomicU64::new(0),
             over: AtomicU64::new(0),
             forgotten: AtomicBool::new(false),
@@ -208,6 +233,7 @@ impl RunLog {
                 keys: Names::default(),
                 producer_ids: None,
                 ended: None,
+                opened: lane.shared().clock.now(),
                 charge,
                 user_charge,
                 lane: Some(lane),
@@ -279,6 +305,7 @@ impl RunLog {
             epoch: self.epoch.clone(),
             head: inner.head,
             ended: inner.ended,
+            worker: self.mirrored_from().map(Box::from),
         }
     }
 
@@ -292,6 +319,9 @@ impl RunLog {
         now: Moment,
     ) -> Result<u64, EventError> {
         lane.tag().same_owner(&self.owner, Crossing::Publish)?;
+        if self.is_mirror() && !mutant!(MirrorTakesEvents) {
+            return Err(EventError::Elsewhere);
+        }
         let is_critical = draft.class() == Class::Critical;
         let result = self.publish_own(lane, scope, draft, now);
         if is_critical {
@@ -337,6 +367,7 @@ impl RunLog {
             self.append(&mut inner, scope, draft, now.unix, now.monotonic)?
         };
         lane.shared().events.published.increment(draft.kind.kind());
+        self.tell_replica(lane, draft.class());
         if !mutant!(PublishWakesNobody) {
             lane.streams().wake(draft.urgency(now.monotonic));
         }

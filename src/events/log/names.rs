@@ -26,4 +26,12 @@ impl Names {
         self.bytes += name.len() + size_of::<(Box<str>, u32)>();
         number
     }
+
+    /// Notes the number that a name has with the writer of a log.
+    pub(super) fn note(&mut self, name: &str, number: u32) {
+        if number != 0 && self.numbers.len() < NAMES && !self.numbers.contains_key(name) {
+            self.numbers.insert(Box::from(name), number);
+            self.bytes += name.len() + size_of::<(Box<str>, u32)>();
+        }
+    }
 }

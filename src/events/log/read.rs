@@ -261,6 +261,10 @@ impl RunLog {
         reader.same_owner(&self.owner, Crossing::Write)?;
         let inner = self.inner();
         let mut batch = Batch::default();
+        if self.is_superseded() {
+            // Its reader goes on in the incarnation that took its place.
+            return Ok(write(&batch));
+        }
         let mut position = position;
         if position < inner.folded {
             batch.snapshot.extend(inner.fold.messages());

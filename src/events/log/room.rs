@@ -118,7 +118,7 @@ impl RunLog {
         true
     }
 
-    fn shrink_fold(&self, inner: &mut Inner, lane: &LaneHandle) {
+    pub(super) fn shrink_fold(&self, inner: &mut Inner, lane: &LaneHandle) {
         let before = inner.fold.forgotten();
         let spans = &inner.spans;
         // The snapshot gets half of what the books leave.

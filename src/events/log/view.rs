@@ -57,4 +57,6 @@ pub struct StreamView {
     pub head: u64,
     /// How it ended, if it has, and when by the monotonic clock.
     pub ended: Option<(Outcome, Micros)>,
+    /// Which worker writes it, if that is another one.
+    pub worker: Option<Box<str>>,
 }

@@ -19,6 +19,8 @@ const MAX_WAITERS: usize = 1_000;
 /// How far an event has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
+    /// The store that several workers share has it.
+    Stored,
     /// Some socket of the user was written it: its server took it.
     Sent,
     /// Some client of the user has said that it has it.
@@ -29,6 +31,7 @@ impl Level {
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Stored => "stored",
             Self::Sent => "sent",
             Self::Acked => "acked",
         }
@@ -44,6 +47,7 @@ struct Waiter {
 /// What was reached of a log, and who waits for more.
 #[derive(Default)]
 pub(super) struct Waits {
+    stored: AtomicU64,
     sent: AtomicU64,
     acked: AtomicU64,
     waiting: AtomicUsize,
@@ -57,6 +61,7 @@ impl Waits {
 
     fn of(&self, level: Level) -> &AtomicU64 {
         match level {
+            Level::Stored => &self.stored,
             Level::Sent => &self.sent,
             Level::Acked => &self.acked,
         }
@@ -86,6 +91,11 @@ impl Waits {
             .collect();
         self.waiting.store(waiters.len(), Ordering::SeqCst);
         taken
+    }
+
+    /// Everybody who waits for one of them.
+    pub(super) fn take_level(&self, level: Level) -> Vec<Arc<dyn Wake>> {
+        self.take(|waiter| waiter.level == level)
     }
 
     /// Everybody who waits: the log is gone.

@@ -42,6 +42,7 @@ use crate::sanitize::{EventMask, EventTexts, KeyRule};
 
 pub(crate) use self::delivery::DeliveryAwaitable;
 pub(crate) use self::failures::FailedEvent;
+pub(super) use self::opening::bounds;
 pub(crate) use self::opening::{
     bind_event_bounds, emitter_for_context, emitter_for_user, end_stream, stream_has_ended, user_streams,
 };
@@ -735,11 +736,12 @@ impl UserWebSocketEmitter {
         })
     }
 
-    /// Waits until event `n` was written to some socket of the user (`sent`: the server took it), or some client of the user
-    /// has acknowledged it or a later one (`acked`; clients of `isolane.v1` do). The event stays in the log either way.
+    /// Waits until event `n` is in the store that several workers share (`stored`), was written to some socket of the user
+    /// (`sent`: the server took it), or some client of the user has acknowledged it or a later one (`acked`; clients of
+    /// `isolane.v1` do). The event stays in the log either way.
     ///
     /// Raises `DeliveryTimeout`, a `TimeoutError`, after `timeout` seconds; `InvalidEvent` for a number that was not
-    /// published, `RunClosed` when the log is gone, and `BudgetExceeded` when 1000 wait for events of the run.
+    /// published, and for `stored` where nothing stores events; `RunClosed` when the log is gone, and `BudgetExceeded` when 1000 wait for events of the run.
     #[pyo3(
         signature = (n, level = "sent", timeout = None, run_id = None) -> "collections.abc.Awaitable[None]"
     )]
@@ -755,9 +757,14 @@ impl UserWebSocketEmitter {
         // A number below the first is as little published as one beyond the last.
         let n = u64::try_from(n).unwrap_or(0);
         let level = match level {
+            "stored" if !self.lane.shared().replica.is_on() => {
+                let why = "nothing stores events here: set ISOLANE_REDIS_URL, or wait for sent or acked";
+                return Err(InvalidEvent::raise(py, why.to_owned()));
+            }
+            "stored" => Level::Stored,
             "sent" => Level::Sent,
             "acked" => Level::Acked,
-            _ => return Err(PyValueError::new_err("level must be sent or acked")),
+            _ => return Err(PyValueError::new_err("level must be stored, sent or acked")),
         };
         delivery::wait(py, self.log_of(py, run_id)?, level, n, timeout)
     }

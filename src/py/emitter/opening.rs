@@ -15,7 +15,7 @@ use crate::events::{EventError, LogBounds, Outcome};
 use crate::ids::ThreadId;
 use crate::sanitize::EventMask;
 
-fn bounds(
+pub(crate) fn bounds(
     max_events: usize,
     max_run_bytes: usize,
     max_user_bytes: usize,
@@ -185,7 +185,7 @@ pub(crate) fn stream_has_ended(ctx: &Bound<'_, PyContext>) -> PyResult<bool> {
 }
 
 /// The streams of a user that are not expired: `run_id`, `thread_id`, `epoch`, `head`, `outcome` and, for ended ones,
-/// `ended_seconds_ago`.
+/// `ended_seconds_ago`; `worker` is the one that publishes it, `None` where that is this one.
 #[pyfunction]
 #[pyo3(signature = (user_id) -> "list[dict[str, typing.Any]]")]
 pub(crate) fn user_streams<'py>(py: Python<'py>, user_id: &str) -> PyResult<Vec<Bound<'py, PyDict>>> {
@@ -201,6 +201,7 @@ pub(crate) fn user_streams<'py>(py: Python<'py>, user_id: &str) -> PyResult<Vec<
         dict.set_item("outcome", view.ended.map(|(outcome, _)| outcome.name()))?;
         let ago = view.ended.map(|(_, at)| seconds(CLOCK.monotonic().saturating_sub(at)));
         dict.set_item("ended_seconds_ago", ago)?;
+        dict.set_item("worker", view.worker.as_deref())?;
         streams.push(dict);
     }
     Ok(streams)
