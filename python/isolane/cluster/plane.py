@@ -91,6 +91,7 @@ class Plane:
         self._complaint = ""
         self._worker = ""
         self._pid = 0
+        self._started_in = 0
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link: Link | None = None
@@ -149,7 +150,7 @@ class Plane:
     @property
     def is_started(self) -> bool:
         """Whether it was started, and not stopped, in this process."""
-        return self._link is not None and self._pid == os.getpid()
+        return self._link is not None and self._started_in == os.getpid()
 
     async def start(self) -> None:
         """Connect, and start the parts. A Redis that is not there is waited for in the background."""
@@ -164,6 +165,9 @@ class Plane:
     async def _start(self) -> None:
         from isolane.cluster.redis import Link, Subscriber  # noqa: PLC0415
 
+        if self._link is not None:
+            self._forget()
+        self._started_in = os.getpid()
         self._loop = asyncio.get_running_loop()
         worker = self.worker
         self._set_state("starting", "")
@@ -196,38 +200,66 @@ class Plane:
             await self._start_part(part)
 
     async def stop(self) -> None:
-        """Stop the parts, say goodbye, and cut the connections. Calls that wait are refused."""
+        """Stop the parts, say goodbye, and cut the connections. Calls that wait are refused.
+
+        Cancelled, it says no goodbye, and cuts them all the same.
+        """
         if self._link is None:
             return
+        if self._started_in != os.getpid():
+            self._forget()
+            return
         self._stopping = True
-        while self._started:
-            part = self._started.pop()
-            try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await part.stop()
-            except Exception:
-                logger.exception("%s did not stop", type(part).__name__)
+        try:
+            while self._started:
+                part = self._started.pop()
+                try:
+                    async with asyncio.timeout(STOP_SECONDS):
+                        await part.stop()
+                except Exception:
+                    logger.exception("%s did not stop", type(part).__name__)
+            await self._say_goodbye()
+        finally:
+            ending = self._cut()
+        if ending:
+            await asyncio.wait(ending)
+
+    async def _say_goodbye(self) -> None:
         for ticker in (*self._tickers, self._command_ticker, self._beat_ticker):
             await ticker.stop()
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
         with contextlib.suppress(PlaneUnavailableError):
             await self.call(
                 ("ZREM", self.key("plane", "procs"), self.worker), ("DEL", self.key(f"w:{self.worker}", "cmd"))
             )
-        if self._subscriber is not None:
-            await self._subscriber.stop()
-            self._subscriber = None
-        link, self._link = self._link, None
-        await link.stop()
+
+    def _cut(self) -> list[asyncio.Task[Any]]:
+        """Cut what there is. Returns what comes to its end by itself now."""
+        ending: list[asyncio.Task[Any]] = [
+            *(task for ticker in (*self._tickers, self._command_ticker, self._beat_ticker) for task in ticker.cancel()),
+            *(self._subscriber.cancel() if self._subscriber is not None else []),
+            *(self._link.cancel() if self._link is not None else []),
+            *self._tasks,
+        ]
+        for task in self._tasks:
+            task.cancel()
+        self._link = self._subscriber = None
+        self._started.clear()
         self.state = "down"
         self.reason = "stopped"
         self._metrics.state(None)
         # A worker that comes back is another one: what was meant for this one is over.
         self._pid = 0
         self._stopping = False
+        return ending
+
+    def _forget(self) -> None:
+        """In a child of the process that started it: leave alone what is the parent's."""
+        self._link = self._subscriber = None
+        self._started.clear()
+        self._tasks.clear()
+        self._processes = ()
+        for ticker in (*self._tickers, self._command_ticker, self._beat_ticker):
+            ticker.forget()
 
     def add(self, part: Part) -> None:
         """Add what lives on the plane: started with it, in this order, and stopped before it."""
@@ -237,7 +269,11 @@ class Plane:
 
     async def _start_part(self, part: Part) -> None:
         self._started.append(part)
-        await part.start(self)
+        try:
+            await part.start(self)
+        except PlaneUnavailableError as error:
+            # It finds its way when there is one.
+            logger.debug("%s was started without the plane: %s", type(part).__name__, error)
 
     def on_state(self, listener: StateListener) -> None:
         """Call the listener with each new state."""
@@ -292,7 +328,7 @@ class Plane:
     def _link_here(self) -> Link | PlaneUnavailableError:
         if self._link is None:
             return PlaneUnavailableError("the plane was not started, or was stopped", "stopped")
-        if self._pid != os.getpid():
+        if self._started_in != os.getpid():
             return PlaneUnavailableError(
                 "the plane was started before this process was forked: its connections are the parent's", "stopped"
             )

@@ -38,10 +38,21 @@ class Ticker:
 
     async def stop(self) -> None:
         """Cancel what is under way, and wait for its end."""
+        ending = self.cancel()
+        if ending and ending[0] is not asyncio.current_task():
+            await asyncio.wait(ending)
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Cancel what is under way. Returns what comes to its end now."""
         task, self._task = self._task, None
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
-            await asyncio.wait([task])
+        if task is None:
+            return []
+        task.cancel()
+        return [task]
+
+    def forget(self) -> None:
+        """Leave alone what is the parent's, in a child of the process that started it."""
+        self._task = None
 
     def wake(self, _: object = None) -> None:
         """Do it now, or once more when it is under way. Fits as a handler of hints."""

@@ -25,8 +25,8 @@ CANNOT_NOW_WORDS = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ", "MASTERDO
 GRACE_SECONDS = 0.002
 LATE_SECONDS = 0.002
 """A timer that comes later than that says that the loop was held up."""
-PATIENCE = 4
-"""While answers come, though not this one's yet, a call may take so many times as long."""
+PATIENCE = 6
+"""While answers come, though not this one's yet, a call may take so many times longer."""
 
 
 def cannot_now(reply: object) -> bool:
@@ -42,6 +42,7 @@ class Call:
     __slots__ = (
         "_loop",
         "_missing",
+        "_patience",
         "_replies",
         "_timeout",
         "_timer",
@@ -68,6 +69,7 @@ class Call:
         self._missing = count
         self._timeout = timeout
         self._told = told
+        self._patience = PATIENCE
         self.single = single
         self.started = loop.time()
         self.sent: float | None = None
@@ -120,8 +122,9 @@ class Call:
         now = loop.time()
         # What this process was late with does not count, nor, for a while, that many others were first.
         left = 0.0 if self.sent is None else self.sent + self._timeout - now
-        if left <= 0 and (self._was_held_up(now) or self._is_in_turn(now)):
-            left = min(self._timeout, self.started + PATIENCE * self._timeout - now)
+        if left <= 0 and self._patience and (self._was_held_up(now) or self._is_in_turn(now)):
+            self._patience -= 1
+            left = self._timeout
         self._when = now + left
         if left > 0:
             self._timer = loop.call_later(left, self._due)

@@ -87,23 +87,27 @@ class Line:
 
     async def stop(self) -> None:
         """Cut the connection, and refuse what is left."""
+        if ending := self.cancel():
+            await asyncio.wait(ending)
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Cut the connection, and refuse what is left. Returns what comes to its end now."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
         self._state("down", "stopped")
         self._refuse(self._outbox, "stopped", "the plane was stopped")
+        self.cut()
+        if task is None:
+            return []
+        task.cancel()
+        return [task]
 
-    def submit(self, piece: Piece, *, first: bool = False) -> None:
+    def submit(self, piece: Piece) -> None:
         """Send it with what else there is, as soon as the loop has a moment."""
         piece.call.line = self
         if self.state == "down":
             self._link.dropped(piece, PlaneUnavailableError(f"Redis at {self.name} cannot be reached: {self.reason}"))
             return
-        if first:
-            self._outbox.appendleft(piece)
-        else:
-            self._outbox.append(piece)
+        self._outbox.append(piece)
         self._wake.set()
 
     def missed(self) -> None:

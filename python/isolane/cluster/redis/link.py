@@ -114,17 +114,22 @@ class Link:
 
     async def stop(self) -> None:
         """Cut the connections. What is still waited for is refused."""
+        if ending := self.cancel():
+            await asyncio.wait(ending)
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Cut the connections. Returns what comes to its end now."""
+        ending = list(self._ending)
         if self._mapper is not None:
             self._mapper.cancel()
-            await asyncio.wait([self._mapper])
+            ending.append(self._mapper)
             self._mapper = None
-        lines = [line for line in (self._main, *self._nodes.values()) if line is not None]
-        for line in lines:
-            await line.stop()
+        for line in (self._main, *self._nodes.values()):
+            if line is not None:
+                ending += line.cancel()
         self._nodes.clear()
         self._main = None
-        if self._ending:
-            await asyncio.wait(self._ending)
+        return ending
 
     @property
     def state(self) -> LineState:
@@ -230,10 +235,10 @@ class Link:
         if result == "timeout" and call.line is not None:
             call.line.missed()
 
-    def _submit(self, piece: Piece, line: Line, *, first: bool = False) -> None:
+    def _submit(self, piece: Piece, line: Line) -> None:
         self.held += 1
         self.held_bytes += piece.size
-        line.submit(piece, first=first)
+        line.submit(piece)
 
     def _release(self, piece: Piece) -> None:
         self.held -= 1
@@ -291,7 +296,8 @@ class Link:
         if isinstance(reply, ResponseError):
             again = self._elsewhere(line, piece, at, reply)
             if again is not None and piece.tries < MAX_REDIRECTS:
-                self._submit(*again, first=True)
+                # Behind the others: what is sent again keeps its order.
+                self._submit(*again)
                 return
         piece.call.answer(piece.at[at], reply)
 

@@ -45,10 +45,16 @@ class Subscriber:
 
     async def stop(self) -> None:
         """Cut the connection."""
+        if ending := self.cancel():
+            await asyncio.wait(ending)
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Cut the connection. Returns what comes to its end now."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        if task is None:
+            return []
+        task.cancel()
+        return [task]
 
     def listen(self, channel: bytes, handler: HintHandler) -> None:
         """Call the handler with each hint of the channel."""
