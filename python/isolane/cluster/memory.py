@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
-from isolane.cluster.protocols import (
-    LeaseAnswer,
-    LeaseOperation,
-    LeaseReply,
-    LogBatch,
-    LogChunk,
-    LogRun,
-    LogWant,
-)
+from isolane.cluster.memory_logs import MemoryLogStore
+from isolane.cluster.protocols import LeaseAnswer, LeaseOperation, LeaseReply
 
 Now = Callable[[], float]
 Leases = dict[bytes, float]
@@ -98,69 +90,4 @@ class MemoryLeases:
         return self._fence
 
 
-@dataclass
-class _Log:
-    entries: dict[int, bytes] = field(default_factory=dict)
-    snapshot: tuple[int, bytes] | None = None
-    last: int = 0
-    ended: str | None = None
-
-
-class MemoryLogs:
-    """A ``LogStore`` for those who have the same one."""
-
-    def __init__(self) -> None:
-        self._logs: dict[tuple[str, str, str], _Log] = {}
-        self._runs: dict[str, dict[str, LogRun]] = {}
-
-    def clear(self) -> None:
-        """Lose everything."""
-        self._logs.clear()
-        self._runs.clear()
-
-    async def append(self, batches: Sequence[LogBatch]) -> list[bool | Exception]:
-        """Append each batch whole, or not at all."""
-        return [self._append(batch) for batch in batches]
-
-    def _append(self, batch: LogBatch) -> bool:
-        log = self._logs.setdefault((batch.user, batch.run, batch.epoch), _Log())
-        new = [(number, entry) for number, entry in batch.entries if number > log.last]
-        if any(log.entries.get(number, entry) != entry for number, entry in batch.entries):
-            # Somebody else wrote another one of that number.
-            return False
-        for number, entry in new:
-            log.entries[number] = entry
-            log.last = number
-        if batch.snapshot is not None and (log.snapshot is None or batch.snapshot[0] > log.snapshot[0]):
-            log.snapshot = batch.snapshot
-            log.last = max(log.last, batch.snapshot[0])
-            for number in [number for number in log.entries if number <= batch.snapshot[0]]:
-                del log.entries[number]
-        log.ended = batch.ended or log.ended
-        return True
-
-    async def read(self, wants: Sequence[LogWant]) -> list[LogChunk | Exception | None]:
-        """Return what stands after each wanted number."""
-        return [self._read(want) for want in wants]
-
-    def _read(self, want: LogWant) -> LogChunk | None:
-        log = self._logs.get((want.user, want.run, want.epoch))
-        if log is None:
-            return None
-        after, snapshot = want.after, None
-        if log.snapshot is not None and log.snapshot[0] > after:
-            snapshot, after = log.snapshot, log.snapshot[0]
-        entries = [(number, entry) for number, entry in sorted(log.entries.items()) if number > after]
-        return LogChunk(entries, snapshot, log.ended)
-
-    async def announce(self, user: str, run: LogRun) -> None:
-        """Put the run on the user's list."""
-        self._runs.setdefault(user, {})[run.run] = run
-
-    async def forget(self, user: str, run: str) -> None:
-        """Take it off."""
-        self._runs.get(user, {}).pop(run, None)
-
-    async def runs_of(self, users: Sequence[str]) -> list[list[LogRun]]:
-        """List the runs of each user."""
-        return [list(self._runs.get(user, {}).values()) for user in users]
+__all__ = ["MemoryLeases", "MemoryLogStore"]

@@ -10,10 +10,6 @@ from typing import Any
 from isolane._core import SanitizerCore
 
 
-class UnreadableError(ValueError):
-    """What the engine has kept was sealed with another key, for another place, or was changed."""
-
-
 class Seals:
     """Seals for users, and for workers among themselves.
 
@@ -43,14 +39,14 @@ class Seals:
         """Open what a worker has wrapped for this place.
 
         Raises:
-            UnreadableError: it was not wrapped by a worker of this cluster, or for another place.
+            ValueError: it was not wrapped by a worker of this cluster, or for another place.
         """
         try:
             opened = SanitizerCore.open(self._workers, place.encode(), base64.b64decode(text, validate=True))
         except ValueError:
             opened = None
         if opened is None:
-            raise UnreadableError("a worker's message cannot be opened: have all the same ISOLANE_CLUSTER_KEY?")
+            raise ValueError("a worker's message cannot be opened: have all the same ISOLANE_CLUSTER_KEY?")
         return json.loads(opened)
 
 
@@ -68,11 +64,11 @@ class UserSeal:
         """Return what was sealed.
 
         Raises:
-            UnreadableError: it was not sealed for this place, with this user's key.
+            ValueError: it was not sealed for this place, with this user's key.
         """
         if self._key is None:
             return kept
         opened = SanitizerCore.open(self._key, place.encode(), kept)
         if opened is None:
-            raise UnreadableError("a value of a log cannot be opened")
+            raise ValueError("a value of a log cannot be opened")
         return opened

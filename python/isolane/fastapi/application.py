@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from redis.asyncio.cluster import RedisCluster
 
     from isolane.cluster import Plane
+    from isolane.cluster.logs import ClusterLogs
     from isolane.fastapi.sockets import Delivery
     from isolane.fastapi.sse import EventStream
     from isolane.migration.flags import MigrationFeatureFlags
@@ -98,6 +99,20 @@ def running_applications() -> tuple[Isolane, ...]:
     return tuple(_running)
 
 
+class _Arrival:
+    """A user who is about to connect, and may be signed out before."""
+
+    def __init__(self, principal: Principal) -> None:
+        self.principal = principal
+        self.is_over = False
+
+    def is_of(self, user_id: str, session_id: str | None) -> bool:
+        """Whether it is one of the session, or of the user."""
+        if self.principal.user_id.strip() != user_id.strip():
+            return False
+        return session_id is None or self.principal.session_id == session_id
+
+
 class Isolane:
     """isolane in one application; ``app.state.isolane``.
 
@@ -115,6 +130,7 @@ class Isolane:
         rollout: the flags of a migration, or ``None``.
         alerts: says when the service is not as it should be, or ``None``.
         plane: what workers share on a Redis, or ``None``.
+        logs: the events of users' runs on other workers, or ``None``.
     """
 
     def __init__(
@@ -139,6 +155,10 @@ class Isolane:
         plane: Plane | None = None,
     ) -> None:
         self.plane = plane
+        self.logs: ClusterLogs | None = None
+        self._arriving: set[_Arrival] = set()
+        if plane is not None:
+            self.logs = _logs_of(self, plane, settings)
         self.settings = settings
         self.authenticate = authenticate
         self.authorize_command = authorize_command
@@ -295,7 +315,27 @@ class Isolane:
         Agents that go on all the same are left behind by force, as at the end of an engine's lifetime. Returns
         ``accepted``, ``ended`` for a run that has ended already, or ``gone`` for one that is unknown or another
         user's. Calling it again does nothing more.
+
+        A run of another worker that is followed here, since the user is connected, is cancelled there. For any run of
+        the user there is ``cancel_run_anywhere``.
         """
+        if self.logs is not None and (told := self.logs.cancel(user_id, run_id, reason)) is not None:
+            return told
+        return self.cancel_run_here(user_id, run_id, reason)
+
+    async def cancel_run_anywhere(self, user_id: str, run_id: str, reason: str = "the user cancelled the run") -> str:
+        """Begin to cancel a run of the user on whichever worker runs it. Returns what ``cancel_run`` does.
+
+        Raises:
+            PlaneUnavailableError: this worker does not know the run, and cannot ask where it is.
+        """
+        state = self.cancel_run(user_id, run_id, reason)
+        if state != "gone" or self.logs is None:
+            return state
+        return await self.logs.find_and_cancel(user_id, run_id, reason)
+
+    def cancel_run_here(self, user_id: str, run_id: str, reason: str = "the user cancelled the run") -> str:
+        """Begin to cancel a run that this worker runs. Returns what ``cancel_run`` does."""
         state = stream_state(user_id, run_id)
         if state != "running":
             return state
@@ -323,9 +363,17 @@ class Isolane:
 
         Tickets that were given out before do not count any more. Sessions of ``setup(sessions=...)`` do this by
         themselves when they end. A token that the client still has opens a new socket: ``authenticate`` is to refuse
-        it. Returns how many were closed.
+        it. Returns how many were closed here; those on other workers are closed a moment later.
         """
+        if self.logs is not None:
+            self.logs.logout(user_id, session_id)
+        return self.logout_here(user_id, session_id)
+
+    def logout_here(self, user_id: str, session_id: str | None = None) -> int:
+        """Do what ``logout`` does on this worker alone."""
         closed = 0
+        for arrival in self._arriving:
+            arrival.is_over |= arrival.is_of(user_id, session_id)
         self.gate.end_tickets(user_id, session_id)
         for delivery in list(self.deliveries):
             cursor, principal = delivery.cursor, delivery.principal
@@ -335,6 +383,29 @@ class Isolane:
                 cursor.close(NOT_AUTHENTICATED)
                 closed += 1
         return closed
+
+    async def arrive(self, principal: Principal) -> None:
+        """A user is about to connect: have their runs on other workers ready here. ``depart`` is owed for it.
+
+        Raises:
+            NotAuthenticatedError: the user was signed out meanwhile. Nothing is owed then.
+        """
+        if self.logs is None:
+            return
+        arrival = _Arrival(principal)
+        self._arriving.add(arrival)
+        try:
+            await self.logs.arrive(principal.user_id)
+        finally:
+            self._arriving.discard(arrival)
+        if arrival.is_over:
+            self.logs.leave(principal.user_id)
+            raise NotAuthenticatedError("sign in first")
+
+    def depart(self, principal: Principal) -> None:
+        """A connection for which ``arrive`` was called is over."""
+        if self.logs is not None:
+            self.logs.leave(principal.user_id)
 
     def _session_ended(self, session: Session) -> None:
         self.logout(session.principal.user_id, session.id)
@@ -561,6 +632,15 @@ def _plane_of(settings: IsolaneSettings, redis: str | Redis | RedisCluster | Con
 
     key = None if settings.cluster_key is None else settings.cluster_key.get_secret_value()
     return Plane(source, prefix=settings.redis_prefix, key=key)
+
+
+def _logs_of(isolane: Isolane, plane: Plane, settings: IsolaneSettings) -> ClusterLogs:
+    from isolane.cluster.logs import ClusterLogs  # noqa: PLC0415 - nobody else pays for it
+
+    logs = ClusterLogs(retention=settings.retention_seconds, seal=settings.redis_seal)
+    plane.add(logs)
+    logs.attach(isolane, settings)
+    return logs
 
 
 MISFITS = {

@@ -74,7 +74,7 @@ class EventSocket:
                 raise NotAuthenticatedError("sign in first")  # noqa: TRY301 - one place refuses
             if not self.isolane.draining:
                 # Before it is accepted: who signs out meanwhile is noticed.
-                delivery = self._deliver(conn, principal, framed=framed)
+                delivery = await self._deliver_all(conn, principal, framed=framed)
         except (AccessRefusedError, NotAuthenticatedError) as error:
             await self._refuse(scope, send, problems.problem_of(error), accepted=accepted)
             return
@@ -93,6 +93,21 @@ class EventSocket:
         finally:
             self.isolane.deliveries.discard(delivery)
             delivery.close()
+            self.isolane.depart(delivery.principal)
+
+    async def _deliver_all(self, conn: HTTPConnection, principal: Principal, *, framed: bool) -> Delivery | None:
+        """Deliver also what the user's runs on other workers say. ``None`` when this one is to stop by now."""
+        if self.isolane.logs is None:
+            return self._deliver(conn, principal, framed=framed)
+        await self.isolane.arrive(principal)
+        delivery = None
+        try:
+            if not self.isolane.draining:
+                delivery = self._deliver(conn, principal, framed=framed)
+        finally:
+            if delivery is None:
+                self.isolane.depart(principal)
+        return delivery
 
     def _deliver(self, conn: HTTPConnection, principal: Principal, *, framed: bool) -> Delivery:
         try:

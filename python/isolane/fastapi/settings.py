@@ -107,7 +107,9 @@ class IsolaneSettings(BaseSettings):
     redis_prefix: str = _own(
         "REDIS_PREFIX", "isolane", pattern=r"^[A-Za-z0-9_.:/-]{1,64}$", description="what keys begin with"
     )
-    redis_seal: bool = _own("REDIS_SEAL", False, description="events on Redis are sealed with keys of the audit log")
+    redis_seal: bool = _own(
+        "REDIS_SEAL", False, description="events on Redis are sealed, with keys that come from cluster_key"
+    )
     cluster_key: SecretStr | None = _own(
         "CLUSTER_KEY",
         None,
@@ -179,6 +181,14 @@ class IsolaneSettings(BaseSettings):
             raise ValueError(
                 f"{PREFIX}WEBSOCKET_AUTH_METHODS names cookie, which browsers send for any page: name the pages that "
                 f"may connect in {PREFIX}ALLOWED_ORIGINS, such as https://app.example"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_seal(self) -> Self:
+        if self.redis_seal and self.cluster_key is None:
+            raise ValueError(
+                f"{PREFIX}REDIS_SEAL needs {PREFIX}CLUSTER_KEY: a key that workers make by themselves lies on Redis too"
             )
         return self
 

@@ -189,8 +189,19 @@ class Delivery:
         state = "gone"
         if isolane is not None and isolane.may_command(self.principal, "cancel", run_id):
             state = isolane.cancel_run(self.cursor.user_id, run_id)
+            if state == "gone" and isolane.logs is not None:
+                # Another worker may have it, of which this one was not told yet.
+                work = self._cancel_anywhere(isolane, run_id, cid)
+                isolane.keep(asyncio.create_task(work, name="isolane socket cancel"))
+                return "cancel"
         self.cursor.answer_cancel(run_id, cid, state)
         return "cancel"
+
+    async def _cancel_anywhere(self, isolane: Isolane, run_id: str, cid: str | None) -> None:
+        state = "gone"
+        with contextlib.suppress(ConnectionError):
+            state = await isolane.cancel_run_anywhere(self.cursor.user_id, run_id)
+        self.cursor.answer_cancel(run_id, cid, state)
 
     def _begin_refresh(self, message: Mapping[str, Any]) -> None:
         """Ask who sends this. One at a time: what comes meanwhile is not looked at."""

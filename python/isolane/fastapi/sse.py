@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.responses import StreamingResponse
 
 from isolane._core import EventCursor, InvalidContextError, unix_time, user_streams
-from isolane.fastapi.principal import Principal
+from isolane.fastapi.principal import NotAuthenticatedError, Principal
 from isolane.fastapi.scope import request_scope
 from isolane.fastapi.settings import IsolaneSettings
 from isolane.fastapi.sockets import DRAINING, FINAL_CODES, NOT_AUTHENTICATED, READ_EVENTS, retry_ms
@@ -159,23 +159,30 @@ async def open_stream(request: Request, run_id: str) -> AsyncIterator[EventStrea
     if scope.isolane.draining:
         yield _Leaving()
         return
-    after = request.headers.get("last-event-id") or request.query_params.get("last_event_id", "")
     try:
-        stream = EventStream(scope.isolane.settings, principal, run_id, after)
-    except InvalidContextError:
-        raise HTTPException(401, "Not a valid user") from None
-    if stream.mode is None:
-        # Tells an `EventSource` not to come back.
-        raise HTTPException(204)
-    if stream.mode == "gone":
-        stream.close()
-        raise HTTPException(404, "Not found")
-    scope.isolane.deliveries.add(stream)
+        await scope.isolane.arrive(principal)
+    except NotAuthenticatedError as error:
+        raise HTTPException(401, str(error), {"WWW-Authenticate": "Bearer"}) from None
     try:
-        yield stream
+        after = request.headers.get("last-event-id") or request.query_params.get("last_event_id", "")
+        try:
+            stream = EventStream(scope.isolane.settings, principal, run_id, after)
+        except InvalidContextError:
+            raise HTTPException(401, "Not a valid user") from None
+        if stream.mode is None:
+            # Tells an `EventSource` not to come back.
+            raise HTTPException(204)
+        if stream.mode == "gone":
+            stream.close()
+            raise HTTPException(404, "Not found")
+        scope.isolane.deliveries.add(stream)
+        try:
+            yield stream
+        finally:
+            scope.isolane.deliveries.discard(stream)
+            stream.close()
     finally:
-        scope.isolane.deliveries.discard(stream)
-        stream.close()
+        scope.isolane.depart(principal)
 
 
 OpenStream = Annotated[EventStream | _Leaving, Depends(open_stream)]
