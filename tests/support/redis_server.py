@@ -244,8 +244,16 @@ class RedisNodes:
         self._wait(lambda server: len(str(server.do("CLUSTER", "NODES")).split("\\n")) > len(self.servers))
         for n, server in enumerate(self.servers[self.primaries :]):
             server.do("CLUSTER", "REPLICATE", self.servers[n % self.primaries].do("CLUSTER", "MYID"))
+        # One that never had its primary's data is not promoted.
+        self._wait(lambda server: not self._lags(server))
         self._wait(lambda server: "cluster_state:ok" in str(server.do("CLUSTER", "INFO")))
         self._wait(lambda server: len(server.do("CLUSTER", "SLOTS")) == self.primaries)
+
+    @staticmethod
+    def _lags(server: RedisServer) -> bool:
+        with server.client() as client:
+            follows = client.info("replication")
+        return follows["role"] == "slave" and follows["master_link_status"] != "up"
 
     def _wait(self, holds: Any) -> None:
         until = time.monotonic() + START_SECONDS

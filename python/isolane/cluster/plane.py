@@ -188,10 +188,14 @@ class Plane:
         await link.start()
         self._subscriber.start()
         # Parts find the plane up when it can be.
-        with contextlib.suppress(PlaneUnavailableError):
+        try:
             await self._beat()
-        if link.state != "up":
-            self._set_state("down", link.reason)
+        except PlaneUnavailableError:
+            pass
+        except Exception:
+            logger.exception("what answers at %s is no Redis that this worker may use", self.target)
+        if self.state != "up":
+            self._set_state("down", link.reason or "it does not answer as it should")
         self._beat_ticker.start()
         self._command_ticker.start()
         for ticker in self._tickers:

@@ -190,10 +190,9 @@ class Line:
                 if timer is not None:
                     timer.cancel()
             self._watch = self._next_probe = None
-            if not reader.done():
-                reader.cancel()
+            reader.cancel()
             await asyncio.wait([reader])
-        end = None if reader.cancelled() else reader.exception()
+            end = None if reader.cancelled() else reader.exception()
         return "the connection was closed" if end is None else str(end)
 
     def _take(self) -> list[Piece]:

@@ -31,9 +31,37 @@ SECOND_WORD = frozenset({"OBJECT", "XINFO", "XGROUP", "MEMORY"})
 WITH_COUNT = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"})
 
 
+NOT_SHARED = frozenset(
+    {
+        *("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE", "MONITOR", "SYNC"),
+        *(
+            "PSYNC",
+            "QUIT",
+            "RESET",
+            "SELECT",
+            "AUTH",
+            "HELLO",
+            "MULTI",
+            "EXEC",
+            "DISCARD",
+            "WATCH",
+            "UNWATCH",
+            "ASKING",
+        ),
+        *("BLPOP", "BRPOP", "BRPOPLPUSH", "BLMOVE", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP"),
+    }
+)
+"""They change the connection, or make those wait who come later."""
+
+
+def _name(command: Command) -> str:
+    word = command[0]
+    return (word.decode() if isinstance(word, bytes) else str(word)).upper()
+
+
 def key_of(command: Command) -> bytes | None:
     """Return the first key of a command; ``None`` where any server will do."""
-    name = str(command[0]).upper()
+    name = _name(command)
     if name in WITHOUT_KEY:
         return None
     if name in WITH_COUNT:
@@ -200,6 +228,11 @@ class Link:
 
     def _ask(self, commands: Sequence[Command], timeout: float | None, *, single: bool) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
+        for command in commands:
+            if _name(command) in NOT_SHARED or "BLOCK" in command:
+                raise ValueError(
+                    f"{command[0]} is nothing for a connection of all: it has other answers than one, or waits"
+                )
         size = _size(commands)
         call = Call(loop, len(commands), timeout or self.call_timeout, self._ended, single=single)
         if self.held >= MAX_CALLS or self.held_bytes + size > MAX_BYTES:
