@@ -632,6 +632,12 @@ impl FairLimiter {
         self.state().lost_permits()
     }
 
+    /// What holds for limits that count over several processes: `whole`, or what stands in while the store does not answer.
+    /// `None` for a limiter that is not shared.
+    pub fn lease_mode(&self) -> Option<&'static str> {
+        self.with_leases(|leases| leases.failing.map_or("whole", Fail::name))
+    }
+
     pub(crate) fn with_leases<R>(&self, look: impl FnOnce(&Leases) -> R) -> Option<R> {
         self.state().leases.as_deref().map(look)
     }

@@ -220,6 +220,8 @@ pub static FLAGS: Vocabulary = Vocabulary::new(100);
 pub static SYMBOLS: Vocabulary = Vocabulary::new(100);
 /// Names of alerts' rules.
 pub static RULES: Vocabulary = Vocabulary::new(100);
+/// Names of limits that count over all workers.
+static LIMITS: Vocabulary = Vocabulary::new(100);
 /// Versions, of which a process has one each.
 pub static VERSIONS: Vocabulary = Vocabulary::new(4);
 
@@ -240,6 +242,14 @@ pub const GUARD_METRICS: [&str; 7] = [
     "manual",
     "other",
 ];
+/// What leases are.
+const LEASE_STATES: [&str; 4] = ["held", "idle", "asking", "uncovered"];
+/// What becomes of leases.
+const LEASE_RESULTS: [&str; 9] = [
+    "asked", "granted", "refused", "begun", "renewed", "restored", "released", "lost", "covered",
+];
+/// What holds for limits that count over all workers.
+const LEASE_MODES: [&str; 4] = ["whole", "local", "open", "closed"];
 /// How a call of a tool ended.
 pub const TOOL_OUTCOMES: [&str; 5] = ["ok", "failed", "timed_out", "cancelled", "refused"];
 /// Why a permission was given or refused: the kind of the worst rule that was broken.
@@ -425,6 +435,12 @@ families! {
         "Round trips to the plane, by how they went.";
     ClusterCallSeconds: histogram "cluster_call_seconds" in SMALL_SECONDS,
         "How long round trips to the plane took that were answered in time.";
+    Leases: gauge "leases" [capped("limit", &LIMITS), closed("state", &LEASE_STATES)],
+        "Leases of limits that count over all workers: held are those that something runs under, uncovered is what runs without.";
+    LeaseResults: counter "lease_results" [capped("limit", &LIMITS), closed("result", &LEASE_RESULTS)],
+        "Leases of this worker, by what became of them.";
+    LeaseMode: gauge "lease_mode" [closed("mode", &LEASE_MODES)],
+        "1 for what holds now: whole while leases are asked for, else local, open or closed.";
     Alerts: counter "alerts" [capped("rule", &RULES), closed("state", &["firing", "resolved"])],
         "Alerts, by rule.";
     AlertsActive: gauge "alerts_active" [capped("rule", &RULES)],

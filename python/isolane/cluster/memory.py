@@ -3,91 +3,110 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from isolane.cluster.memory_logs import MemoryLogStore
 from isolane.cluster.protocols import LeaseAnswer, LeaseOperation, LeaseReply
 
-Now = Callable[[], float]
-Leases = dict[bytes, float]
-"""Until when each lease counts."""
 
-
-class MemoryLeases:
-    """A ``LeaseBackend`` for those who have the same one.
+class MemoryLeaseBackend:
+    """Leases in this process: several desks may share one.
 
     Args:
-        now: seconds of a clock that all of them share.
+        clock: seconds on a clock that only goes forward.
     """
 
-    def __init__(self, now: Now = time.monotonic) -> None:
-        self._now = now
-        self._users: dict[tuple[str, str], Leases] = {}
-        self._totals: dict[str, Leases] = {}
-        self._fence = 0
-
-    def held(self, limit_name: str, user_key: str | None = None) -> int:
-        """How many leases count: of the limit, or of one user."""
-        leases = self._totals.get(limit_name, {}) if user_key is None else self._users.get((limit_name, user_key), {})
-        return sum(until > self._now() for until in leases.values())
-
-    def clear(self) -> None:
-        """Lose everything."""
-        self._users.clear()
-        self._totals.clear()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._leases: dict[tuple[str, str], dict[bytes, float]] = defaultdict(dict)
+        """By limit and user, until when each counts, in ms. The total of a limit stands under a user of no name."""
+        self._fences: dict[str, int] = {}
 
     async def run(self, operations: Sequence[LeaseOperation]) -> list[LeaseReply | Exception]:
-        """Do the operations one after the other."""
-        return [self._run(LeaseOperation(*operation)) for operation in operations]
+        """Do each of the operations. See ``LeaseBackend.run``."""
+        return [self._run(operation) for operation in operations]
 
-    def _run(self, asked: LeaseOperation) -> LeaseReply:
-        now = self._now()
-        until = now + asked.ttl_ms / 1000
-        both = self._alive(asked, now)
-        if asked.kind == "release":
-            for leases in both:
-                for each in asked.ids:
-                    leases.pop(each, None)
-            return None
-        if asked.kind == "renew":
-            still = [all(each in leases for leases in both) for each in asked.ids]
-            for each, is_held in zip(asked.ids, still, strict=True):
-                if is_held:
-                    for leases in both:
-                        leases[each] = until
-            return still
-        if asked.kind == "restore":
-            return [self._take(both, each, until) for each in asked.ids]
-        return [self._acquire(asked, both, each, now, until) for each in asked.ids]
+    def _run(self, operation: LeaseOperation) -> LeaseReply:
+        now = self._clock() * 1000
+        user = self._alive(operation.limit_name, operation.user_key, now) if operation.user_key else {}
+        total = self._alive(operation.limit_name, "", now)
+        try:
+            match operation.kind:
+                case "acquire":
+                    return [self._acquire(operation, each, user, total, now) for each in operation.ids]
+                case "renew":
+                    return [self._renew(operation, each, (user, total), now) for each in operation.ids]
+                case "release":
+                    for each in operation.ids:
+                        user.pop(each, None)
+                        total.pop(each, None)
+                    return None
+                case _:
+                    return [self._hold(operation, each, user, total, now) for each in operation.ids]
+        finally:
+            self._drop_empty(operation.limit_name, operation.user_key, "")
 
-    def _alive(self, asked: LeaseOperation, now: float) -> list[Leases]:
-        """What the operation is about: the user's leases, and those of all."""
-        both = []
-        if asked.user_key:
-            both.append(self._users.setdefault((asked.limit_name, asked.user_key), {}))
-        if asked.total_limit >= 0 or not asked.user_key:
-            both.append(self._totals.setdefault(asked.limit_name, {}))
-        for leases in both:
-            for each in [each for each, until in leases.items() if until <= now]:
-                del leases[each]
-        return both
+    def _alive(self, name: str, whose: str, now: float) -> dict[bytes, float]:
+        leases = self._leases[name, whose]
+        for each in [each for each, until in leases.items() if until <= now]:
+            del leases[each]
+        return leases
 
-    def _acquire(self, asked: LeaseOperation, both: list[Leases], each: bytes, now: float, until: float) -> LeaseAnswer:
-        limits = [asked.user_limit] if asked.user_key else []
-        if asked.total_limit >= 0 or not asked.user_key:
-            limits.append(asked.total_limit)
-        for leases, limit in zip(both, limits, strict=True):
-            if each not in leases and 0 <= limit <= len(leases):
-                of_user = leases is both[0] and bool(asked.user_key)
-                retry = min(leases.values(), default=now) - now
-                return LeaseAnswer(False, 0, "user" if of_user else "total", int(max(0.0, retry) * 1000))
-        return LeaseAnswer(True, self._take(both, each, until), None, 0)
+    def _drop_empty(self, name: str, *keys: str) -> None:
+        for whose in keys:
+            if not self._leases.get((name, whose), True):
+                del self._leases[name, whose]
 
-    def _take(self, both: list[Leases], each: bytes, until: float) -> int:
-        for leases in both:
-            leases[each] = until
-        self._fence = max(time.time_ns() // 1000, self._fence + 1)
-        return self._fence
+    def _acquire(
+        self,
+        operation: LeaseOperation,
+        each: bytes,
+        user: dict[bytes, float],
+        total: dict[bytes, float],
+        now: float,
+    ) -> LeaseAnswer:
+        for which, limit, leases in (("user", operation.user_limit, user), ("total", operation.total_limit, total)):
+            if limit >= 0 and each not in leases and len(leases) >= limit:
+                first = min(leases.values(), default=now)
+                return LeaseAnswer(False, 0, which, max(0, int(first - now)))  # type: ignore[arg-type]
+        return LeaseAnswer(True, self._hold(operation, each, user, total, now), None, 0)
+
+    def _hold(
+        self,
+        operation: LeaseOperation,
+        each: bytes,
+        user: dict[bytes, float],
+        total: dict[bytes, float],
+        now: float,
+    ) -> int:
+        until = now + operation.ttl_ms
+        if operation.user_limit >= 0:
+            user[each] = until
+        if operation.total_limit >= 0:
+            total[each] = until
+        fence = max(time.time_ns() // 1000, self._fences.get(operation.limit_name, 0) + 1)
+        self._fences[operation.limit_name] = fence
+        return fence
+
+    @staticmethod
+    def _renew(operation: LeaseOperation, each: bytes, held: tuple[dict[bytes, float], ...], now: float) -> bool:
+        counted = [
+            leases
+            for leases, limit in zip(held, (operation.user_limit, operation.total_limit), strict=True)
+            if limit >= 0
+        ]
+        if not counted or any(each not in leases for leases in counted):
+            return False
+        for leases in counted:
+            leases[each] = now + operation.ttl_ms
+        return True
+
+    def held(self, limit_name: str, user_key: str = "") -> int:
+        """Count the leases of a user that are held now, or of the total."""
+        held = len(self._alive(limit_name, user_key, self._clock() * 1000))
+        self._drop_empty(limit_name, user_key)
+        return held
 
 
-__all__ = ["MemoryLeases", "MemoryLogStore"]
+__all__ = ["MemoryLeaseBackend", "MemoryLogStore"]

@@ -31,13 +31,16 @@ from isolane.agents.execution import StepReference, current_step, publish_end, s
 from isolane.agents.instances import AgentInstanceFactory
 from isolane.agents.pipeline import check_pipeline
 from isolane.agents.result import ExecutionResult
-from isolane.engines.errors import EngineClosedError, RunCancelledError, RunExpiredError, RunRolledBackError
+from isolane.engines.errors import EngineClosedError, LeaseLost, RunCancelledError, RunExpiredError, RunRolledBackError
 from isolane.engines.waits import RunWaits, add_wait, current_waits, waiting
 from isolane.limits import LimitTimeout
 from isolane.observability import seams
 
 if TYPE_CHECKING:
     from isolane.engines.factory import ExecutionEngineFactory
+
+DISBELIEVED = frozenset({"rolled_back", "lease_lost"})
+"""Ends after which what an agent came to does not count, whether it stopped or not."""
 
 ADMISSION_SECONDS = 2.0
 """Within this time the first permit of an engine must be had, unless the factory says otherwise."""
@@ -52,8 +55,10 @@ class UserExecutionEngine:
         agent_factory: makes the instances.
         websocket_emitter: the emitter of the context.
         created_at: aware UTC datetime.
-        end_reason: why it ended: ``closed``, ``cancelled``, ``rolled_back``, ``lifetime``, ``idle`` or ``evicted``;
-            ``None`` while it has not.
+        end_reason: why it ended: ``closed``, ``cancelled``, ``rolled_back``, ``lease_lost``, ``lifetime``, ``idle`` or
+            ``evicted``; ``None`` while it has not.
+        lease_lost: the name of a limit that all workers share in which this engine has lost its place, and goes on
+            all the same, because the setting ``lease_lost`` is ``flag``; ``None`` else.
     """
 
     _tells_expiry = True
@@ -98,6 +103,9 @@ class UserExecutionEngine:
         self._fence: Fence | None = None
         self._closing: asyncio.Future[None] | None = None
         self.end_reason: str | None = None
+        self.lease_lost: str | None = None
+        self._slot_fence = 0
+        """The number of its slot, by which a lease that is lost names it; 0 where slots are the worker's own."""
         self._background: asyncio.Task[ExecutionResult] | None = None
         self._executions = 0
         self._failures = 0
@@ -201,6 +209,9 @@ class UserExecutionEngine:
             return RunExpiredError(f"{reason}; raise engine_timeout_seconds, or ask for less in one run")
         if self.end_reason == "rolled_back":
             return RunRolledBackError(f"{self._cancelled or 'the run was rolled back'}; begin another one")
+        if self.end_reason == "lease_lost":
+            reason = self._cancelled or "the run lost its place in a limit that all workers share"
+            return LeaseLost(f"{reason}; begin another one", self.lease_lost or "engines")
         if self.end_reason == "cancelled":
             return RunCancelledError(f"{self._cancelled or 'the run was cancelled'}; begin another one")
         return EngineClosedError("the engine has ended; make one for the next request with create_for_user(context)")
@@ -246,7 +257,7 @@ class UserExecutionEngine:
             # Its traceback leads back to this frame.
             failed = None
         was_late = self._fence is not None and self._fence.is_up
-        if tells and (was_late or self.end_reason == "rolled_back"):
+        if tells and (was_late or self.end_reason in DISBELIEVED):
             # It ended after all, but too late, or what it came to is not to be believed.
             raise self._closed_error()
         return result
@@ -262,7 +273,9 @@ class UserExecutionEngine:
             result = await self._run_steps(steps, request, results)
         except BaseException as left:
             # The lifetime, and a rollback, end a run by a cancellation as well, and are errors.
-            is_error = isinstance(left, asyncio.CancelledError) and self.end_reason in {"lifetime", "rolled_back"}
+            is_error = isinstance(left, asyncio.CancelledError) and (
+                self.end_reason == "lifetime" or self.end_reason in DISBELIEVED
+            )
             span.end(self._closed_error() if is_error else left)
             raise
         span.end(result.error)
@@ -480,10 +493,10 @@ class UserExecutionEngine:
     async def _publish_end(
         self, emitter: UserWebSocketEmitter, name: str, *, result: Any = None, error: BaseException | None = None
     ) -> None:
-        if self.end_reason == "rolled_back":
+        if self.end_reason in DISBELIEVED:
             # Whatever the agent came to: the run is not to be believed, and its last event says so.
             with contextlib.suppress(RunClosed):
-                emitter.close_open(self._cancelled or "the run was rolled back")
+                emitter.close_open(self._cancelled or self._closed_error().args[0])
             return
         await publish_end(emitter, name, result=result, error=error)
 
@@ -545,7 +558,7 @@ class UserExecutionEngine:
             if running:
                 self._closing = asyncio.get_running_loop().create_future()
                 ended = self._until_ended(running)
-                if self.end_reason in {"lifetime", "cancelled", "rolled_back"}:
+                if self.end_reason in {"lifetime", "cancelled", *DISBELIEVED}:
                     self._expired_tasks.update(running)
                 self.cancel(reason)
                 # For the executions, and not for the tasks: a caller may go on with something else.
@@ -581,6 +594,12 @@ class UserExecutionEngine:
             # Also those that an agent took itself, in whatever task.
             self._factory.limiter._revoke(self.context)  # noqa: SLF001 - the limiter's other half
         fence.raise_()
+
+    def _has(self, fence: int, is_slot: bool) -> bool:
+        """Whether its slot, or a permit of one of its steps, has the number."""
+        if is_slot:
+            return self._slot_fence == fence
+        return any(permit.fence == fence for permit in self._permits)
 
     def _held(self) -> int:
         """Count what an engine that was cleaned up must not hold."""

@@ -48,6 +48,27 @@ class RunCancelledError(EngineClosedError):
     """The run was cancelled by its user before it had ended."""
 
 
+class LeaseLost(RunCancelledError):  # noqa: N818 - its name in the contract
+    """The run was cancelled because its place in a limit that all workers share was lost; begin another one.
+
+    The worker was cut off, or stood still, for longer than a lease lasts, so another worker may have the place now.
+
+    Attributes:
+        reason: always ``lease_lost``.
+        limit: the name of the limit, such as ``engines`` or ``permits``.
+        retriable: always true.
+        retry_after: whole seconds after which it may be worth making the next run.
+    """
+
+    reason = "lease_lost"
+    retriable = True
+    retry_after = 1
+
+    def __init__(self, message: str, limit: str = "engines") -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
 class RunRolledBackError(RunCancelledError):
     """The run was cancelled because what it ran on was rolled back; begin another one.
 

@@ -130,6 +130,8 @@ class ExecutionEngineFactory:
         self._numbers: dict[UserExecutionEngine, int] = {}
         self._of_context: dict[int, list[UserExecutionEngine]] = {}
         """Living engines by the number of their context, which its copies have as well."""
+        self._is_shared_over_workers = False
+        """Whether the slots count over all workers: see ``isolane.cluster``."""
         self._rejections = 0
         self._cleanup_errors = 0
         self._draining = False
@@ -164,7 +166,7 @@ class ExecutionEngineFactory:
             self._check_open()
             self._check_may_start(context)
         slot = await self._reserve(context)
-        if self.at_limit != "reject":
+        if self.at_limit != "reject" or self._is_shared_over_workers:
             try:
                 # A shutdown may have begun, or the run may have ended, while this one waited.
                 self._check_open()
@@ -200,6 +202,8 @@ class ExecutionEngineFactory:
     def _register(self, engine: UserExecutionEngine, slot: Permit) -> int:
         """Give a new engine its number and its deadline. The slot is the book's from here on."""
         idle = math.inf if self.idle_timeout is None else self.idle_timeout
+        if self._is_shared_over_workers:
+            engine._slot_fence = slot.fence  # noqa: SLF001 - the engine's other half
         number = self._book.open(engine.context, slot, self.engine_timeout_seconds, idle)
         self._engines[number] = engine
         self._numbers[engine] = number
@@ -233,6 +237,15 @@ class ExecutionEngineFactory:
     def note_late_release(self) -> None:
         """Count a permit that came back after it had been taken from its agent. Called by the engine."""
         self._book.late_release()
+
+    @property
+    def slots(self) -> FairLimiter:
+        """Who may have an engine."""
+        return self._slots
+
+    def ask_other_workers(self) -> None:
+        """Note that the slots count over all workers, and that these are asked for more. Called by who shares them."""
+        self._is_shared_over_workers = True
 
     def refuse(self) -> None:
         """Make no more engines; those that run go on."""
@@ -273,9 +286,11 @@ class ExecutionEngineFactory:
             return await self._slots.acquire(context.user_id, timeout=self.wait_timeout)
         while True:
             try:
+                if self._is_shared_over_workers:
+                    return await self._shared_slot(context)
                 return self._slots.slot_nowait(context.user_id)
             except LimitRejected as error:
-                if self.at_limit != "evict_idle" or error.limit != "user":
+                if self.at_limit != "evict_idle" or error.limit not in {"user", "cluster"}:
                     raise
                 number = self._book.idlest(context)
                 idle = self._engines.get(number) if number is not None else None
@@ -284,18 +299,29 @@ class ExecutionEngineFactory:
                     raise
                 await self._end(idle, "evicted", "the user began another run")
 
+    async def _shared_slot(self, context: UserExecutionContext) -> Permit:
+        """Return a slot that this worker may hand out by itself, or ask the others once, which takes a moment."""
+        try:
+            return self._slots.slot_nowait(context.user_id)
+        except LimitRejected as error:
+            if error.limit != "cluster":
+                raise
+        return await self._slots.acquire(context.user_id, timeout=self.wait_timeout, ask_once=True)
+
     async def _reserve(self, context: UserExecutionContext) -> Permit:
         try:
             return await self._slot(context)
         except (LimitRejected, LimitTimeout) as error:
             self._rejections += 1
-            REJECTIONS["user" if error.limit == "user" else "process"].inc()
-            whose = "The user" if error.limit == "user" else "The service"
-            limit = self.max_engines_per_user if error.limit == "user" else error.running
+            is_own = error.limit in {"user", "cluster"}
+            REJECTIONS["user" if is_own else "process"].inc()
+            whose = "The user" if is_own else "The service"
+            limit = self.max_engines_per_user if is_own else error.running
+            reached = "of all workers" if error.limit == "cluster" else f"({error.running}/{limit})"
             raise EngineLimitError(
-                f"{whose} has reached maximum engine limit ({error.running}/{limit}); "
+                f"{whose} has reached maximum engine limit {reached}; "
                 f"wait for a run to end and try again in {error.retry_after} s",
-                error.limit,
+                "user" if is_own else error.limit,
                 error.retry_after,
             ) from error
 
@@ -322,7 +348,7 @@ class ExecutionEngineFactory:
         if number is None:
             return
         engine.end_reason = "lifetime" if how == "expired" else how
-        if how in {"cancelled", "rolled_back"}:
+        if how in {"cancelled", "rolled_back", "lease_lost"}:
             how = "closed"
         # The slot first: whatever the rest does, the user may start the next run.
         if how != "expired":
@@ -434,6 +460,30 @@ class ExecutionEngineFactory:
             engine._cancelled = engine._cancelled or reason  # noqa: SLF001 - the engine's other half
         await asyncio.gather(*(self._end(engine, "rolled_back", reason) for engine in engines))
         return len(engines)
+
+    async def lose(self, limit: str, user_id: str, fence: int, *, is_slot: bool, cancel: bool) -> bool:
+        """Say that a slot of this factory, or a permit of a step, has lost its lease: its engine ends, or is flagged.
+
+        Args:
+            limit: the name of the limit.
+            user_id: whose it was; empty where that is not known.
+            fence: the number of the slot or permit.
+            is_slot: which of both.
+            cancel: whether the run ends: its agents are cancelled, each open execution gets ``agent_error`` with
+                ``code`` ``lease_lost``, and whoever waits for it gets ``LeaseLost``.
+
+        Returns whether an engine had it. Called by what shares the limits with the other workers.
+        """
+        engines = [engine for engine in self._numbers if user_id in {"", engine.context.user_id}]
+        found = [engine for engine in engines if engine._has(fence, is_slot)]  # noqa: SLF001 - the engine's other half
+        reason = f"the run lost its place in the limit {limit} that all workers share"
+        for engine in found:
+            engine.lease_lost = engine.lease_lost or limit
+            if cancel:
+                set_end_code(engine.context.user_id, engine.context.run_id, "lease_lost")
+                engine._cancelled = engine._cancelled or reason  # noqa: SLF001 - the engine's other half
+                await self._end(engine, "lease_lost", reason)
+        return bool(found)
 
     async def cleanup_user_context(self, user_id: str) -> bool:
         """End all engines of a user. Returns whether there were any."""

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from redis.asyncio.cluster import RedisCluster
 
     from isolane.cluster import Plane
+    from isolane.cluster.limits import ClusterLimits
     from isolane.cluster.logs import ClusterLogs
     from isolane.fastapi.sockets import Delivery
     from isolane.fastapi.sse import EventStream
@@ -131,6 +132,7 @@ class Isolane:
         alerts: says when the service is not as it should be, or ``None``.
         plane: what workers share on a Redis, or ``None``.
         logs: the events of users' runs on other workers, or ``None``.
+        cluster_limits: shares limits with the other workers, or ``None`` without Redis.
     """
 
     def __init__(
@@ -195,6 +197,7 @@ class Isolane:
             memory=memory,
             tool_dispatcher_factory=tools,
         )
+        self.cluster_limits = self._share_limits(plane) if plane is not None else None
         self.contamination = contamination
         if contamination is not None and contamination.quarantine is not None:
             contamination.quarantine.attach(self.factory)
@@ -209,6 +212,23 @@ class Isolane:
         self.draining = False
         self.forced_closes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def _share_limits(self, plane: Plane) -> ClusterLimits:
+        from isolane.cluster.engines import share_engines  # noqa: PLC0415 - nobody else pays for it
+        from isolane.cluster.limits import ClusterLimits  # noqa: PLC0415
+
+        limits, settings = ClusterLimits(), self.settings
+        share_engines(
+            limits,
+            self.factory,
+            engines=settings.engines_scope == "cluster",
+            permits=settings.permits_scope == "cluster",
+            total=settings.total_scope == "cluster",
+            fail=settings.lease_fail,
+            on_lost=settings.lease_lost,
+        )
+        plane.add(limits)
+        return limits
 
     def keep(self, task: asyncio.Task[Any]) -> None:
         """Hold a task until it is done, and log what it raises."""
@@ -475,6 +495,8 @@ class Isolane:
         if self.plane is not None and self.plane.state != "up":
             # This worker goes on by itself; and one Redis is missing to all.
             return JSONResponse({"status": "degraded", "cluster": self.plane.state})
+        if self.cluster_limits is not None and self.cluster_limits.mode != "whole":
+            return JSONResponse({"status": "degraded", "limits": self.cluster_limits.mode})
         return JSONResponse({"status": "ready"})
 
     def _audit_status(self) -> str | None:

@@ -26,6 +26,7 @@ from isolane.agents.registry import UnknownAgentError
 from isolane.engines.errors import (
     EngineDrainingError,
     EngineLimitError,
+    LeaseLost,
     RunCancelledError,
     RunExpiredError,
     RunRolledBackError,
@@ -202,6 +203,9 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
         "The run was ended because the service went back a version; try again",
         error.retry_after,
         4029,
+    ),
+    LeaseLost: lambda error: Problem(
+        503, "lease_lost", "The run was ended because its worker lost its place; try again", error.retry_after, 4029
     ),
     LimitRejected: lambda error: _limit(error, "queue_full"),
     LimitTimeout: lambda error: _limit(error, "rate_limit"),

@@ -39,6 +39,11 @@ class Admission:
             idle=idle,
         )._unmetered()
 
+    @property
+    def limiter(self) -> FairLimiter:
+        """What decides."""
+        return self._limiter
+
     async def acquire(self, user_id: str, pools: tuple[str, ...], seconds: float, priority: int) -> Permit:
         """Wait for the user's turn. Raises ``LimitRejected`` and ``LimitTimeout``; cancelled, it leaves nothing."""
         return await self._limiter.acquire(user_id, timeout=seconds, priority=priority, resources=pools)
@@ -58,8 +63,10 @@ class Admission:
         """Change the size of a shared pool; no connection is taken back."""
         self._sizes[pool] = limit
         # Each permit takes a connection of some pool, so a total that is never below their sum refuses nobody. It does
-        # not shrink: what is still held of a pool that did would count against the others.
-        self._total = max(self._total, sum(self._sizes.values()))
+        # not shrink: what is still held of a pool that did would count against the others. Of one pool it is the size,
+        # also for other workers.
+        total = sum(self._sizes.values())
+        self._total = total if len(self._sizes) == 1 else max(self._total, total)
         self._limiter.set_limit(total=self._total)
         self._limiter.set_limit(resource=pool, limit=limit)
 

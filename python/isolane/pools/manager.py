@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from isolane._core import UserExecutionContext
+from isolane._core import FairLimiter, UserExecutionContext
 from isolane.pools.accounts import Accounts
 from isolane.pools.admission import Admission
 from isolane.pools.connections import Connections, user_id_of
@@ -163,6 +163,19 @@ class ResourcePoolManager(Connections):
         gone = self._accounts.evict(idle)
         self._gate.forget(gone)
         return len(gone)
+
+    def limiter_to_share(self, *, total: bool) -> FairLimiter:
+        """Return what ``isolane.cluster.limits`` shares with the other workers: connections of one user over all pools.
+
+        Raises:
+            ValueError: with ``total``, which shares the size of the pool as well, for a manager with several pools.
+        """
+        if total and len(self._accounts.pools) > 1:
+            raise ValueError(
+                f"the sizes of {len(self._accounts.pools)} pools cannot be shared together: make a ResourcePoolManager "
+                "for each pool whose size counts over all workers, or share without total"
+            )
+        return self._gate.admission.limiter
 
     # -- figures and health -------------------------------------------------------------------------------------------
 

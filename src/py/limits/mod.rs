@@ -495,6 +495,9 @@ impl PyFairLimiter {
             dict.set_item("recent_waits", PyList::new(py, stats.recent_waits)?)?;
             return Ok(dict);
         }
+        if let Some(mode) = self.inner.lease_mode() {
+            dict.set_item("mode", mode)?;
+        }
         let stats = self.inner.stats();
         dict.set_item("total", stats.total)?;
         dict.set_item("per_user", stats.per_user)?;

@@ -139,7 +139,7 @@ class Signals:
             return
         if _was_cancelled(end):
             # It says nothing of errors, and of its duration that it was at least so long.
-            if active > self._guard.slow_after and end.end_reason != "rolled_back":
+            if active > self._guard.slow_after and end.end_reason not in {"rolled_back", "lease_lost"}:
                 self._guard.observe_run(active, cohort)
             return
         self._guard.observe("run_error", end.error is not None, cohort)
@@ -206,6 +206,6 @@ class Signals:
 def _was_cancelled(end: RunEnd) -> bool:
     """Whether somebody ended it, which is no error of its own; that its lifetime was over is one."""
     return end.end_reason != "lifetime" and (
-        end.end_reason in {"cancelled", "rolled_back", "evicted", "idle", "closed"}
+        end.end_reason in {"cancelled", "rolled_back", "lease_lost", "evicted", "idle", "closed"}
         or isinstance(end.error, asyncio.CancelledError)
     )
