@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from isolane import EngineLimitError, LimitTimeout, UserContextFactory
+from isolane import EngineLimitError, ExecutionEngineFactory, FairLimiter, LimitTimeout, UserContextFactory
+from isolane.cluster import Plane
+from isolane.cluster.engines import share_engines
+from isolane.cluster.limits import ClusterLimits
 from isolane.fastapi import IsolaneSettings, Principal, setup
 
 from tests.support.lease_workers import leases_left
@@ -16,7 +20,7 @@ from tests.support.lease_workers import leases_left
 SECONDS = 30.0
 
 
-def worker(url: str, **settings):
+def application(url: str | None, **settings):
     settings = {"max_engines_per_user": 1, "permits_per_user": 1, "permits_total": 2, **settings}
     return setup(
         FastAPI(),
@@ -26,13 +30,26 @@ def worker(url: str, **settings):
     )
 
 
+class Other:
+    """Another worker, without an application: a process has one."""
+
+    def __init__(self, url: str, **share: Any) -> None:
+        self.plane = Plane(url)
+        self.limiter = FairLimiter(2, 1)
+        self.factory = ExecutionEngineFactory(limiter=self.limiter, max_engines_per_user=1)
+        limits = ClusterLimits()
+        share_engines(limits, self.factory, **share)
+        self.plane.add(limits)
+
+
 @contextlib.asynccontextmanager
-async def two(server, **settings):
-    async with contextlib.AsyncExitStack() as stack:
-        workers = [worker(server.url, **settings) for _ in range(2)]
-        for each in workers:
-            await stack.enter_async_context(each.running())
-        yield workers
+async def two(server, *, others: dict[str, Any] | None = None, **settings):
+    here, there = application(server.url, **settings), Other(server.url, **(others or {}))
+    async with here.running():
+        await there.plane.start()
+        yield here, there
+        await there.factory.shutdown(0)
+        await there.plane.stop()
     for name in ("engines", "permits"):
         with leases_left(server, name=name) as left:
             assert left() == 0
@@ -61,14 +78,15 @@ async def test_engines_and_permits_of_a_user_count_over_the_workers(clean_redis)
 
 async def test_what_has_the_scope_of_a_process_does_not(clean_redis):
     scopes = {"engines_scope": "process", "permits_scope": "process", "total_scope": "cluster"}
-    async with two(clean_redis, permits_per_user=2, **scopes) as (here, there):
-        engines = [await each.factory.create_for_user(context()) for each in (here, there)]
-        permits = [await each.limiter.acquire("ann") for each in (here, there)]
+    async with two(clean_redis, others={"total": True}, **scopes) as (here, there):
+        # The other has the only one of the user that counts over the workers.
+        engines = [await each.factory.create_for_user(context()) for each in (there, here)]
+        permits = [await each.limiter.acquire("ann") for each in (there, here)]
         with pytest.raises(LimitTimeout):
             await there.limiter.acquire("bob", timeout=0.2)
         for permit in permits:
             permit.release()
-        for each, engine in zip((here, there), engines, strict=True):
+        for each, engine in zip((there, here), engines, strict=True):
             await each.factory.cleanup_engine(engine)
 
 
@@ -92,5 +110,5 @@ async def test_operators_see_how_the_limits_are(clean_redis):
 
 async def test_without_redis_nothing_is_shared(monkeypatch):
     monkeypatch.delenv("ISOLANE_REDIS_URL", raising=False)
-    alone = setup(FastAPI(), IsolaneSettings(), lambda conn: Principal(user_id="ann"))
+    alone = application(None)
     assert (alone.plane, alone.cluster_limits) == (None, None)
