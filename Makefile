@@ -8,20 +8,22 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find src -name '*.rs')
 PORT ?= 8000
 # Synthetic users of `make demo`, such as LOAD=36, so that there is something to watch on the dashboard.
 LOAD ?= 0
+# Processes of `make demo`; several share a Redis, which the command starts unless ISOLANE_REDIS_URL names one.
+WORKERS ?= 1
 # Interpreters for the wheels, such as PYTHONS="python3.12 python3.13"; all that are found when empty.
 PYTHONS ?=
 # How many tests of the package run at once: much of their time is spent waiting for clocks and sockets.
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench bench-limits bench-events bench-audit prove docs shots site build \
+.PHONY: help demo demo-check test test-rust test-python lint fmt stubs bench bench-limits bench-events bench-audit bench-scale prove docs shots site build \
 	wheel wheel-check test-matrix clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  %-12s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.built $(VENV)/.demo ## Build, then run the example on http://127.0.0.1:8000 (PORT=... for another, LOAD=36 for users)
-	$(BIN)/python -m examples.optimizer --port $(PORT) --load $(LOAD)
+demo: $(VENV)/.built $(VENV)/.demo ## Build, then run the example on http://127.0.0.1:8000 (PORT=... for another, LOAD=36 for users, WORKERS=4 on a Redis)
+	$(BIN)/python -m examples.optimizer --port $(PORT) --load $(LOAD) --workers $(WORKERS)
 
 demo-check: $(VENV)/.built $(VENV)/.demo ## Run the example over real WebSockets and check what each user received
 	$(BIN)/python -m examples.optimizer.check
@@ -65,6 +67,9 @@ bench-events: $(VENV)/.built $(VENV)/.dev ## Events on their way to clients, bes
 
 bench-audit: $(VENV)/.built $(VENV)/.dev ## The audit log beside logs that prove less, with latencies
 	$(BIN)/python -m benches.audit
+
+bench-scale: $(VENV)/.built $(VENV)/.dev ## Limits and events over 1, 2 and 4 workers, beside redis-py's lock and python-socketio
+	$(BIN)/python -m benches.scale
 
 prove: $(VENV)/.built $(VENV)/.dev ## The long checks: soaks with many users, faults that tests must notice, schedules of threads
 	$(BIN)/python -m pytest tests/stress tests/adversity tests/leaks --prove

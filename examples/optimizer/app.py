@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -9,17 +10,19 @@ from pathlib import Path
 
 from fastapi import Depends, FastAPI
 from isolane import UserExecutionContext
-from isolane.fastapi import IsolaneSettings, setup
+from isolane.fastapi import IsolaneSettings, Principal, setup
 from isolane.observability.dashboard import dashboard_router
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import HTTPConnection
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from examples.optimizer.agents import build_registry
-from examples.optimizer.api import operators, runs, samples, sign_in, uploads
+from examples.optimizer.api import operators, runs, samples, sign_in, uploads, workers
 from examples.optimizer.api.operators import DASHBOARD, get_operator, operators_may
 from examples.optimizer.api.problems import install_problem_handlers
 from examples.optimizer.api.services import Mode, Services
+from examples.optimizer.api.workers import note_socket
 from examples.optimizer.auth import Tokens
 from examples.optimizer.legacy import LegacyEngine
 from examples.optimizer.operations import PROBE_SECONDS, open_operations
@@ -33,14 +36,21 @@ _MAX_UPLOAD_BYTES = 64 * 1024 * 1024
 
 
 def create_app(
-    *, data_dir: Path | None = None, legacy: bool = False, max_upload_bytes: int = _MAX_UPLOAD_BYTES
+    *,
+    data_dir: Path | None = None,
+    legacy: bool = False,
+    max_upload_bytes: int = _MAX_UPLOAD_BYTES,
+    shared: bool = False,
 ) -> FastAPI:
-    """The example as an ASGI application. Without `data_dir` everything lies in a temporary one and goes with it."""
+    """The example as an ASGI application. Without `data_dir` everything lies in a temporary one and goes with it.
+
+    `shared` is for one worker of several that have a `data_dir` together, and a Redis: `ISOLANE_REDIS_URL`.
+    """
     cleanup = ExitStack()
     root = data_dir or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="isolane-optimizer-")))
     databases = UserDatabases(root)
-    operations = open_operations(root / "operations", cleanup, keeps=data_dir is not None)
-    tokens = Tokens()
+    operations = open_operations(root / "operations", cleanup, keeps=data_dir is not None, shared=shared)
+    tokens = Tokens(root / "operations" / "tokens.key" if shared else None)
     services = Services(
         databases=databases,
         tokens=tokens,
@@ -48,6 +58,7 @@ def create_app(
         operations=operations,
         max_upload_bytes=max_upload_bytes,
         mode=Mode.LEGACY if legacy else Mode.ISOLATED,
+        worker=str(os.getpid()) if shared else None,
     )
 
     @asynccontextmanager
@@ -70,12 +81,17 @@ def create_app(
     def make_session(context: UserExecutionContext) -> AsyncSession:
         return databases.session(context.user_id)
 
+    async def authenticate(connection: HTTPConnection) -> Principal | None:
+        principal = await tokens.authenticate(connection)
+        await note_socket(services, connection, principal)
+        return principal
+
     isolane = setup(
         app,
         # A page that is left open finds its way back whenever the server does.
         # The page signs out when a socket is refused: for that it has to see the close code.
         settings=IsolaneSettings(websocket_max_reconnect_attempts=0, websocket_accept_then_close=True),
-        authenticate=tokens.authenticate,
+        authenticate=authenticate,
         registry=build_registry(),
         session_factory=make_session,
         audit=operations.audit,
@@ -97,7 +113,7 @@ def create_app(
     )
     app.include_router(dashboard)
     install_problem_handlers(app)
-    for routes in (sign_in, uploads, runs, samples, operators):
+    for routes in (sign_in, uploads, runs, samples, operators, workers):
         app.include_router(routes.router)
 
     @app.get("/isolane-client.js", include_in_schema=False)

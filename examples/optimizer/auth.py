@@ -1,10 +1,13 @@
 """Sign-in of the demo: whoever says a name is that user. There are no passwords, and the page says so."""
 
 import secrets
+from pathlib import Path
 
 from isolane.fastapi import Principal
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.requests import HTTPConnection
+
+from examples.optimizer.key_files import kept_key
 
 _TOKEN_SECONDS = 12 * 60 * 60
 _HEADER_PREFIX = "bearer "
@@ -12,10 +15,14 @@ _SUBPROTOCOL_PREFIX = "bearer."
 
 
 class Tokens:
-    """Signs and checks bearer tokens. The key lives with the process: a restart signs everyone out."""
+    """Signs and checks bearer tokens. The key lives with the process, so that a restart signs everyone out.
 
-    def __init__(self) -> None:
-        self._serializer = URLSafeTimedSerializer(secrets.token_bytes(32), salt="isolane-optimizer")
+    Workers have theirs in a file: a token of one is good for all.
+    """
+
+    def __init__(self, key_file: Path | None = None) -> None:
+        key = kept_key(key_file) if key_file else secrets.token_urlsafe(32)
+        self._serializer = URLSafeTimedSerializer(key, salt="isolane-optimizer")
 
     def issue(self, user_id: str) -> str:
         """A token for a user."""

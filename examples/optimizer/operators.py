@@ -7,10 +7,17 @@ from isolane.fastapi import Principal
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.requests import HTTPConnection
 
+from examples.optimizer.key_files import kept_key
+
 OPERATOR = "operator"
 OPERATOR_ROLE = "operator"
 COOKIE = "optimizer-operator"
 COOKIE_SECONDS = 12 * 60 * 60
+
+
+def operators_of(folder: Path) -> "Operators":
+    """Those whose key lies in a folder that is kept."""
+    return Operators(folder / "operators.key")
 
 
 class Operators:
@@ -21,7 +28,7 @@ class Operators:
     """
 
     def __init__(self, key_file: Path | None = None) -> None:
-        self._key = _kept_key(key_file) if key_file else secrets.token_urlsafe(24)
+        self._key = kept_key(key_file) if key_file else secrets.token_urlsafe(24)
         self._serializer = URLSafeTimedSerializer(self._key, salt="isolane-optimizer-operator")
 
     @property
@@ -43,10 +50,3 @@ class Operators:
         except BadSignature:
             return None
         return Principal(user_id=name, roles=frozenset({OPERATOR_ROLE})) if name == OPERATOR else None
-
-
-def _kept_key(path: Path) -> str:
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(24), encoding="ascii")
-    return path.read_text(encoding="ascii")

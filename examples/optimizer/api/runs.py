@@ -20,7 +20,7 @@ from examples.optimizer.api.problems import not_found
 from examples.optimizer.api.services import Mode, Services, ServicesDep, UserId
 from examples.optimizer.parsing import LogRows, Role, inspect_log
 from examples.optimizer.report import render_markdown
-from examples.optimizer.storage import Report, Run, Upload, forget_calls, whole
+from examples.optimizer.storage import Report, Run, Upload, forget_calls, keep_run_place, whole
 
 router = APIRouter()
 
@@ -73,6 +73,9 @@ async def start_run(body: StartRun, services: ServicesDep, user_id: UserId, ctx:
         services.watch(_run_legacy(services, user_id, run_id, request))
         return StartedRun(run_id=run_id, mode=Mode.LEGACY)
     await _record(services, user_id, ctx.run_id, request.file_name, Mode.ISOLATED)
+    if services.worker:
+        async with services.databases.session(user_id) as session:
+            await keep_run_place(session, ctx.run_id, services.worker)
     ctx.detach()
     task = engine.start_agent_pipeline(list(PIPELINE), request=request)
     services.watch(_await_isolated(services, user_id, ctx.run_id, task))

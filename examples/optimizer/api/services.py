@@ -26,7 +26,10 @@ class Mode(StrEnum):
 
 @dataclass(slots=True)
 class Services:
-    """The parts of one application. Only `mode` changes, by the switch in the page."""
+    """The parts of one application. Only `mode` changes, by the switch in the page.
+
+    `worker` is how this process is called where there are several, and None where it is alone.
+    """
 
     databases: UserDatabases
     tokens: Tokens
@@ -34,6 +37,7 @@ class Services:
     operations: Operations
     max_upload_bytes: int
     mode: Mode
+    worker: str | None = None
     # The event loop holds tasks weakly; what watches a run must not vanish before the run does.
     _watchers: set[asyncio.Task[None]] = field(default_factory=set)
 

@@ -70,6 +70,12 @@ async def get_mode(services: ServicesDep) -> ModeSwitch:
 @router.post("/api/mode")
 async def set_mode(body: ModeSwitch, services: ServicesDep, _user: UserId) -> ModeSwitch:
     """Send new runs of all users down the other path; running ones finish on theirs."""
+    if services.worker and body.mode is Mode.LEGACY:
+        raise ProblemError(
+            HTTPStatus.CONFLICT,
+            "several_workers",
+            "The legacy path is one engine in one process: start the example without WORKERS to see it leak.",
+        )
     services.mode = body.mode
     return body
 

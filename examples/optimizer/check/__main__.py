@@ -3,17 +3,21 @@
 import argparse
 import asyncio
 import secrets
+import signal
 import sys
-from contextlib import AsyncExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 
 import httpx
 
 from examples.optimizer.app import create_app
 from examples.optimizer.check.judge import Expectation, judge
 from examples.optimizer.check.logs import make_log, nonce_model
+from examples.optimizer.check.servers import worker_processes
 from examples.optimizer.check.transcript import transcript
 from examples.optimizer.check.user import CheckUser
 from examples.optimizer.serving import running
+from examples.optimizer.shared_redis import NoRedisError
 
 _NAMES = ("alice", "bob")
 _SHOWN_PROBLEMS = 20
@@ -23,11 +27,16 @@ _HTTP_SECONDS = 60.0
 def main() -> int:
     """Run the check and give the exit code."""
     options = _parse_options()
-    server = nullcontext(options.url) if options.url else running(create_app(legacy=options.legacy))
-    with server as url:
-        mode = "legacy" if options.legacy else "isolated"
-        print(f"Two users at once on the {mode} path, {options.rows:,} rows each, {url}\n")
-        problems = asyncio.run(_check(url, rows=options.rows, legacy=options.legacy))
+    # Whoever ends the check ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        with _servers(options) as urls:
+            mode = "legacy" if options.legacy else "isolated"
+            print(f"Two users at once on the {mode} path, {options.rows:,} rows each, {', '.join(urls)}\n", flush=True)
+            problems = asyncio.run(_check(urls, rows=options.rows, legacy=options.legacy))
+    except NoRedisError as error:
+        print(error, file=sys.stderr)
+        return 1
     if problems:
         print(f"FAILED: {problems} problem(s)")
         return 1
@@ -35,12 +44,30 @@ def main() -> int:
     return 0
 
 
-async def _check(url: str, *, rows: int, legacy: bool) -> int:
+@contextmanager
+def _servers(options: argparse.Namespace) -> Iterator[list[str]]:
+    """What is checked: an application that runs, one that is started here, or several workers."""
+    if options.url:
+        yield options.url
+    elif options.workers > 1:
+        with worker_processes(options.workers) as urls:
+            yield urls
+    else:
+        with running(create_app(legacy=options.legacy)) as url:
+            yield [url]
+
+
+async def _check(urls: Sequence[str], *, rows: int, legacy: bool) -> int:
     """Run both users at the same time and print what came of it; gives the number of problems."""
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=_HTTP_SECONDS))
+        clients = [
+            await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=_HTTP_SECONDS)) for url in urls
+        ]
         nonces = [f"{name}-{secrets.token_hex(3)}" for name in _NAMES]
-        users = [await CheckUser.sign_in(nonce, client, legacy=legacy) for nonce in nonces]
+        users = [
+            await CheckUser.sign_in(nonce, clients, legacy=legacy, first=number % len(clients))
+            for number, nonce in enumerate(nonces)
+        ]
         await users[0].set_mode("legacy" if legacy else "isolated")
         listeners = [asyncio.create_task(user.listen()) for user in users]
         await asyncio.gather(*(user.ready() for user in users))
@@ -63,6 +90,8 @@ async def _check(url: str, *, rows: int, legacy: bool) -> int:
             problems.append(f"failed: the run's state is {states[index]}")
         if stolen[1 - index] is not None:
             problems.append(f"foreign report: {user.name} can read the report of {other.name}")
+        if len(urls) > 1 and len(set(user.sockets)) < 2:
+            problems.append(f"unproven: the socket of {user.name} stayed with one worker")
         _print_user(user, problems)
         found += len(problems)
     return found
@@ -84,6 +113,8 @@ def _print_user(user: CheckUser, problems: list[str]) -> None:
     entries = list(user.inbox.entries())
     own = sum(entry.message.get("run_id") == user.run_id for entry in entries)
     print(f"{user.name}, run {user.run_id}: {own} own events, {len(entries) - own} foreign")
+    if len(user.sockets) > 1:
+        print(f"  the socket was with {', then '.join(user.sockets)}")
     for line in transcript(user.inbox, user.run_id):
         print(line)
     for problem in problems[:_SHOWN_PROBLEMS]:
@@ -97,8 +128,19 @@ def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.optimizer.check", description=__doc__)
     parser.add_argument("--legacy", action="store_true", help="check the leaking singleton path, which has to fail")
     parser.add_argument("--rows", type=int, default=200, help="rows of each user's log (default: %(default)s)")
-    parser.add_argument("--url", help="check an application that runs already (default: start one)")
-    return parser.parse_args()
+    parser.add_argument(
+        "--url", action="append", help="check an application that runs already; again for another worker of it"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="check so many processes, which share a Redis: sockets, runs and questions go to different ones",
+    )
+    options = parser.parse_args()
+    if options.legacy and (options.workers > 1 or len(options.url or ()) > 1):
+        parser.error("the legacy path is one engine in one process")
+    return options
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """One user of the check: signs in, listens, uploads, runs, reads the report."""
 
 import asyncio
+import contextlib
+import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -12,19 +15,30 @@ from websockets.typing import Subprotocol
 from examples.optimizer.check.received import Inbox
 
 _RUN_SECONDS = 300.0
+_END_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 # The legacy bridge has no end of a stream: what still comes after the run's end is waited for this long.
 _LEGACY_GRACE_SECONDS = 0.5
+_FRAMES_ON_ONE_WORKER = 4
 
 
 class CheckUser:
-    """A signed-in user with one socket."""
+    """A signed-in user with one socket, and a connection to each worker, of which one is asked after the other.
 
-    def __init__(self, name: str, client: httpx.AsyncClient, token: str, *, legacy: bool) -> None:
+    Of several workers the first takes the socket, and after some frames another one: it has to go on where the socket
+    stood.
+    """
+
+    def __init__(
+        self, name: str, clients: Sequence[httpx.AsyncClient], token: str, *, legacy: bool, first: int = 0
+    ) -> None:
         self.name = name
         self.inbox = Inbox()
         self.run_id = ""
-        self._client = client
+        self.sockets: list[str] = []
+        self._clients = [*clients[first:], *clients[:first]]
+        # The first one has the socket: what is asked begins with another one.
+        self._turns = itertools.cycle([*self._clients[1:], self._clients[0]])
         self._token = token
         self._legacy = legacy
         self._reader = StreamReader()
@@ -32,23 +46,36 @@ class CheckUser:
         self._welcomed = asyncio.Event()
 
     @classmethod
-    async def sign_in(cls, name: str, client: httpx.AsyncClient, *, legacy: bool) -> "CheckUser":
-        """Sign in under a name."""
-        answer = await client.post("/api/sign-in", json={"name": name})
+    async def sign_in(
+        cls, name: str, clients: Sequence[httpx.AsyncClient], *, legacy: bool, first: int = 0
+    ) -> "CheckUser":
+        """Sign in under a name, at one of the workers."""
+        answer = await clients[-1].post("/api/sign-in", json={"name": name})
         answer.raise_for_status()
-        return cls(answer.json()["user_id"], client, answer.json()["token"], legacy=legacy)
+        return cls(answer.json()["user_id"], clients, answer.json()["token"], legacy=legacy, first=first)
 
     async def listen(self) -> None:
         """Receive until cancelled."""
+        for client in itertools.cycle(self._clients):
+            await self._listen_at(client)
+            # A new connection: what was asked for on the former one is not answered any more.
+            self._reader.connected()
+
+    async def _listen_at(self, client: httpx.AsyncClient) -> None:
         path = "/legacy/ws" if self._legacy else "/ws"
-        url = str(self._client.base_url.copy_with(scheme="ws", path=path))
+        url = str(client.base_url.copy_with(scheme="ws", path=path))
         bearer = f"bearer.{self._token}"
         offered = [bearer] if self._legacy else ["isolane.v1", bearer]
+        self.sockets.append(client.base_url.netloc.decode())
         async with connect(url, subprotocols=[Subprotocol(entry) for entry in offered]) as socket:
             if self._legacy:
                 self._welcomed.set()
+            frames = 0
             async for raw in socket:
                 await self._receive(socket, raw if isinstance(raw, str) else raw.decode())
+                frames += '"t":"ev"' in str(raw)
+                if len(self._clients) > 1 and frames >= _FRAMES_ON_ONE_WORKER:
+                    return
 
     async def _receive(self, socket: ClientConnection, raw: str) -> None:
         body = self.inbox.add(raw)
@@ -79,7 +106,9 @@ class CheckUser:
         if self._legacy:
             await asyncio.sleep(_LEGACY_GRACE_SECONDS)
         else:
-            await asyncio.wait_for(self._ended.wait(), _RUN_SECONDS)
+            # Without an end there is a verdict all the same: it says what is missing.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), _END_SECONDS)
         return state
 
     async def _final_state(self) -> str:
@@ -91,7 +120,7 @@ class CheckUser:
 
     async def report(self, run_id: str) -> str | None:
         """The Markdown of a run's report, or None where the server says that there is none for this user."""
-        answer = await self._client.get(f"/api/runs/{run_id}/report", headers=self._headers)
+        answer = await next(self._turns).get(f"/api/runs/{run_id}/report", headers=self._headers)
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         answer.raise_for_status()
@@ -102,7 +131,7 @@ class CheckUser:
         return {"Authorization": f"Bearer {self._token}"}
 
     async def _request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        answer = await self._client.request(method, path, headers=self._headers, **options)
+        answer = await next(self._turns).request(method, path, headers=self._headers, **options)
         answer.raise_for_status()
         body: dict[str, Any] = answer.json()
         return body

@@ -28,6 +28,19 @@ export class Api {
     return this.#json("GET", "/api/dashboard");
   }
 
+  /** How many workers serve, and whether they reach what they share; its state is null where one is alone. */
+  workers() {
+    return this.#json("GET", "/api/workers");
+  }
+
+  workerOfSocket(page) {
+    return this.#json("GET", `/api/sockets/${page}/worker`);
+  }
+
+  workerOfRun(run) {
+    return this.#json("GET", `/api/runs/${encodeURIComponent(run)}/worker`);
+  }
+
   setMode(mode) {
     return this.#json("POST", "/api/mode", { mode });
   }

@@ -2,6 +2,7 @@
 
 import { Api, Refusal } from "./api.js";
 import { Pane } from "./pane.js";
+import { showWorkers } from "./places.js";
 
 const template = document.querySelector("#pane");
 const legacySwitch = document.querySelector("#legacy");
@@ -20,6 +21,7 @@ window.addEventListener("focus", () => attempt(() => new Api().mode()));
 showReadiness();
 attempt(() => new Api().mode());
 showDashboard();
+showWorkers(document.querySelector("#workers"));
 
 /** Operators get a link; for everybody else there is none. */
 async function showDashboard() {

@@ -5,6 +5,7 @@ import { EventList } from "./event-list.js";
 import { IsolaneClient } from "./isolane-client.js";
 import { LegacyClient } from "./legacy.js";
 import { LogPicker } from "./log-picker.js";
+import { Places, pageName } from "./places.js";
 import { Progress } from "./progress.js";
 import { Questions } from "./questions.js";
 import { ReportView } from "./report-view.js";
@@ -35,6 +36,8 @@ export class Pane extends EventTarget {
   #events;
   #progress;
   #questions;
+  #places;
+  #page = pageName();
   #reportView = null;
 
   constructor(template, number) {
@@ -45,6 +48,7 @@ export class Pane extends EventTarget {
     this.#tree = new RunTree(this.#find(".tree"));
     this.#events = new EventList(this.#find(".events"), this.#find(".count"), this.#find(".announcer"));
     this.#progress = new Progress(this.#find(".running"));
+    this.#places = new Places(this.#find(".socket-place"), this.#find(".run-place"));
     this.#questions = new Questions(this.#find(".questions"), () => this.run());
     this.#wire();
     this.#showSignedOut();
@@ -126,7 +130,7 @@ export class Pane extends EventTarget {
     if (this.#user !== user) return;
     this.#seenRuns = new Set(runs.map((run) => run.run_id));
     this.#run = runs[0]?.mode === "isolated" ? runs[0].run_id : null;
-    this.#client = new IsolaneClient("/ws", {
+    this.#client = new IsolaneClient(`/ws?page=${this.#page}`, {
       token,
       onState: (state, detail) => this.#clientState(state, detail),
       onEvent: (run, message) => this.#whenKnown(run, () => run === this.#run && this.#show(message, false)),
@@ -165,6 +169,7 @@ export class Pane extends EventTarget {
     this.#find(".work").hidden = true;
     this.#find(".sign-out").hidden = true;
     this.#showConnection("", "");
+    this.#places.socketClosed();
   }
 
   async #upload(file) {
@@ -230,6 +235,7 @@ export class Pane extends EventTarget {
 
   #show(message, foreign) {
     this.#find(".tree-box").hidden = this.#find(".events-box").hidden = false;
+    if (!foreign) this.#places.runShown(this.#api, this.#run);
     this.#tree.apply(message, foreign);
     this.#events.add(message, foreign);
     if (!foreign) this.#showProgress(message);
@@ -299,6 +305,7 @@ export class Pane extends EventTarget {
     this.#foreignCount = 0;
     this.#foreignUsers.clear();
     this.#find(".leak").hidden = this.#find(".report-leak").hidden = true;
+    this.#places.clear();
     this.#tree.clear();
     this.#events.clear();
     this.#reportView?.clear();
@@ -316,6 +323,8 @@ export class Pane extends EventTarget {
   }
 
   #clientState(state, { code, reason, delayMs }) {
+    if (state === "open") this.#places.socketOpened(this.#api, this.#page);
+    else this.#places.socketClosed();
     this.#showConnection(state, state === "waiting" ? `again in ${Math.ceil(delayMs / 1000)} s` : reason);
     if (state === "closed" && code === NOT_SIGNED_IN) this.#signedOut();
   }

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from examples.optimizer.storage.records import Record
+
+_TRIES = 5
 
 
 class UserDatabases:
@@ -29,8 +32,17 @@ class UserDatabases:
 
     async def prepare(self, user_id: str) -> None:
         """Create the user's tables where they are missing."""
-        async with self._preparing, self._engine(user_id).begin() as connection:
-            await connection.run_sync(Record.metadata.create_all)
+        async with self._preparing:
+            for left in reversed(range(_TRIES)):
+                try:
+                    async with self._engine(user_id).begin() as connection:
+                        await connection.run_sync(Record.metadata.create_all)
+                except OperationalError:
+                    # Another process creates them at this moment: the next try finds them.
+                    if left == 0:
+                        raise
+                else:
+                    return
 
     def session(self, user_id: str) -> AsyncSession:
         """A new session on the user's database; the caller closes it."""
@@ -54,7 +66,7 @@ class UserDatabases:
 def _configure(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     # A user's two runs write side by side: readers do not block, and a writer waits for the other.
+    cursor.execute("PRAGMA busy_timeout=30000")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA busy_timeout=30000")
     cursor.close()

@@ -52,6 +52,25 @@ class Report(Record):
     chart: Mapped[str]
 
 
+class RunPlace(Record):
+    """Which worker runs a run, where there are several."""
+
+    __tablename__ = "run_places"
+
+    run_id: Mapped[str] = mapped_column(primary_key=True)
+    worker: Mapped[str]
+
+
+class SocketPlace(Record):
+    """Which worker serves the socket of a page, where there are several. The page has made up the name."""
+
+    __tablename__ = "socket_places"
+
+    page: Mapped[str] = mapped_column(primary_key=True)
+    worker: Mapped[str]
+    opened_at: Mapped[str] = mapped_column(default=_now)
+
+
 class Call(Record):
     """One row of a log while its run needs it. `hour` is empty where the log tells only the date."""
 
