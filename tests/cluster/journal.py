@@ -52,14 +52,15 @@ class JournalHistory(History):
             self.write("ended", stream.run, stream.epoch, outcome, head)
 
 
-def collect(history: History, paths: Iterable[Path]) -> None:
+def collect(history: History, paths: Iterable[Path], read: dict[Path, int]) -> None:
     """Put what the journals hold into a history. Streams without an end of their own are lost:
-    their process was killed, or another one closed them."""
+    their process was killed, or another one closed them. ``read`` says how far each file was read."""
     for path in paths:
-        for line in path.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                # It was killed in the middle of it.
-                continue
+        text = path.read_bytes()[read.get(path, 0) :]
+        # The last one may be half a line.
+        text = text[: text.rfind(b"\n") + 1]
+        read[path] = read.get(path, 0) + len(text)
+        for line in text.splitlines():
             match json.loads(line):
                 case ["opened", user, run, epoch]:
                     history.opened(user, run, epoch).lost = True

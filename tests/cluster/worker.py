@@ -60,8 +60,16 @@ async def note_ends(history: JournalHistory) -> None:
 async def main(seed: int, journal: str, settings: dict[str, Any]) -> None:
     """Serve until a signal comes."""
     history = JournalHistory(seed, journal)
+    lease, is_deaf = settings.pop("lease", 15.0), settings.pop("deaf", False)
     site = Site(history, **{"drain_seconds": 1, "max_connections_per_user": 8, **settings})
     site.agents.register(type("Teller", (Teller,), {"name": "teller", "history": history}))
+
+    logs = site.isolane.logs
+    assert logs is not None
+    logs._lease = lease
+    if is_deaf:
+        # Every hint is lost.
+        logs._heard = lambda user_id: None
 
     @site.app.get("/streams")
     async def streams(ctx: Ctx) -> list[dict[str, Any]]:
@@ -70,6 +78,17 @@ async def main(seed: int, journal: str, settings: dict[str, Any]) -> None:
     @site.app.post("/cancel/{run_id}")
     async def cancel(run_id: str, ctx: Ctx) -> dict[str, str]:
         return {"state": await site.isolane.cancel_run_anywhere(ctx.user_id, run_id)}
+
+    @site.app.post("/wait")
+    async def wait(ctx: Ctx) -> dict[str, bool]:
+        recorder = recorder_of(history, ctx)
+        recorder.started()
+        number = recorder.completed()
+        found = {}
+        for level in ("stored", "sent", "acked"):
+            await recorder.emitter.wait(number, level=level, timeout=60)
+            found[level] = True
+        return found
 
     @site.app.post("/logout")
     async def logout(ctx: Ctx) -> dict[str, int]:

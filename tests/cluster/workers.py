@@ -98,6 +98,7 @@ class Workers:
         self.settings = settings
         self.workers: list[Worker] = []
         self.clients: list[FramedClient] = []
+        self._read: dict[Path, int] = {}
 
     def begin(self, redis_url: str | None = None) -> Worker:
         """Start one more."""
@@ -117,9 +118,13 @@ class Workers:
         self.clients.append(client)
         return client
 
+    def collect(self) -> None:
+        """Read what the workers have written down since the last time."""
+        collect(self.history, [worker.journal for worker in self.workers], self._read)
+
     def check(self) -> dict[str, int]:
         """Look at everything that was published, sent and acknowledged."""
-        collect(self.history, [worker.journal for worker in self.workers])
+        self.collect()
         return dict(self.history.check())
 
 

@@ -50,7 +50,7 @@ RETRY_SECONDS = 0.2
 SICK_SECONDS = 1.0
 USERS_AT_ONCE = 64
 LOGS_AT_ONCE = 64
-ADOPTIONS_AT_ONCE = 16
+ADOPTIONS_AT_ONCE = 64
 STOP_SECONDS = 3.0
 
 WORKER_LOST = "the worker that ran this is gone"
@@ -81,6 +81,8 @@ class _Mirrored:
     mirror: LogMirror
     missing_since: float | None = None
     """Since when the engine knows nothing of the run."""
+    is_new: bool = True
+    """Nothing of it was read yet."""
     told: tuple[int, int] = (0, 0)
     """How far it was sent and acknowledged here, as its worker was told."""
     ended: float | None = None
@@ -388,9 +390,10 @@ class ClusterLogs:
         plane, store, _ = self._here()
         up_since = self._up_since
         self._forget_ended()
-        owns = [own for own in self._own.values() if own.is_known and own.ended is None]
-        known = await store.renew(plane.worker, [own.key for own in owns], self._lease)
-        suspects = [own for own, is_known in zip(owns, known, strict=True) if not is_known]
+        owns = [own for own in self._own.values() if own.is_known]
+        live = [own for own in owns if own.ended is None]
+        known = await store.renew(plane.worker, [own.key for own in live], self._lease)
+        suspects = [own for own, is_known in zip(live, known, strict=True) if not is_known]
         # After it was away the engine may also have an older state of logs that it knows.
         await self._compare(suspects if self._compared == up_since else owns, suspects)
         self._compared = up_since
@@ -418,8 +421,10 @@ class ClusterLogs:
                 if self._own.get((own.key.run, own.key.epoch)) is not own or not own.is_known or self._replica is None:
                     continue
                 record = records.get((own.key.user, own.key.run))
-                if record is None or (record.key == own.key and record.head < head):
+                if record is None or (record.key == own.key and _is_older(record, own, head)):
                     self._rewind(own)
+                elif own.ended is not None:
+                    continue
                 elif record.key != own.key or record.worker != plane.worker:
                     self._counts["refused"] += 1
                     self._lost(self._replica, own)
@@ -434,11 +439,26 @@ class ClusterLogs:
             # Who has been away as well does not know who else was: all get the time to say that they are there.
             return
         plane, store, _ = self._here()
-        for worker, key in await store.overdue(ADOPTIONS_AT_ONCE):
-            if worker == plane.worker and (key.run, key.epoch) in self._own:
-                continue
-            if await store.claim(key, worker, plane.worker, self._lease):
-                await self._close(key)
+        while overdue := await store.overdue(ADOPTIONS_AT_ONCE):
+            tried = 0
+            for worker, key in overdue:
+                if worker == plane.worker and (key.run, key.epoch) in self._own:
+                    continue
+                if await store.claim(key, worker, plane.worker, self._lease):
+                    tried += 1
+                    await self._close_if_readable(key)
+            if not tried:
+                return
+
+    async def _close_if_readable(self, key: LogKey) -> None:
+        try:
+            await self._close(key)
+        except PlaneUnavailableError:
+            raise
+        except Exception:
+            # Its lease runs out, and another worker tries. The others are closed meanwhile.
+            self._counts["not_adopted"] += 1
+            logger.exception("a run of a worker that is gone cannot be closed")
 
     async def _close(self, key: LogKey) -> None:
         """Close a run of a worker that is gone: what it left open, and then its stream."""
@@ -497,8 +517,8 @@ class ClusterLogs:
         guest.count += 1
         guest.leaves = None
         guest.due = 0.0
+        self._changed.set()
         if self._is_up and not guest.arrived.is_set():
-            self._changed.set()
             try:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(ARRIVE_SECONDS):
@@ -554,17 +574,27 @@ class ClusterLogs:
             if not guest.key:
                 guest.key = plane.user_key(guest.user_id)
                 store.listen(guest.key, functools.partial(self._heard, guest.user_id))
-        lists = await store.runs_of([guest.key for guest in guests])
+        # What is followed already is read in the same round trip.
+        lists, _ = await asyncio.gather(
+            store.runs_of([guest.key for guest in guests]), self._read_on(self._followed(guests), seals)
+        )
         for guest, records in zip(guests, lists, strict=True):
             if self._guests.get(guest.user_id) is guest:
                 self._take_records(guest, records, seals)
-        await self._read_on(guests, seals)
+        await self._read_on([each for each in self._followed(guests) if each[1].is_new], seals)
         for guest in guests:
             guest.arrived.set()
+
+    @staticmethod
+    def _followed(guests: Sequence[_Guest]) -> list[tuple[_Guest, _Mirrored]]:
+        return [(guest, held) for guest in guests for held in guest.logs.values() if held.missing_since is None]
 
     def _take_records(self, guest: _Guest, records: Sequence[LogRecord], seals: Seals) -> None:
         assert self._plane is not None  # noqa: S101 - for the type checker
         known = {record.key.run: record for record in records}
+        keys = {record.key for record in records}
+        guest.over &= keys
+        guest.not_mirrored &= keys
         for run, mirrored in list(guest.logs.items()):
             now = known.get(run)
             if now is None:
@@ -610,9 +640,8 @@ class ClusterLogs:
             guest.over.add(held.record.key)
             del guest.logs[run]
 
-    async def _read_on(self, guests: Sequence[_Guest], seals: Seals) -> None:
+    async def _read_on(self, wanted: Sequence[tuple[_Guest, _Mirrored]], seals: Seals) -> None:
         _, store, _ = self._here()
-        wanted = [(guest, held) for guest in guests for held in guest.logs.values() if held.missing_since is None]
         for at in range(0, len(wanted), LOGS_AT_ONCE):
             some = wanted[at : at + LOGS_AT_ONCE]
             readings = await store.read([LogWant(held.record.key, held.mirror.position) for _, held in some])
@@ -623,6 +652,7 @@ class ClusterLogs:
 
     def _take_reading(self, guest: _Guest, held: _Mirrored, reading: LogReading, seals: Seals) -> None:
         key = held.record.key
+        held.is_new = False
         try:
             is_whole = _feed(key, held.mirror, seals.of_user(guest.user_id), reading)
         except Exception as error:
@@ -734,6 +764,11 @@ class ClusterLogs:
         self._counts["logouts"] += 1
         if self._isolane is not None:
             self._isolane.logout_here(user_id, session_id)
+
+
+def _is_older(record: LogRecord, own: _Own, head: int) -> bool:
+    """Whether the engine has less of a log than it had."""
+    return record.head < head or (own.ended is not None and record.outcome is None)
 
 
 def _place(key: LogKey, number: int) -> str:
