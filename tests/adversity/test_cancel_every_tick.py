@@ -44,6 +44,8 @@ MOST_TICKS = 400
 SECONDS = 10.0
 WRITERS = "waits for a thread that waits for a disk; cancelled in tests/python/test_audit.py"
 PLANE = "waits for a Redis, not for turns of the loop; cancelled in tests/cluster/test_plane_faults.py"
+LOGS = "waits for what a store says of other workers; cancelled in tests/cluster/test_cluster_logs.py"
+MEMORY = "waits for nothing"
 NOT_OURS = {
     "BaseAgent.execute_with_context": "an agent's own, run by execute_agent",
     "PermissionService.authorize": "a protocol; awaited by validate_execution_permissions",
@@ -73,6 +75,31 @@ NOT_OURS = {
     "LogStore.announce": "the same",
     "LogStore.forget": "the same",
     "LogStore.runs_of": "the same",
+    "LogStore.renew": "the same",
+    "LogStore.overdue": "the same",
+    "LogStore.claim": "the same",
+    "MemoryLogStore.append": MEMORY,
+    "MemoryLogStore.read": MEMORY,
+    "MemoryLogStore.announce": MEMORY,
+    "MemoryLogStore.renew": MEMORY,
+    "MemoryLogStore.forget": MEMORY,
+    "MemoryLogStore.overdue": MEMORY,
+    "MemoryLogStore.claim": MEMORY,
+    "MemoryLogStore.runs_of": MEMORY,
+    "RedisLogStore.append": PLANE,
+    "RedisLogStore.read": PLANE,
+    "RedisLogStore.announce": PLANE,
+    "RedisLogStore.renew": PLANE,
+    "RedisLogStore.forget": PLANE,
+    "RedisLogStore.overdue": PLANE,
+    "RedisLogStore.claim": PLANE,
+    "RedisLogStore.runs_of": PLANE,
+    "ClusterLogs.start": LOGS,
+    "ClusterLogs.stop": LOGS,
+    "ClusterLogs.arrive": LOGS,
+    "ClusterLogs.find_and_cancel": LOGS,
+    "Isolane.arrive": LOGS,
+    "Isolane.cancel_run_anywhere": LOGS,
     "Part.start": "the same",
     "Part.stop": "the same",
     "Plane.start": PLANE,

@@ -35,6 +35,10 @@ class JournalHistory(History):
     def write(self, *words: Any) -> None:
         self._file.write(json.dumps(words).encode() + b"\n")
 
+    def close(self) -> None:
+        """Write no more."""
+        self._file.close()
+
     def uid(self) -> str:
         return f"{os.getpid()}-{super().uid()}"
 

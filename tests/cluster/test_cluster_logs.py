@@ -220,8 +220,16 @@ class Told:
         return self.history
 
 
-def test_a_run_that_all_agree_on_has_no_violations(tmp_path):
-    assert Told(tmp_path).tell().check()["delivered"] == 4
+@pytest.fixture
+def told(tmp_path):
+    told = Told(tmp_path)
+    yield told
+    for writer in told.writers:
+        writer.close()
+
+
+def test_a_run_that_all_agree_on_has_no_violations(told):
+    assert told.tell().check()["delivered"] == 4
 
 
 def lose_an_event_on_the_way(told: Told) -> None:
@@ -277,15 +285,13 @@ def end_as_nobody_ended_it(told: Told) -> None:
     ],
     ids=lambda each: getattr(each, "__name__", each),
 )
-def test_a_violation_that_is_planted_in_journals_is_found(tmp_path, plant, kind):
-    told = Told(tmp_path)
+def test_a_violation_that_is_planted_in_journals_is_found(told, plant, kind):
     plant(told)
     found = {violation.kind for violation in told.tell().violations()}
     assert kind in found, found
 
 
-def test_a_stream_whose_worker_was_killed_is_lost_and_half_a_line_is_no_event(tmp_path):
-    told = Told(tmp_path)
+def test_a_stream_whose_worker_was_killed_is_lost_and_half_a_line_is_no_event(told):
     for event in told.events[:2]:
         told.stream.published.append(event)
     with told.paths[0].open("ab") as file:

@@ -61,7 +61,7 @@ async def main(seed: int, journal: str, settings: dict[str, Any]) -> None:
     """Serve until a signal comes."""
     history = JournalHistory(seed, journal)
     lease, is_deaf = settings.pop("lease", 15.0), settings.pop("deaf", False)
-    site = Site(history, **{"drain_seconds": 1, "max_connections_per_user": 8, **settings})
+    site = Site(history, **{"drain_seconds": 1, "max_connections_per_user": 8, "max_engines_per_user": 20, **settings})
     site.agents.register(type("Teller", (Teller,), {"name": "teller", "history": history}))
 
     logs = site.isolane.logs

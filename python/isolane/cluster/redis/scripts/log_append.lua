@@ -26,7 +26,7 @@ if not record and redis.call('HLEN', KEYS[1]) >= 256 then
     if expires > 0 and expires <= now then redis.call('HDEL', KEYS[1], all[i]) end
   end
 end
-record = record or {h = 0, n = 0, f = 0, o = '', x = 0, p = former}
+record = record or {h = 0, n = 0, f = 0, o = '', x = 0, r = 0, p = former}
 local stored = 0
 if whole then
   redis.call('DEL', KEYS[2], KEYS[3])
@@ -56,6 +56,7 @@ if upto and upto > record.f then
   redis.call('SET', KEYS[3], ARGV[12] .. ':' .. ARGV[13])
   redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[12] .. '-1')
   record.f = upto
+  record.r = 0
 end
 record.h = math.max(record.h, tonumber(ARGV[11]))
 local ttl = tonumber(ARGV[7])
@@ -66,8 +67,13 @@ if ARGV[9] ~= '' and record.o == '' then
 end
 if record.o ~= '' then ttl = math.max(1, math.ceil((record.x - now) / 1000)) end
 record.e, record.w, record.u = epoch, worker, ARGV[6]
+-- Not with each append: a log that lives is given its time once more when half of it is over.
+local refresh = whole or record.o ~= '' or now >= record.r
+if refresh then record.r = now + ttl * 500 end
 redis.call('HSET', KEYS[1], run, cjson.encode(record))
-redis.call('EXPIRE', KEYS[1], ARGV[7])
-redis.call('EXPIRE', KEYS[2], ttl)
-redis.call('EXPIRE', KEYS[3], ttl)
+if refresh then
+  redis.call('EXPIRE', KEYS[1], ARGV[7])
+  redis.call('EXPIRE', KEYS[2], ttl)
+  redis.call('EXPIRE', KEYS[3], ttl)
+end
 return {'stored'}
