@@ -61,6 +61,8 @@ mutants! {
     LeaseDeadlineLate: "a holder relies on its lease until the store forgets it",
     LostLeaseNotTold: "nobody hears of a lease that was lost",
     EmptiedStoreNotRestored: "what runs is not put back into a store that lost its data",
+    RestoredLeaseReused: "a lease that was put back without a look at the limits lets others run",
+    LocalPartFreedUnseen: "without the store, who waits for this process's part of a total is not told that it is free",
     LocalShareIgnored: "without the store each process runs as much as all together may",
     BreakerNeverOpens: "a store that does not answer is asked for ever",
     NoBackOff: "who was refused asks again at once",

@@ -284,7 +284,9 @@ impl FairLimiter {
         }
         state.users.rest(waiter.user, now);
         state.sweep_if_due(now);
+        let ring = state.take_ring();
         drop(guard);
+        ring_for(ring);
         // The waiter and its lane are dropped after the lock was let go.
         drop(waiter);
         Some(refusal)

@@ -114,6 +114,19 @@ impl State {
         }
     }
 
+    /// A unit has come back: those whom only this process's part of a limit kept from running are in the order again.
+    pub(super) fn list_lacking(&mut self) {
+        let Some(leases) = self.leases.as_ref().filter(|leases| leases.failing.is_some()) else {
+            return;
+        };
+        let waiting: Vec<u32> = leases.waiting.iter().copied().collect();
+        for user in waiting {
+            if self.users.get(user).is_some() {
+                self.relist(user);
+            }
+        }
+    }
+
     /// Whether leases of the process let anybody run, as far as they are not each user's own.
     #[inline]
     pub(super) fn may_lease_any(&self, now: Micros) -> bool {
@@ -371,6 +384,8 @@ impl State {
         let Some(leases) = &mut self.leases else {
             return Woken::new();
         };
+        // Whoever waits for something to send looks again.
+        leases.note(now);
         let batch = &draft.batch;
         let mut refused = false;
         match (draft.kind, answer) {

@@ -109,6 +109,9 @@ impl State {
             self.running = self.running.saturating_sub(1);
         }
         self.users[user].running -= 1;
+        if self.leases.is_some() && !mutant!(LocalPartFreedUnseen) {
+            self.list_lacking();
+        }
         if self.users[user].waiting > 0 {
             if self.settings.borrow {
                 // It may be below its limit again.

@@ -67,6 +67,9 @@ impl State {
         }
         record.drop_empty_lines();
         self.impatient -= usize::from(waiter.ask_once);
+        if let Some(leases) = self.leases.as_mut().filter(|leases| leases.is_starved) {
+            leases.note(now);
+        }
         self.order.flows()[flow as usize].waiting -= 1;
         let users = &self.users;
         self.order

@@ -78,6 +78,38 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "NeverRefusedEarly": ("limiter_guarantees::what_cannot_be_had_in_time_is_refused_at_once",),
     "UrgencyIgnored": ("limiter_guarantees::urgent_requests_of_a_user_come_first_and_no_request_waits_for_ever",),
     "UrgencyNeverGrows": ("limiter_guarantees::urgent_requests_of_a_user_come_first_and_no_request_waits_for_ever",),
+    # Limits over several processes.
+    "RunsWithoutLease": ("lease_desk::without_a_wait_only_what_is_leased_is_given",),
+    "LeaseNotGivenBack": (
+        "lease_desk::a_lease_serves_the_same_user_again_and_is_then_given_back",
+        "lease_model::limits_hold_over_processes",
+    ),
+    "LeaseKeptAfterRelease": (
+        "lease_desk::a_lease_serves_the_same_user_again_and_is_then_given_back",
+        "lease_model::limits_hold_over_processes",
+    ),
+    "IdleLeaseKept": ("lease_desk::a_lease_serves_the_same_user_again_and_is_then_given_back",),
+    "LeasesNeverRenewed": ("lease_desk::leases_are_renewed_together_and_lost_when_they_are_not",),
+    "LeaseDeadlineLate": ("lease_desk::leases_are_renewed_together_and_lost_when_they_are_not",),
+    "LostLeaseNotTold": ("lease_desk::leases_are_renewed_together_and_lost_when_they_are_not",),
+    "EmptiedStoreNotRestored": ("lease_desk::what_runs_is_put_back_into_a_store_that_was_emptied",),
+    "RestoredLeaseReused": (
+        "lease_desk::what_runs_is_put_back_into_a_store_that_was_emptied",
+        "lease_model::limits_hold_over_processes",
+    ),
+    "LocalPartFreedUnseen": ("lease_model::faults_of_the_store_leave_nobody_waiting_and_nothing_behind",),
+    "LocalShareIgnored": ("lease_desk::without_the_store_each_process_has_its_part_and_lets_go_of_the_rest",),
+    "BreakerNeverOpens": (
+        "lib::cluster::lease::breaker::tests::three_batches_that_fail_in_a_row_open_it_and_a_probe_closes_it",
+        "lease_desk::a_closed_limit_refuses_and_an_open_one_is_the_process_own",
+    ),
+    "NoBackOff": ("lease_desk::a_refusal_backs_off_and_no_longer_than_until_the_first_lease_expires",),
+    "AsksBeyondLocalLimit": ("lease_desk::as_many_leases_are_asked_for_as_would_run",),
+    "LateGrantKept": (
+        "lease_desk::what_was_granted_after_the_call_had_failed_is_given_back",
+        "lease_model::faults_of_the_store_leave_nobody_waiting_and_nothing_behind",
+    ),
+    "DeskNeverReady": ("lease_model::limits_hold_over_processes",),
     "WeightIgnored": ("limiter_guarantees::a_weight_of_two_is_twice_the_time",),
     "ChargeNotCorrected": ("limiter_guarantees::what_a_permit_was_held_for_counts_and_not_what_was_expected",),
     "ResourceLimitIgnored": ("limiter_guarantees::several_resources_come_together_or_not_at_all",),

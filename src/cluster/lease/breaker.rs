@@ -96,3 +96,35 @@ impl Breaker {
         self.opened += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_batches_that_fail_in_a_row_open_it_and_a_probe_closes_it() {
+        let mut breaker = Breaker::default();
+        breaker.failed(1, 0);
+        breaker.failed(1, 0);
+        breaker.failed(1, 0);
+        breaker.failed(2, 0);
+        assert!(breaker.is_closed(), "what was sent together failed together");
+        breaker.replied();
+        breaker.failed(3, 0);
+        breaker.failed(4, 0);
+        assert!(breaker.is_closed(), "an answer begins the row anew");
+        breaker.failed(5, 10);
+        assert_eq!(breaker.sends(10), Sends::Nothing);
+        assert_eq!(breaker.probe_at(), Some(10 + OPEN_FOR));
+        assert_eq!(breaker.sends(10 + OPEN_FOR), Sends::Probe);
+        breaker.probing();
+        assert_eq!(breaker.sends(10 + OPEN_FOR), Sends::Nothing, "one probe at a time");
+        breaker.failed(6, 20 + OPEN_FOR);
+        assert_eq!(breaker.sends(20 + OPEN_FOR), Sends::Nothing);
+        assert_eq!(breaker.sends(20 + 2 * OPEN_FOR), Sends::Probe);
+        breaker.probing();
+        breaker.replied();
+        assert_eq!(breaker.sends(21 + 2 * OPEN_FOR), Sends::All);
+        assert_eq!(breaker.opened, 2);
+    }
+}

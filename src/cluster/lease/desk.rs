@@ -148,6 +148,7 @@ pub enum Waiting {
 struct Sent {
     /// `None` for what has no limiter any more, and for a probe.
     limiter: Option<Arc<FairLimiter>>,
+    is_probe: bool,
     draft: Draft,
     limit: Arc<str>,
     batch: u64,
@@ -326,6 +327,7 @@ impl Desk {
             });
             let sent = Sent {
                 limiter,
+                is_probe: sends == Sends::Probe,
                 draft,
                 limit,
                 batch: state.batch,
@@ -394,7 +396,7 @@ impl Desk {
         match &sent.limiter {
             Some(limiter) => limiter.lease_answer(&sent.draft, &Answer::Failed, sent.at, now),
             // A probe says nothing more.
-            None if sent.draft.batch.user.is_empty() && sent.draft.batch.slots.len() == 1 => {}
+            None if sent.is_probe => {}
             None => {
                 // It expires by itself if the store is away for long.
                 let mut state = self.state();

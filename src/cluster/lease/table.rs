@@ -116,6 +116,8 @@ struct Lease {
     is_busy: bool,
     /// The store does not have it, and something runs under it.
     is_missing: bool,
+    /// The store has it without a look at the limits: nothing else may run under it.
+    is_restored: bool,
 }
 
 /// What one holder has and wants.
@@ -211,6 +213,8 @@ pub(crate) struct Leases {
     pub(crate) waiting: HashSet<u32, RandomState>,
     /// Users who have a waiter that lacks a lease alone, besides those whom the order of users sees.
     pub(crate) nested: HashSet<u32, RandomState>,
+    /// Somebody waits for the total, of which leases on the shelf are a part.
+    is_squeezed: bool,
     /// Somebody would be asked for if there were room.
     pub(crate) is_starved: bool,
     pub(crate) bell: Arc<Bell>,
@@ -244,6 +248,7 @@ impl Leases {
             lost: Vec::new(),
             waiting: HashSet::default(),
             nested: HashSet::default(),
+            is_squeezed: false,
             is_starved: false,
             bell,
             ring_at: Micros::MAX,
@@ -340,7 +345,8 @@ impl Leases {
         let holder = lease.holder;
         let was_held = matches!(lease.state, State::Held(_));
         lease.state = State::Idle { since: now };
-        let is_usable = lease.deadline > now && !lease.is_missing;
+        let is_restored = lease.is_restored && !mutant!(RestoredLeaseReused);
+        let is_usable = lease.deadline > now && !lease.is_missing && !is_restored;
         if let Some(account) = self.accounts.get_mut(&holder) {
             account.held -= u32::from(was_held);
             if is_usable {
@@ -349,7 +355,7 @@ impl Leases {
         }
         if is_usable {
             let at = now.saturating_add(self.keep());
-            let at = if self.is_squeezed() { now } else { at };
+            let at = if self.is_squeezed { now } else { at };
             self.due(at);
             self.note(at);
         } else {
@@ -360,11 +366,6 @@ impl Leases {
 
     fn keep(&self) -> Micros {
         if self.by_user { self.terms.reuse } else { KEEP_TOTAL }
-    }
-
-    /// Whether somebody of this process waits for the total, of which leases on the shelf are a part.
-    fn is_squeezed(&self) -> bool {
-        self.by_user && self.by_total && self.accounts.values().any(|account| account.by_total)
     }
 
     /// The fence of what runs, and whether its lease was lost.
@@ -473,7 +474,7 @@ impl Leases {
 
     /// Leases to be given back, those on the shelf for long enough among them.
     pub(crate) fn to_release(&mut self, now: Micros) -> Vec<(Arc<str>, Vec<LeaseId>)> {
-        let squeezed = self.is_squeezed();
+        let squeezed = self.is_squeezed;
         let kept = self.keep();
         let stale: Vec<usize> = self
             .slots
@@ -550,6 +551,7 @@ impl Leases {
                 renew_at: 0,
                 is_busy: false,
                 is_missing: true,
+                is_restored: true,
             });
             let Some(unit) = self.units.get_mut(&tie).and_then(|units| units.get_mut(at)) else {
                 continue;
@@ -622,6 +624,7 @@ impl Leases {
                     renew_at: 0,
                     is_busy: true,
                     is_missing: false,
+                    is_restored: false,
                 });
                 (slot, id)
             })
@@ -670,6 +673,7 @@ impl Leases {
             }
             account.waits || account.running > 0 || account.asking > 0 || account.held > 0 || !account.idle.is_empty()
         });
+        self.is_squeezed = self.by_user && self.accounts.values().any(|account| account.by_total);
     }
 
     // -- what came back ----------------------------------------------------------------------------------------------
@@ -723,6 +727,7 @@ impl Leases {
             let most = BACK_OFF.0.saturating_mul(2 << account.refusals.min(8)).min(BACK_OFF.1);
             account.refusals += 1;
             account.by_total = granted.which == Some(Which::Total);
+            self.is_squeezed |= self.by_user && account.by_total;
             let wait = BACK_OFF.0 + draw * (most - BACK_OFF.0) / (BACK_OFF.1 - BACK_OFF.0);
             let wait = match granted.retry_ms {
                 0 => wait,
@@ -743,7 +748,11 @@ impl Leases {
     pub(crate) fn acquire_failed(&mut self, batch: &Batch, now: Micros) {
         for slot in &batch.slots {
             if self.lease(*slot).is_some_and(|lease| lease.state == State::Asking) {
+                let surplus = self.surplus.len();
                 self.give_back(slot.0, now);
+                if mutant!(LateGrantKept) {
+                    self.surplus.truncate(surplus);
+                }
             }
         }
         let wait = self.jitter.between(BACK_OFF.0, 2 * BACK_OFF.0);
@@ -789,6 +798,7 @@ impl Leases {
                 continue;
             };
             lease.is_missing = false;
+            lease.is_restored = true;
             lease.fence = *fence;
             lease.deadline = lease.deadline.max(deadline);
             lease.renew_at = renew_at;
@@ -827,7 +837,7 @@ impl Leases {
             return self.look_at;
         }
         let keep = self.keep();
-        let squeezed = self.is_squeezed();
+        let squeezed = self.is_squeezed;
         let mut at = if sends && !self.surplus.is_empty() {
             now
         } else {
