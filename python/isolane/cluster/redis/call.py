@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from isolane.cluster.redis.line import Line
 
 CANNOT_NOW = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError, OutOfMemoryError)
-CANNOT_NOW_WORDS = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ", "MASTERDOWN ", "LOADING ")
+CANNOT_NOW_WORDS = (
+    "CLUSTERDOWN ",
+    "TRYAGAIN ",
+    "BUSY ",
+    "MISCONF ",
+    "NOREPLICAS ",
+    "UNKILLABLE ",
+    "MASTERDOWN ",
+    "LOADING ",
+)
 GRACE_SECONDS = 0.002
 LATE_SECONDS = 0.002
 """A timer that comes later than that says that the loop was held up."""

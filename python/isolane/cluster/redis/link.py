@@ -76,6 +76,19 @@ def key_of(command: Command) -> bytes | None:
     return key if isinstance(key, bytes) else str(key).encode()
 
 
+def _redirection(reply: ResponseError) -> tuple[bool, int, str, int] | None:
+    """Whether the slot moved for good, which it is, and where to; ``None`` for another error."""
+    if isinstance(reply, AskError):
+        return isinstance(reply, MovedError), int(reply.slot_id), reply.host, int(reply.port)
+    # Older releases of redis-py know it in clients of clusters only.
+    kind, _, rest = str(reply).partition(" ")
+    if kind not in {"MOVED", "ASK"}:
+        return None
+    slot, _, place = rest.partition(" ")
+    host, _, port = place.rpartition(":")
+    return kind == "MOVED", int(slot), host, int(port)
+
+
 def _size(commands: Sequence[Command]) -> int:
     return sum(len(word) if isinstance(word, (bytes, str)) else 16 for command in commands for word in command)
 
@@ -348,11 +361,12 @@ class Link:
             if text is None:
                 return None
             return Piece(piece.call, [("EVAL", text, *command[2:])], [piece.at[at]], tries=tries), line
-        if isinstance(reply, AskError):
-            address = (reply.host or self.target.host(), int(reply.port))
-            moved = isinstance(reply, MovedError)
+        there = _redirection(reply)
+        if there is not None:
+            moved, slot, host, port = there
+            address = (host or self.target.host(), port)
             if moved:
-                self._slots[int(reply.slot_id)] = address
+                self._slots[slot] = address
                 self._map_wanted.set()
             again = Piece(piece.call, [command], [piece.at[at]], tries=tries, asking=not moved)
             return again, self._node(address)

@@ -79,7 +79,7 @@ class Target:
                 settings: dict[str, Any] = dict(parse_url(each))
                 self._add(settings.get("connection_class", Connection), settings)
         elif isinstance(source, RedisCluster):
-            for node in source.startup_nodes:
+            for node in source.nodes_manager.startup_nodes.values():
                 # READONLY, which it sends to replicas.
                 settings = {**node.connection_kwargs, "redis_connect_func": None}
                 self._add(node.connection_class, settings)
