@@ -41,6 +41,7 @@ from isolane._core import (
     metric_families,
     metrics_snapshot,
 )
+from isolane.cluster import Plane
 from isolane.fastapi import Ctx
 from isolane.observability.alerts import AlertManager
 from isolane.testing.application import LabApplication
@@ -49,6 +50,7 @@ from isolane.testing.users import UserFactory
 from tests.support.audit_programs import event, opened
 from tests.support.measuring import Changes, changes
 from tests.support.metric_names import reserve
+from tests.support.redis_server import RedisServer
 
 (TOOL,) = reserve("families.tool", label="tool")
 (FLAG,) = reserve("families-flag", label="flag")
@@ -356,6 +358,15 @@ async def alerts(stage: Stage) -> None:
     manager.tick()
     stage.changes.look()
     manager.close()
+
+
+@moves("cluster_state", "cluster_processes", "cluster_calls", "cluster_call_seconds")
+async def plane(stage: Stage) -> None:
+    with RedisServer(stage.folder / "redis") as server:
+        plane = Plane(server.url)
+        await plane.start()
+        stage.changes.look()
+        await plane.stop()
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------

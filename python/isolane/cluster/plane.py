@@ -251,6 +251,7 @@ class Plane:
         self.state = "down"
         self.reason = "stopped"
         self._metrics.state(None)
+        self._metrics.processes.set(0)
         # A worker that comes back is another one: what was meant for this one is over.
         self._pid = 0
         self._stopping = False
