@@ -38,6 +38,9 @@ _LEGACY = "migration/legacy/"
 _CODEMOD = "migration/codemod/"
 _DASHBOARD = "observability/dashboard/"
 
+_CLUSTER = "cluster/"
+_REDIS = "cluster/redis/"
+
 PYTHON_FAULTS: dict[str, PythonFault] = {
     "DeprecatedIsNoCoroutine": PythonFault(
         "what is marked as deprecated is no coroutine function any more",
@@ -745,6 +748,70 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "a rollback of the dashboard is in force when the file has it, or never",
         _DASHBOARD + "actions.py",
         (("            engine.latch(flag, json.dumps(record))\n", "            pass\n"),),
+    ),
+    "AnswerOfWhoLeft": PythonFault(
+        "an answer to a caller who left goes to the next one",
+        _REDIS + "line.py",
+        (
+            (
+                "            piece, at, _ = self._unanswered.popleft()\n",
+                (
+                    "            while len(self._unanswered) > 1 and self._unanswered[0][0].call.done:\n"
+                    "                self._link.answered(self, *self._unanswered.popleft()[:2], None)\n"
+                    "            piece, at, _ = self._unanswered.popleft()\n"
+                ),
+            ),
+        ),
+    ),
+    "CallsForRedisUnbounded": PythonFault(
+        "any number of calls may wait for a Redis that does not answer",
+        _REDIS + "link.py",
+        (("if self.held >= MAX_CALLS or self.held_bytes + size > MAX_BYTES:", "if False:"),),
+    ),
+    "EachCallWaitsForDeadRedis": PythonFault(
+        "each call waits for its deadline, though it is known that nobody answers",
+        _REDIS + "line.py",
+        (
+            (
+                '        if self.state == "down":\n            self._link.dropped(',
+                "        if False:\n            self._link.dropped(",
+            ),
+        ),
+    ),
+    "DeadConnectionIsKept": PythonFault(
+        "a connection whose other side is gone without a word is kept",
+        _REDIS + "line.py",
+        (("> STALL_SECONDS:", "> 3_600:"),),
+    ),
+    "LostHintsStayLost": PythonFault(
+        "after a break nobody is told to look for what hints were lost about",
+        _REDIS + "subscriber.py",
+        (('            elif kind == b"subscribe":\n', "            elif False:\n"),),
+    ),
+    "CommandObeyedTwice": PythonFault(
+        "a command of another worker that comes twice is obeyed twice",
+        _CLUSTER + "plane.py",
+        (("        if known_by in self._known:\n", "        if False:\n"),),
+    ),
+    "LostDataNotNoticed": PythonFault(
+        "a Redis that lost its data is taken for the same",
+        _CLUSTER + "plane.py",
+        (("        if was and was != self._life:\n", "        if False:\n"),),
+    ),
+    "ChildUsesParentsConnection": PythonFault(
+        "a forked child writes on its parent's connection to Redis",
+        _CLUSTER + "plane.py",
+        (
+            (
+                "        if self._started_in != os.getpid():\n            return PlaneUnavailableError(",
+                "        if False:\n            return PlaneUnavailableError(",
+            ),
+        ),
+    ),
+    "PasswordOfRedisIsShown": PythonFault(
+        "figures and logs have the password of Redis",
+        _REDIS + "target.py",
+        (("            return shown(self._held)\n", "            return self._held\n"),),
     ),
 }
 """By the names under which the table has them."""

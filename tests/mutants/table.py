@@ -12,6 +12,7 @@ B = "tests/security/test_"
 M = "tests/migrate/test_"
 S = "tests/integrations/test_socket_sign_in.py::test_"
 ACCEPT = "tests/acceptance/test_"
+PLANE = "tests/cluster/test_plane"
 DA = "tests/integrations/test_dashboard_access.py"
 DV = "tests/integrations/test_dashboard_views.py"
 DS = "tests/integrations/test_dashboard_stream.py"
@@ -649,6 +650,18 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "ChangedFileOverwritten": (f"{M}fixes.py::TestWriting::test_what_changed_since_is_left_alone",),
     "BaselineByLine": (f"{M}scan.py::TestBaseline::test_what_is_known_stays_known_when_lines_move",),
     "UnusedIgnoreIsQuiet": (f"{M}scan.py::TestComments::test_comments_that_ignore_nothing_are_reported",),
+    # The plane that workers share.
+    "AnswerOfWhoLeft": (
+        f"{PLANE}_faults.py::test_10_000_callers_that_leave_at_any_time_get_and_give_nobody_elses_answer",
+    ),
+    "CallsForRedisUnbounded": (f"{PLANE}_faults.py::test_what_waits_is_bounded",),
+    "EachCallWaitsForDeadRedis": (f"{PLANE}_faults.py::test_calls_fail_at_once_while_it_is_known_that_nobody_answers",),
+    "DeadConnectionIsKept": (f"{PLANE}_faults.py::test_no_call_hangs_and_all_is_well_again_afterwards[half open]",),
+    "LostHintsStayLost": (f"{PLANE}_faults.py::test_hints_that_were_lost_are_made_up_for_by_a_look",),
+    "CommandObeyedTwice": (f"{PLANE}.py::test_a_command_that_comes_twice_is_obeyed_once",),
+    "LostDataNotNoticed": (f"{PLANE}_faults.py::test_a_redis_that_lost_its_data_is_told_to_who_follows",),
+    "ChildUsesParentsConnection": (f"{PLANE}.py::test_a_child_leaves_its_parents_connections_alone",),
+    "PasswordOfRedisIsShown": (f"{PLANE}.py::test_a_user_and_a_password_are_sent_and_never_shown",),
     # The acceptance suite.
     "FramesNotScanned": (f"{ACCEPT}verdicts.py::test_a_canary_of_another_is_found_with_its_place",),
     "UnseenControlsPass": (

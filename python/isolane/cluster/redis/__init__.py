@@ -9,7 +9,7 @@ except ModuleNotFoundError as error:
         raise
     raise ModuleNotFoundError(
         "several workers share limits and events on Redis, and redis is not installed: pip install 'isolane[redis]'",
-        name=error.name,
+        name="redis",
     ) from error
 
 __all__ = ["Link", "Subscriber", "Target", "check_url"]
