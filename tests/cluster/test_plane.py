@@ -35,6 +35,15 @@ async def test_a_call_has_an_answer_for_each_command_and_a_wrong_one_is_an_error
     assert replies[2] == 2
 
 
+@pytest.mark.parametrize("word", [None, True, [1], object()])
+async def test_what_cannot_be_sent_is_refused_before_anything_is(word, clean_redis):
+    async with planes(clean_redis.url) as (plane,):
+        with pytest.raises(TypeError, match="Redis takes bytes, texts and numbers"):
+            plane.call(("SET", "x", 1), ("SET", "y", word))
+        assert await plane.call(("EXISTS", "x"), ("SET", "y", 1.5), ("GET", b"y")) == [0, b"OK", b"1.5"]
+        assert plane.figures()["link"]["connections"] == 1
+
+
 async def test_a_script_is_run_and_what_it_raises_is_raised(clean_redis):
     async with planes(clean_redis.url) as (plane,):
         plane.add_scripts(

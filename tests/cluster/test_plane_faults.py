@@ -97,6 +97,7 @@ async def test_10_000_callers_that_leave_at_any_time_get_and_give_nobody_elses_a
             if n % 6_000 == 0:
                 clean_redis.do("SCRIPT", "FLUSH")
             await asyncio.gather(*tasks, return_exceptions=True)
+            assert wrong == []
             if plane.state == "down":
                 await until_up(plane)
         assert wrong == []

@@ -383,11 +383,15 @@ class Plane:
         """Tell a worker something. It hears of it once, within a second or so, or never when it is dead."""
         key = self.key(f"w:{worker}", "cmd")
         fields = ("i", secrets.token_hex(16), "k", kind, "f", self.worker, "p", payload)
-        return self.call(
+        link = self._link_here()
+        if isinstance(link, PlaneUnavailableError):
+            return _failed(link)
+        commands = (
             ("XADD", key, "MAXLEN", "~", MAX_WAITING_COMMANDS, "*", *fields),
             ("PEXPIRE", key, int(COMMAND_SECONDS * 1000)),
             self.hint_command(f"w:{worker}"),
         )
+        return link.call(commands, strict=True)
 
     def on_command(self, kind: str, handler: CommandHandler) -> None:
         """Call the handler with each command of a kind that this worker is sent."""

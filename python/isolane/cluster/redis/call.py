@@ -20,6 +20,8 @@ from isolane.cluster.errors import PlaneUnavailableError
 if TYPE_CHECKING:
     from isolane.cluster.redis.line import Line
 
+Command = tuple[Any, ...]
+
 CANNOT_NOW = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError, OutOfMemoryError)
 CANNOT_NOW_WORDS = (
     "CLUSTERDOWN ",
@@ -62,6 +64,7 @@ class Call:
         "sent",
         "single",
         "started",
+        "strict",
     )
 
     def __init__(
@@ -72,6 +75,7 @@ class Call:
         told: Callable[[Call, str], None],
         *,
         single: bool = False,
+        strict: bool = False,
     ) -> None:
         self._loop = loop
         self._replies: list[Any] = [None] * count
@@ -80,6 +84,7 @@ class Call:
         self._told = told
         self._patience = PATIENCE
         self.single = single
+        self.strict = strict
         self.started = loop.time()
         self.sent: float | None = None
         self.line: Line | None = None
@@ -106,13 +111,12 @@ class Call:
             return
         self._timer.cancel()
         self._told(self, "ok")
-        if not self.single:
-            self.future.set_result(self._replies)
-        elif isinstance(reply, Exception):
-            self.future.set_exception(reply)
+        wrong = next((each for each in self._replies if isinstance(each, Exception)), None) if self.strict else None
+        if wrong is not None:
+            self.future.set_exception(wrong)
             self.future.exception()
         else:
-            self.future.set_result(reply)
+            self.future.set_result(reply if self.single else self._replies)
 
     def fail(self, error: PlaneUnavailableError) -> None:
         """Tell whoever waits that there will be no answer."""
@@ -159,26 +163,49 @@ class Piece:
     """Commands of one call that go to one server.
 
     Attributes:
+        packed: the commands as they are sent.
         at: the place of each command's answer in the call.
         tries: how often the commands were sent before, to this server or another.
         asking: the server has these keys while they move to it.
     """
 
-    __slots__ = ("asking", "at", "call", "commands", "size", "tries")
+    __slots__ = ("asking", "at", "call", "commands", "packed", "size", "tries")
 
     def __init__(
         self,
         call: Call,
-        commands: list[tuple[Any, ...]],
+        commands: Sequence[Command],
         at: Sequence[int],
         *,
-        size: int = 0,
+        packed: list[bytes] | None = None,
         tries: int = 0,
         asking: bool = False,
     ) -> None:
         self.call = call
         self.commands = commands
+        self.packed = packed if packed is not None else [pack(command) for command in commands]
         self.at = at
-        self.size = size
+        self.size = sum(map(len, self.packed))
         self.tries = tries
         self.asking = asking
+
+
+def pack(command: Command) -> bytes:
+    """Return a command as it is sent. Raises ``TypeError`` before anything is."""
+    name, *words = command
+    parts = [*(name.split() if isinstance(name, (str, bytes)) else [name]), *words]
+    packed = [b"*%d\r\n" % len(parts)]
+    for word in parts:
+        if isinstance(word, bytes):
+            data = word
+        elif isinstance(word, str):
+            data = word.encode()
+        elif isinstance(word, (int, float)) and not isinstance(word, bool):
+            data = str(word).encode()
+        else:
+            raise TypeError(f"{name} is asked with {type(word).__name__}; Redis takes bytes, texts and numbers")
+        packed.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(packed)
+
+
+ASKING = pack(("ASKING",))

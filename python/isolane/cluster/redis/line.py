@@ -17,7 +17,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from isolane.cluster.errors import PlaneUnavailableError
-from isolane.cluster.redis.call import Piece
+from isolane.cluster.redis.call import ASKING, Piece
 
 if TYPE_CHECKING:
     from isolane.cluster.redis.link import Link
@@ -210,22 +210,21 @@ class Line:
 
     async def _write(self, connection: AbstractConnection, batch: list[Piece]) -> None:
         now = self._loop.time()
-        commands: list[tuple[Any, ...]] = []
+        packed: list[bytes] = []
         if not self._unanswered:
             self._heard = now
         for piece in batch:
             if piece.call.sent is None:
                 piece.call.sent = now
             if piece.asking:
-                for at, command in enumerate(piece.commands):
-                    commands += (("ASKING",), command)
+                for at, command in enumerate(piece.packed):
+                    packed += (ASKING, command)
                     self._unanswered += ((piece, -1, now), (piece, at, now))
                 continue
-            commands.extend(piece.commands)
+            packed += piece.packed
             self._unanswered.extend((piece, at, now) for at in range(len(piece.commands)))
         if self._watch is None:
             self._watch = self._loop.call_later(LOOK_SECONDS, self._look)
-        packed: Any = connection.pack_commands(commands)
         await connection.send_packed_command(packed, check_health=False)
 
     async def _read(self, connection: AbstractConnection) -> None:

@@ -14,11 +14,9 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from isolane.cluster.errors import PlaneUnavailableError
-from isolane.cluster.redis.call import Call, Piece, cannot_now
+from isolane.cluster.redis.call import Call, Command, Piece, cannot_now, pack
 from isolane.cluster.redis.line import CONNECT_SECONDS, Line, LineState
 from isolane.cluster.redis.target import Address, Target
-
-Command = tuple[Any, ...]
 
 MAX_CALLS = 10_000
 MAX_BYTES = 32 * 1024 * 1024
@@ -87,10 +85,6 @@ def _redirection(reply: ResponseError) -> tuple[bool, int, str, int] | None:
     slot, _, place = rest.partition(" ")
     host, _, port = place.rpartition(":")
     return kind == "MOVED", int(slot), host, int(port)
-
-
-def _size(commands: Sequence[Command]) -> int:
-    return sum(len(word) if isinstance(word, (bytes, str)) else 16 for command in commands for word in command)
 
 
 class Link:
@@ -204,13 +198,15 @@ class Link:
 
     # What is asked.
 
-    def call(self, commands: Sequence[Command], timeout: float | None = None) -> asyncio.Future[list[Any]]:
+    def call(
+        self, commands: Sequence[Command], timeout: float | None = None, *, strict: bool = False
+    ) -> asyncio.Future[list[Any]]:
         """Send the commands in one round trip.
 
-        The list has an answer for each; a wrong command's is a ``ResponseError``. The future raises
-        ``PlaneUnavailableError``.
+        The list has an answer for each; a wrong command's is a ``ResponseError``, which with ``strict`` is raised by
+        the future. That also raises ``PlaneUnavailableError``.
         """
-        return self._ask(commands, timeout, single=False)
+        return self._ask(commands, timeout, strict=strict)
 
     def script_command(self, name: str, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Command:
         """Return the command that runs a script, for ``call``."""
@@ -220,7 +216,7 @@ class Link:
         self, name: str, keys: Sequence[str], arguments: Sequence[Any] = (), timeout: float | None = None
     ) -> asyncio.Future[Any]:
         """Run a script that was added. The future raises what the script raises, or ``PlaneUnavailableError``."""
-        return self._ask([self.script_command(name, keys, arguments)], timeout, single=True)
+        return self._ask([self.script_command(name, keys, arguments)], timeout, single=True, strict=True)
 
     def add_scripts(self, scripts: dict[str, str]) -> None:
         """Make scripts known by their names. The server loads them when they are first used, and after it lost them."""
@@ -236,18 +232,21 @@ class Link:
         """Send the commands, and wait for nothing. Returns whether they were taken."""
         if self.held >= MAX_CALLS or self.held_bytes >= MAX_BYTES or self._state == "down" or self._main is None:
             return False
-        self._ask(commands, None, single=False)
+        self._ask(commands, None)
         return True
 
-    def _ask(self, commands: Sequence[Command], timeout: float | None, *, single: bool) -> asyncio.Future[Any]:
+    def _ask(
+        self, commands: Sequence[Command], timeout: float | None, *, single: bool = False, strict: bool = False
+    ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         for command in commands:
             if _name(command) in NOT_SHARED or "BLOCK" in command:
                 raise ValueError(
                     f"{command[0]} is nothing for a connection of all: it has other answers than one, or waits"
                 )
-        size = _size(commands)
-        call = Call(loop, len(commands), timeout or self.call_timeout, self._ended, single=single)
+        packed = [pack(command) for command in commands]
+        size = sum(map(len, packed))
+        call = Call(loop, len(commands), timeout or self.call_timeout, self._ended, single=single, strict=strict)
         if self.held >= MAX_CALLS or self.held_bytes + size > MAX_BYTES:
             self.refused += 1
             call.fail(PlaneUnavailableError(f"{self.held} calls wait for Redis already", "full"))
@@ -255,25 +254,24 @@ class Link:
         if not commands:
             call.future.set_result([])
             return call.future
-        for piece, line in self._pieces(call, commands):
-            # What a call of several pieces holds is counted with the first.
-            piece.size, size = size, 0
+        for piece, line in self._pieces(call, commands, packed):
             self._submit(piece, line)
         return call.future
 
-    def _pieces(self, call: Call, commands: Sequence[Command]) -> list[tuple[Piece, Line]]:
+    def _pieces(self, call: Call, commands: Sequence[Command], packed: list[bytes]) -> list[tuple[Piece, Line]]:
         main = self._main
         if main is None:
             call.fail(PlaneUnavailableError("the plane was not started, or was stopped", "stopped"))
             return []
         if not self.is_cluster:
-            return [(Piece(call, list(commands), range(len(commands))), main)]
-        by_line: dict[Line, tuple[list[Command], list[int]]] = {}
+            return [(Piece(call, commands, range(len(commands)), packed=packed), main)]
+        by_line: dict[Line, list[int]] = {}
         for at, command in enumerate(commands):
-            there = by_line.setdefault(self._line(self._slot(command)) or main, ([], []))
-            there[0].append(command)
-            there[1].append(at)
-        return [(Piece(call, mine, places), line) for line, (mine, places) in by_line.items()]
+            by_line.setdefault(self._line(self._slot(command)) or main, []).append(at)
+        return [
+            (Piece(call, [commands[at] for at in mine], mine, packed=[packed[at] for at in mine]), line)
+            for line, mine in by_line.items()
+        ]
 
     def _ended(self, call: Call, result: str) -> None:
         if self._told is not None:
@@ -298,8 +296,7 @@ class Link:
         commands: list[Command] = [("CLIENT", "SETNAME", self._client_name)]
         commands += [("SCRIPT", "LOAD", text) for _, text in self._scripts.values()]
         commands += [("CLUSTER", "SLOTS"), ("PING",)]
-        packed: Any = connection.pack_commands(commands)
-        await connection.send_packed_command(packed, check_health=False)
+        await connection.send_packed_command([pack(command) for command in commands], check_health=False)
         replies: list[Any] = []
         for _ in commands:
             try:
@@ -319,8 +316,10 @@ class Link:
         """Return a question whose answer shows that the server answers in time."""
         call = Call(asyncio.get_running_loop(), 1, self.call_timeout, lambda *_: None, single=True)
         call.future.add_done_callback(done)
+        piece = Piece(call, [("PING",)], range(1))
         self.held += 1
-        return Piece(call, [("PING",)], range(1))
+        self.held_bytes += piece.size
+        return piece
 
     def connected(self, line: Line) -> None:
         """Note that there is a new connection."""
