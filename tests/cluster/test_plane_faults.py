@@ -9,16 +9,18 @@ import asyncio
 import contextlib
 import logging
 import random
+import subprocess
 import time
 
 import pytest
 from isolane.cluster import Plane, PlaneUnavailableError
 from isolane.cluster.redis import link as link_module
 from redis.asyncio.connection import Connection
+from redis.asyncio.sentinel import Sentinel
 
 from tests.cluster.support import left, planes, until, until_down, until_up
 from tests.support.fault_proxy import FaultProxy
-from tests.support.redis_server import RedisNodes, RedisServer
+from tests.support.redis_server import RedisNodes, RedisServer, free_port, program
 
 LONGEST = 20.0
 """Seconds that a call may take before this is a hang. They take 50 ms, on a machine that has nothing else to do."""
@@ -399,6 +401,59 @@ async def test_a_client_that_the_server_throws_out_comes_back(clean_redis):
             await asyncio.sleep(0.01)
         results = [await outcome(plane) for _ in range(50)]
         assert results[-1] == [b"PONG"]
+
+
+class Sentinels:
+    """One sentinel that watches a primary with a replica; it decides alone."""
+
+    def __init__(self, folder):
+        self.first = RedisServer(folder / "first")
+        self.folder, self.port, self.process = folder, 0, None
+
+    def __enter__(self):
+        self.first.start()
+        self.second = self.first.replica(self.folder / "second")
+        self.port = free_port()
+        config = self.folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n"
+            f"sentinel monitor main 127.0.0.1 {self.first.port} 1\n"
+            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+        )
+        with (self.folder / "sentinel.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [program(), str(config), "--sentinel"], stdout=log, stderr=log, start_new_session=True
+            )
+        return self
+
+    def __exit__(self, *exc):
+        self.process.kill()
+        self.process.wait()
+        self.first.kill()
+        self.second.kill()
+
+
+async def test_a_primary_that_sentinels_replace_is_followed(tmp_path):
+    with Sentinels(tmp_path) as sentinels:
+        sentinel = Sentinel([("127.0.0.1", sentinels.port)], sentinel_kwargs={"socket_timeout": 5})
+        client = sentinel.master_for("main")
+        async with planes(client) as (plane,):
+            await until_up(plane)
+            assert await outcome(plane, ("SET", "x", "1")) == [b"OK"]
+            # The sentinel has to know of the replica before it can promote it.
+            until_known = time.monotonic() + 30
+            while not (await sentinel.sentinels[0].sentinel_slaves("main")) and time.monotonic() < until_known:
+                await asyncio.sleep(0.2)
+            began = time.monotonic()
+            sentinels.first.kill()
+            await until_down(plane)
+            await until(lambda: plane.state == "up", 60)
+            print(f"back after {time.monotonic() - began:.1f} s")
+            assert await outcome(plane, ("SET", "x", "2")) == [b"OK"]
+            assert sentinels.second.do("GET", "x") == b"2"
+        await client.aclose()
+        for each in sentinel.sentinels:
+            await each.aclose()
 
 
 @pytest.mark.parametrize(
