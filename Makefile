@@ -25,8 +25,8 @@ help: ## Show this list
 demo: $(VENV)/.built $(VENV)/.demo ## Build, then run the example on http://127.0.0.1:8000 (PORT=... for another, LOAD=36 for users, WORKERS=4 on a Redis)
 	$(BIN)/python -m examples.optimizer --port $(PORT) --load $(LOAD) --workers $(WORKERS)
 
-demo-check: $(VENV)/.built $(VENV)/.demo ## Run the example over real WebSockets and check what each user received
-	$(BIN)/python -m examples.optimizer.check
+demo-check: $(VENV)/.built $(VENV)/.demo ## Run the example over real WebSockets and check what each user received (WORKERS=2 over several)
+	$(BIN)/python -m examples.optimizer.check --workers $(WORKERS)
 
 test: test-rust test-python ## Build and run all tests
 

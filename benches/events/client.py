@@ -98,7 +98,7 @@ class Commands:
         await obey({name: getattr(self, name) for name in names})
 
 
-def _loop_factory() -> Any:
+def loop_factory() -> Any:
     """The loop that uvicorn takes by itself, for the clients as well."""
     if importlib.util.find_spec("uvloop") is None:
         return None
@@ -117,7 +117,7 @@ def main() -> int:
     allow_files(FILES)
     # The server is what is measured: the clients' own pauses are not to be seen. They live for seconds.
     gc.disable()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(Commands(options.way, options.port).obey())
     return 0
 

@@ -84,10 +84,10 @@ class Announcing(uvicorn.Server):
             print(listener.getsockname()[1], flush=True)
 
 
-async def serve(server: uvicorn.Server, listener: socket.socket, service: Service) -> None:
+async def serve(server: uvicorn.Server, listener: socket.socket, commands: Commands) -> None:
     """Serve until there are no more commands, or until a signal."""
     serving = asyncio.create_task(server.serve([listener]))
-    obeying = asyncio.create_task(Commands(service).obey())
+    obeying = asyncio.create_task(commands.obey())
     await asyncio.wait({serving, obeying}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = server.force_exit = True
     await serving
@@ -107,7 +107,7 @@ def main() -> int:
     service = make(options.way)
     config = uvicorn.Config(service.app, log_level="error", lifespan="on")
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(serve(Announcing(config), listener, service))
+        runner.run(serve(Announcing(config), listener, Commands(service)))
     return 0
 
 

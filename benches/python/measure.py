@@ -22,6 +22,7 @@ class Unit(enum.Enum):
     SECONDS = "processor time of one operation"
     MESSAGES = "seconds for one message, shown as messages a second"
     BYTES = "bytes of one object"
+    COUNT = "how many"
 
 
 @dataclass(frozen=True, slots=True)

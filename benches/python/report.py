@@ -60,6 +60,8 @@ def value(unit: Unit, figure: float) -> str:
     """A figure of a case in its unit."""
     if unit is Unit.BYTES:
         return f"{figure:.0f} B"
+    if unit is Unit.COUNT:
+        return number(figure)
     if unit is Unit.MESSAGES:
         return f"{number(1e-3 / figure)} k/s"
     return duration(figure)

@@ -45,6 +45,13 @@ def shared_redis() -> Iterator[tuple[str, bool]]:
     if url := given_url():
         yield url, False
         return
+    with started_redis() as url:
+        yield url, True
+
+
+@contextmanager
+def started_redis() -> Iterator[str]:
+    """The URL of a Redis that is there for the block alone. Raises `NoRedisError` where there is no program."""
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
         raise NoRedisError(MISSING)
@@ -55,7 +62,7 @@ def shared_redis() -> Iterator[tuple[str, bool]]:
             process = _start(program, port, folder)
             if _answers(process, port, folder):
                 stack.callback(_stop, process)
-                yield f"redis://127.0.0.1:{port}/0", True
+                yield f"redis://127.0.0.1:{port}/0"
                 return
             # Somebody else took the port in between.
             _stop(process)

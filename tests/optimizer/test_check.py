@@ -1,5 +1,7 @@
 """`make demo-check` as it is run: it passes on the isolated path and fails on the leaking one."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,20 @@ def test_the_isolated_path_passes() -> None:
     assert "PASSED" in done.stdout
     assert done.stdout.count(" 0 foreign") == 2
     assert "PROBLEM" not in done.stdout
+
+
+@pytest.mark.timeout(250)
+def test_several_workers_pass() -> None:
+    """What a user asks of one worker runs there, and reaches the socket wherever that is, and wherever it goes."""
+    if shutil.which("redis-server") is None:
+        if os.environ.get("ISOLANE_REQUIRE_ALL") == "1":
+            pytest.fail("required, but there is no redis-server (apt-get install redis-server)")
+        pytest.skip("left out: there is no redis-server (apt-get install redis-server)")
+    done = run_check("--workers", "2", "--rows", "5000")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASSED" in done.stdout
+    assert done.stdout.count(" 0 foreign") == 2
+    assert done.stdout.count("the socket was with ") == 2
 
 
 @pytest.mark.timeout(250)

@@ -22,10 +22,10 @@ def authenticate(conn: HTTPConnection) -> Principal:
 class IsolaneService:
     """The route that `setup` adds."""
 
-    def __init__(self) -> None:
+    def __init__(self, redis: str | None = None) -> None:
         self.app = FastAPI()
         settings = IsolaneSettings(websocket_max_events_per_user=ROOM)
-        self.isolane = setup(self.app, settings, authenticate)
+        self.isolane = setup(self.app, settings, authenticate, redis=redis)
         self.contexts: dict[str, UserExecutionContext] = {}
         self.emitters: dict[str, Any] = {}
 
