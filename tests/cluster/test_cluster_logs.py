@@ -7,7 +7,9 @@ import dataclasses
 import json
 
 import pytest
-from isolane.cluster import LogKey, LogRecord, PlaneUnavailableError
+from isolane import RunClosed, UserContextFactory
+from isolane._core import emitter_for_context, end_stream, user_streams
+from isolane.cluster import LogKey, LogRecord, LogWant, PlaneUnavailableError
 from isolane.cluster import logs as module
 from isolane.cluster.logs import ClusterLogs
 from isolane.cluster.memory import MemoryLogStore
@@ -117,6 +119,106 @@ async def test_a_user_with_several_sockets_is_followed_until_the_last_is_gone(pa
     async with asyncio.timeout(30):
         while part._guests:
             await asyncio.sleep(0.01)
+
+
+async def test_who_hears_no_hint_looks_by_itself(part, monkeypatch):
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    part.store.let.set()
+    await part.arrive("ann")
+    looks = []
+    look = part.store.runs_of
+    part.store.runs_of = lambda users: looks.append(users) or look(users)
+    async with asyncio.timeout(30):
+        while len(looks) < 5:
+            await asyncio.sleep(0.01)
+
+
+async def test_who_has_been_away_closes_no_runs_at_once(part, monkeypatch):
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
+    asked = asyncio.Event()
+
+    async def overdue(limit):
+        asked.set()
+        return []
+
+    part.store.overdue = overdue
+    for state in ("down", "up"):
+        part.plane.listener(state)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.5):
+            await asked.wait()
+    part._up_since -= 2 * part._lease
+    async with asyncio.timeout(30):
+        await asked.wait()
+
+
+class Running:
+    """A run of this worker, whose log the part copies."""
+
+    def __init__(self, part, user: str) -> None:
+        self.part, self.user = part, user
+        self.context = UserContextFactory.create_context(user)
+        self.emitter = emitter_for_context(self.context)
+        self.emitter.publish("note", {"step": 0})
+
+    @property
+    def record(self) -> LogRecord | None:
+        return self.part.store._records.get(self.part.plane.user_key(self.user), {}).get(self.context.run_id)
+
+    async def stored(self, head: int) -> LogRecord:
+        async with asyncio.timeout(30):
+            while self.record is None or self.record.head < head:
+                await asyncio.sleep(0.005)
+        return self.record
+
+
+async def test_a_store_that_was_emptied_is_filled_again(part):
+    run = Running(part, f"emptied-{id(part)}")
+    before = await run.stored(1)
+    part.store.lose()
+    part.plane.emptied()
+    assert await run.stored(1) == before
+    (reading,) = await part.store.read([LogWant(before.key)])
+    assert [number for number, _ in reading.entries] == [1]
+    end_stream(run.context, "completed")
+    async with asyncio.timeout(30):
+        while run.record.outcome != "completed":
+            await asyncio.sleep(0.005)
+    # Also what has ended is there again, for who comes back late.
+    part.store.lose()
+    part.plane.emptied()
+    assert (await run.stored(1)).outcome == "completed"
+
+
+async def test_what_a_store_has_lost_in_silence_is_found(part):
+    part._lease = 0.05
+    part.store.let.set()
+    for state in ("down", "up"):
+        part.plane.listener(state)
+    run = Running(part, f"lost-{id(part)}")
+    await run.stored(1)
+    part.store.lose()
+    await run.stored(1)
+    end_stream(run.context, "completed")
+
+
+async def test_a_run_that_another_worker_has_closed_ends_here(part):
+    run = Running(part, f"closed-{id(part)}")
+    record = await run.stored(1)
+    part.store._leases["w0", record.key] = 0.0
+    assert await part.store.claim(record.key, "w0", "w1", 15)
+    run.emitter.publish("note", {"step": 1})
+
+    def state() -> str | None:
+        return next(each["outcome"] for each in user_streams(run.user) if each["run_id"] == run.context.run_id)
+
+    async with asyncio.timeout(30):
+        while state() is None:
+            await asyncio.sleep(0.005)
+    assert state() == "lost"
+    with pytest.raises(RunClosed):
+        run.emitter.publish("note", {"step": 2})
+    assert run.record.head == 1
 
 
 async def test_a_run_that_nobody_knows_is_gone_and_one_that_ended_has_ended(part):

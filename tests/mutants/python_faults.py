@@ -37,9 +37,9 @@ _AUTH = "security/authentication/"
 _LEGACY = "migration/legacy/"
 _CODEMOD = "migration/codemod/"
 _DASHBOARD = "observability/dashboard/"
-
 _CLUSTER = "cluster/"
 _REDIS = "cluster/redis/"
+_SCRIPTS = "cluster/redis/scripts/"
 
 PYTHON_FAULTS: dict[str, PythonFault] = {
     "DeprecatedIsNoCoroutine": PythonFault(
@@ -812,6 +812,75 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "figures and logs have the password of Redis",
         _REDIS + "target.py",
         (("            return shown(self._held)\n", "            return self._held\n"),),
+    ),
+    "SecondWriterAppends": PythonFault(
+        "a worker that does not have a run appends to its log on Redis",
+        _SCRIPTS + "log_append.lua",
+        (("elseif record and record.w ~= worker then", "elseif false then"),),
+    ),
+    "FormerLogComesBack": PythonFault(
+        "a log that was closed by a peer takes the place of what closed it",
+        _SCRIPTS + "log_append.lua",
+        ((" or string.find(record.p, epoch, 1, true) then", " then"),),
+    ),
+    "GapIsStored": PythonFault(
+        "what does not follow on what Redis has is appended",
+        _SCRIPTS + "log_append.lua",
+        (("  local older = record.h < tonumber(ARGV[10])", "  local older = false"),),
+    ),
+    "LateReaderGetsNoSnapshot": PythonFault(
+        "who is behind the snapshot is given what comes after it, and nothing else",
+        _SCRIPTS + "log_read.lua",
+        (("if upto > position then", "if false then"),),
+    ),
+    "LiveRunIsClaimed": PythonFault(
+        "a run is taken from a worker that says in time that it runs it",
+        _SCRIPTS + "run_leases.lua",
+        (("  if not held or tonumber(held) > now then return 0 end", "  if not held then return 0 end"),),
+    ),
+    "SealedForAnyPlace": PythonFault(
+        "a sealed event may stand for another one of its user",
+        _CLUSTER + "seal.py",
+        (
+            ("SanitizerCore.seal(self._key, place.encode(), value)", 'SanitizerCore.seal(self._key, b"", value)'),
+            ("SanitizerCore.open(self._key, place.encode(), kept)", 'SanitizerCore.open(self._key, b"", kept)'),
+        ),
+    ),
+    "CancelledArrivalStays": PythonFault(
+        "a user whose socket was cancelled while it opened is followed for ever",
+        _CLUSTER + "logs.py",
+        (("                self.leave(user_id)\n                raise\n", "                raise\n"),),
+    ),
+    "HintsAreNeeded": PythonFault(
+        "a worker that hears no hint does not look",
+        _CLUSTER + "logs.py",
+        (("guest.due = now + POLL_SECONDS *", "guest.due = now + 3600.0 *"),),
+    ),
+    "AdoptsAtOnce": PythonFault(
+        "after Redis was away the first one back closes the runs of the others",
+        _CLUSTER + "logs.py",
+        (("time.monotonic() - self._up_since < self._lease:", "False:"),),
+    ),
+    "EmptiedStaysEmpty": PythonFault(
+        "what a run has published is not put again into a Redis that lost it",
+        _CLUSTER + "logs.py",
+        (
+            ("            plane.on_emptied(self._emptied)\n", ""),
+            (
+                "                    self._rewind(own)\n                elif own.ended",
+                "                    pass\n                elif own.ended",
+            ),
+        ),
+    ),
+    "LogoutStaysHere": PythonFault(
+        "a user who signs out stays signed in on other workers",
+        _CLUSTER + "logs.py",
+        (("for worker in plane.processes() if worker != plane.worker)", "for worker in ())"),),
+    ),
+    "ZombieGoesOn": PythonFault(
+        "a worker whose run was closed by a peer goes on with it",
+        _CLUSTER + "logs.py",
+        (("        replica.refused(own.key.run, own.key.epoch)\n", ""),),
     ),
 }
 """By the names under which the table has them."""

@@ -13,6 +13,7 @@ M = "tests/migrate/test_"
 S = "tests/integrations/test_socket_sign_in.py::test_"
 ACCEPT = "tests/acceptance/test_"
 PLANE = "tests/cluster/test_plane"
+CLUSTER = "tests/cluster/test_"
 DA = "tests/integrations/test_dashboard_access.py"
 DV = "tests/integrations/test_dashboard_views.py"
 DS = "tests/integrations/test_dashboard_stream.py"
@@ -671,5 +672,22 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "BlindUsersPass": (f"{ACCEPT}own.py::test_users_who_hear_nothing_have_shown_nothing",),
     "RunsOfOthersPass": (f"{ACCEPT}verdicts.py::test_each_fault_of_events_is_said",),
     "ShutDoorsPass": (f"{ACCEPT}own.py::test_a_door_that_is_shut_for_everybody_is_inconclusive",),
+    # Logs of several workers.
+    "SecondWriterAppends": (f"{CLUSTER}log_stores.py::test_a_second_writer_is_refused[redis]",),
+    "FormerLogComesBack": (
+        f"{CLUSTER}log_stores.py::test_one_of_many_takes_a_run_over_and_its_former_worker_writes_no_more[redis]",
+    ),
+    "GapIsStored": (f"{CLUSTER}log_stores.py::test_a_gap_is_never_stored[redis]",),
+    "LateReaderGetsNoSnapshot": (f"{CLUSTER}log_stores.py::test_a_snapshot_stands_for_what_is_before_it[redis]",),
+    "LiveRunIsClaimed": (f"{CLUSTER}log_stores.py::test_a_lease_that_is_renewed_in_time_is_not_taken[redis]",),
+    "SealedForAnyPlace": (f"{CLUSTER}cluster_logs.py::test_what_is_sealed_opens_in_its_place_alone",),
+    "CancelledArrivalStays": (
+        f"{CLUSTER}cluster_logs.py::test_a_socket_that_is_cancelled_while_it_waits_leaves_nothing",
+    ),
+    "HintsAreNeeded": (f"{CLUSTER}cluster_logs.py::test_who_hears_no_hint_looks_by_itself",),
+    "AdoptsAtOnce": (f"{CLUSTER}cluster_logs.py::test_who_has_been_away_closes_no_runs_at_once",),
+    "EmptiedStaysEmpty": (f"{CLUSTER}cluster_logs.py::test_a_store_that_was_emptied_is_filled_again",),
+    "LogoutStaysHere": (f"{CLUSTER}cluster_logs.py::test_a_sign_out_is_told_to_all_others",),
+    "ZombieGoesOn": (f"{CLUSTER}cluster_logs.py::test_a_run_that_another_worker_has_closed_ends_here",),
 }
 """The fault, and the tests that must notice it."""

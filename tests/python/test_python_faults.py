@@ -24,7 +24,8 @@ def test_a_fault_replaces_what_is_there(name, tmp_path) -> None:
     fault.apply(tmp_path)
     text = copy.read_text(encoding="utf-8")
     assert text != (PACKAGE / fault.file).read_text(encoding="utf-8")
-    ast.parse(text)
+    if fault.file.endswith(".py"):
+        ast.parse(text)
 
 
 def test_each_fault_has_tests_that_must_notice_it() -> None:
