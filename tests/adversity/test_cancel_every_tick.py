@@ -46,6 +46,7 @@ WRITERS = "waits for a thread that waits for a disk; cancelled in tests/python/t
 PLANE = "waits for a Redis, not for turns of the loop; cancelled in tests/cluster/test_plane_faults.py"
 LOGS = "waits for what a store says of other workers; cancelled in tests/cluster/test_cluster_logs.py"
 MEMORY = "waits for nothing"
+ENDS = "cancels, and returns what comes to its end by itself"
 NOT_OURS = {
     "BaseAgent.execute_with_context": "an agent's own, run by execute_agent",
     "PermissionService.authorize": "a protocol; awaited by validate_execution_permissions",
@@ -108,6 +109,10 @@ NOT_OURS = {
     "Link.stop": PLANE,
     "Link.greet": PLANE,
     "Line.stop": PLANE,
+    "Line.cancel": ENDS,
+    "Link.cancel": ENDS,
+    "Subscriber.cancel": ENDS,
+    "Ticker.cancel": ENDS,
     "Subscriber.stop": PLANE,
     "Ticker.stop": PLANE,
     "KnowsItsUser.user_of": "a protocol; the request scope's is below",

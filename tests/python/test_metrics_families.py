@@ -42,6 +42,7 @@ from isolane._core import (
     metrics_snapshot,
 )
 from isolane.cluster import Plane
+from isolane.cluster.limits import ClusterLimits
 from isolane.fastapi import Ctx
 from isolane.observability.alerts import AlertManager
 from isolane.testing.application import LabApplication
@@ -366,6 +367,29 @@ async def plane(stage: Stage) -> None:
         plane = Plane(server.url)
         await plane.start()
         stage.changes.look()
+        await plane.stop()
+
+
+@moves("leases", "lease_results", "lease_mode")
+async def leases(stage: Stage) -> None:
+    with RedisServer(stage.folder / "redis") as server:
+        plane, limits, limiter = Plane(server.url), ClusterLimits(), FairLimiter(2, 1)
+        limits.share(limiter, "families")
+        plane.add(limits)
+        await plane.start()
+        async with limiter.slot(stage.ann, timeout=20):
+            until = time.monotonic() + 20
+            counted = ("isolane_leases", "isolane_lease_results_total")
+            while not any(map(stage.changes.of, counted)) and time.monotonic() < until:
+                await asyncio.sleep(0.05)
+                stage.changes.look()
+        server.freeze()
+        until = time.monotonic() + 20
+        while not stage.changes.of("isolane_lease_mode") and time.monotonic() < until:
+            with contextlib.suppress(LimitTimeout, LimitRejected):
+                async with limiter.slot(stage.bob, timeout=0.1):
+                    pass
+            stage.changes.look()
         await plane.stop()
 
 
