@@ -385,7 +385,7 @@ async def leases(stage: Stage) -> None:
                 stage.changes.look()
         server.freeze()
         until = time.monotonic() + 20
-        while not stage.changes.of("isolane_lease_mode") and time.monotonic() < until:
+        while limits.mode == "whole" and time.monotonic() < until:
             with contextlib.suppress(LimitTimeout, LimitRejected):
                 async with limiter.slot(stage.bob, timeout=0.1):
                     pass
