@@ -94,25 +94,29 @@ class UserConnection:
         from isolane.fastapi.sockets import Delivery  # noqa: PLC0415 - the route module imports this one
 
         isolane = self._scope.isolane
-        delivery = Delivery(
-            isolane.settings,
-            self.principal,
-            framed=framed,
-            isolane=isolane,
-            reauthenticate=functools.partial(isolane.gate.of_message, self._conn),
-        )
-        isolane.deliveries.add(delivery)
-        writer = asyncio.create_task(delivery.write(websocket.send), name="isolane socket writer")
+        await isolane.arrive(self.principal)
         try:
-            yield delivery
+            delivery = Delivery(
+                isolane.settings,
+                self.principal,
+                framed=framed,
+                isolane=isolane,
+                reauthenticate=functools.partial(isolane.gate.of_message, self._conn),
+            )
+            isolane.deliveries.add(delivery)
+            writer = asyncio.create_task(delivery.write(websocket.send), name="isolane socket writer")
+            try:
+                yield delivery
+            finally:
+                isolane.deliveries.discard(delivery)
+                delivery.close()
+                writer.cancel()
+                # Waiting does not take on the writer's cancellation or error, nor lose our own.
+                await asyncio.wait({writer})
+                if not writer.cancelled():
+                    writer.exception()
         finally:
-            isolane.deliveries.discard(delivery)
-            delivery.close()
-            writer.cancel()
-            # Waiting does not take on the writer's cancellation or error, nor lose our own.
-            await asyncio.wait({writer})
-            if not writer.cancelled():
-                writer.exception()
+            isolane.depart(self.principal)
 
     def __repr__(self) -> str:
         return f"<UserConnection {self.cursors} sockets>"
