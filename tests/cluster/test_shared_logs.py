@@ -11,8 +11,9 @@ import pytest
 import pytest_asyncio
 import websockets
 
-from tests.cluster.workers import GENEROUS, Workers, follow, move, settled, workers
+from tests.cluster.workers import GENEROUS, Workers, all_know, follow, move, settled, workers
 from tests.faults.site import auth, ended
+from tests.support.fault_proxy import FaultProxy
 from tests.support.framed_client import FinalCloseError, FramedClient
 
 LEASE = 3.0
@@ -374,6 +375,64 @@ async def test_without_redis_each_worker_goes_on_by_itself(tmp_path):
             assert far.ended[run] == "completed"
             assert far.positions[run] == near.positions[run]
             site.check()
+
+
+async def test_a_worker_that_is_cut_off_from_redis_gives_up_what_a_peer_has_closed(tmp_path, redis_server):
+    async with (
+        FaultProxy(redis_server.port) as proxy,
+        workers(tmp_path, redis_server.url, 2, redis_prefix="cut", lease=LEASE) as site,
+    ):
+        lonely = site.begin(f"redis://127.0.0.1:{proxy.port}/0")
+        await asyncio.to_thread(lonely.ready)
+        await settled(lambda: all_know(site, 3))
+        await settled(lambda: rested(site))
+        user = somebody()
+        run = await lonely.start("worker", user)
+        near, far = site.client(user, lonely, "near"), site.client(user, site.workers[0], "far")
+        await asyncio.gather(*(follow(client, lambda tab: len(tab.messages[run]) > 20) for client in (near, far)))
+        proxy.refuse()
+        proxy.cut()
+        await follow(far, ended(run))
+        # It knows nothing of that yet, and its clients are served.
+        count = len(near.messages[run])
+        await follow(near, lambda tab: len(tab.messages[run]) > count + 20)
+        assert run not in near.ended
+        proxy.accept()
+        await follow(near, lambda tab: tab.positions.get(run) == far.positions[run] and run in tab.ended)
+        assert near.ended[run] == far.ended[run] == "lost"
+        site.collect()
+        await closed_as_lost(site, run, [far])
+        again = await lonely.start("teller", user, events=10)
+        await asyncio.gather(*(follow(client, ended(again)) for client in (near, far)))
+        site.check()
+
+
+async def test_workers_on_a_redis_cluster(tmp_path, redis_nodes):
+    async with workers(tmp_path, redis_nodes.url, 2, redis_prefix="nodes", lease=LEASE) as site:
+        home, other = site.workers
+        await settled(lambda: rested(site))
+        users = [somebody() for _ in range(4)]
+        clients = [site.client(user, other) for user in users]
+        runs = [await home.start("worker", user) for user in users]
+        for client, run in zip(clients, runs, strict=True):
+            await follow(client, lambda tab, run=run: len(tab.messages[run]) > 10)
+        await clients[0].say(t="cancel", s=runs[0], cid="c1")
+        await follow(clients[0], ended(runs[0]))
+        assert clients[0].ended[runs[0]] == "cancelled"
+        # Before its worker dies: what a process did last it may not have written down.
+        await settled(lambda: written_down(site, runs[0]))
+        home.kill()
+        await asyncio.gather(*(follow(client, ended(run)) for client, run in zip(clients[1:], runs[1:], strict=True)))
+        site.collect()
+        for client, run in zip(clients[1:], runs[1:], strict=True):
+            await closed_as_lost(site, run, [client])
+        site.check()
+
+
+async def written_down(site: Workers, run: str) -> bool:
+    """Whether the worker of a run has written down how it ended."""
+    site.collect()
+    return any(stream.run == run and stream.outcome for stream in site.history.streams.values())
 
 
 @pytest.mark.parametrize("seals", [True, False])
