@@ -246,6 +246,22 @@ async def test_a_sign_out_is_told_to_all_others(part):
     assert {worker for worker, *_ in part.plane.sent} == {"w1", "w2"}
 
 
+async def test_two_applications_in_one_process_copy_its_logs_once(part, monkeypatch):
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    other = ClusterLogs(SlowStore())
+    other.plane, other.store = QuietPlane(), other._given
+    await other.start(other.plane)
+    try:
+        first = Running(part, f"first-{id(part)}")
+        await first.stored(1)
+        assert Running(other, first.user).record is None
+        await part.stop()
+        second = Running(other, f"second-{id(part)}")
+        await second.stored(1)
+    finally:
+        await other.stop()
+
+
 async def test_a_part_that_was_not_started_says_so():
     part = ClusterLogs(MemoryLogStore())
     with pytest.raises(PlaneUnavailableError):

@@ -264,6 +264,22 @@ async def test_runs_of_a_worker_that_is_killed_are_closed_by_another(tmp_path, r
         site.check()
 
 
+async def test_a_worker_that_stops_in_order_tells_the_end_of_its_runs_itself(tmp_path, redis_server):
+    async with workers(tmp_path, redis_server.url, 2, redis_prefix="stopped") as site:
+        leaving, other = site.workers
+        user = somebody()
+        run = await leaving.start("worker", user)
+        client = site.client(user, other)
+        await follow(client, lambda tab: len(tab.messages[run]) > 10)
+        leaving.process.terminate()
+        await follow(client, ended(run))
+        assert (await other.figures())["ClusterLogs"].get("adopted", 0) == 0
+        assert client.messages[run][-1]["type"] == "agent_error"
+        assert client.messages[run][-1]["payload"].get("code") != "worker_lost"
+        await asyncio.to_thread(leaving.process.wait, GENEROUS)
+        site.check()
+
+
 async def rested(site: Workers) -> bool:
     """Whether the workers have been there for long enough to close what others leave."""
     await asyncio.sleep(LEASE)

@@ -178,7 +178,7 @@ class ClusterLogs:
         self._came_back, self._stored = asyncio.Event(), asyncio.Event()
         self._own.clear()
         self._state_changed(plane.state)
-        self._replica = LogReplica(batch_ms=self._batch_ms)
+        self._take_over()
         works = (self._copy, self._follow, self._keep, self._adopt, self._tell_levels)
         self._tasks = [
             asyncio.create_task(self._ever(work), name=f"isolane logs {work.__name__.strip('_')}") for work in works
@@ -281,9 +281,18 @@ class ClusterLogs:
 
     # This worker's logs, to the engine.
 
+    def _take_over(self) -> LogReplica | None:
+        """Follow the logs of this process, unless another application in it does: then once that has ended."""
+        if self._replica is None:
+            with contextlib.suppress(RuntimeError):
+                self._replica = LogReplica(batch_ms=self._batch_ms)
+        return self._replica
+
     async def _copy(self) -> None:
-        replica = self._replica
-        assert replica is not None  # noqa: S101 - for the type checker: it lives as long as this task
+        replica = self._take_over()
+        if replica is None:
+            await asyncio.sleep(POLL_SECONDS)
+            return
         await replica.wait()
         await self._until_up()
         _, _, seals = self._here()
