@@ -96,6 +96,8 @@ async def test_10_000_callers_that_leave_at_any_time_get_and_give_nobody_elses_a
                 cancelled += task.cancel()
             if n % 8_000 == 0:
                 proxy.cut()
+            if n % 2_000 == 0:
+                proxy.chop(draw.choice([0, 1, 7, 200]))
             if n % 6_000 == 0:
                 clean_redis.do("SCRIPT", "FLUSH")
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -465,6 +467,7 @@ async def test_a_primary_that_sentinels_replace_is_followed(tmp_path):
         ("QUIT",),
         ("SELECT", 1),
         ("XREAD", "BLOCK", 0, "STREAMS", "a", 0),
+        ("CLIENT", "REPLY", "OFF"),
     ],
 )
 async def test_what_would_change_the_connection_for_others_is_not_sent(command, clean_redis):
@@ -472,6 +475,9 @@ async def test_what_would_change_the_connection_for_others_is_not_sent(command, 
         with pytest.raises(ValueError, match="connection of all"):
             plane.call(("PING",), command)
         assert await plane.call(("PING",)) == [b"PONG"]
+        # Its neighbours are.
+        near = (("SET", "a", "BLOCK"), ("XADD", "s", "1-0", "BLOCK", "1"), ("XREAD", "COUNT", 1, "STREAMS", "s", 0))
+        assert len(await plane.call(*near, ("DEL", "a", "s"))) == 4
 
 
 async def test_an_answer_that_nobody_asked_for_ends_the_connection(clean_redis, monkeypatch):

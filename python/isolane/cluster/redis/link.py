@@ -57,6 +57,13 @@ def _name(command: Command) -> str:
     return (word.decode() if isinstance(word, bytes) else str(word)).upper()
 
 
+def _is_for_one(command: Command) -> bool:
+    name = _name(command)
+    if name in {"XREAD", "XREADGROUP"}:
+        return "BLOCK" in command
+    return name in NOT_SHARED or (name == "CLIENT" and command[1] == "REPLY")
+
+
 def key_of(command: Command) -> bytes | None:
     """Return the first key of a command; ``None`` where any server will do."""
     name = _name(command)
@@ -240,7 +247,7 @@ class Link:
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         for command in commands:
-            if _name(command) in NOT_SHARED or "BLOCK" in command:
+            if _is_for_one(command):
                 raise ValueError(
                     f"{command[0]} is nothing for a connection of all: it has other answers than one, or waits"
                 )
