@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from isolane import AgentRegistry, BaseAgent
-from isolane._core import metric
+from isolane._core import metric, metrics_snapshot
 from isolane.fastapi import Ctx, Emitter, Engine, IsolaneSettings, Principal, require_roles, setup
 from isolane.fastapi.sockets import bearer_of
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -43,10 +44,10 @@ def who(conn: HTTPConnection) -> Principal | None:
     return Principal(token, roles=frozenset({"operator"} if token == "operator" else ())) if token else None
 
 
-def make_app(settings: dict[str, Any] | None = None, **options: Any) -> FastAPI:
+def make_app(settings: dict[str, Any] | None = None, agent: type[BaseAgent] = Agent, **options: Any) -> FastAPI:
     app = FastAPI()
     agents = AgentRegistry()
-    agents.register(Agent)
+    agents.register(agent)
     setup(app, IsolaneSettings(drain_seconds=0.2, **(settings or {})), who, registry=agents, **options)
 
     @app.post("/run")
@@ -176,6 +177,31 @@ def test_our_own_cost_is_observed_where_isolane_was_used(client: httpx.Client) -
     # What uses nothing of isolane would have been observed by now.
     time.sleep(0.05)
     assert overheads() == count + 3
+
+
+def test_making_an_engine_is_our_own_cost_and_what_it_runs_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(BaseAgent):
+        name = AGENT
+
+        async def execute_with_context(self, context, request, results) -> None:
+            await asyncio.sleep(0.4)
+
+    app = make_app(agent=Slow)
+    factory = app.state.isolane.factory
+    make = factory.create_for_user
+
+    async def made(context: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await make(context)
+
+    monkeypatch.setattr(factory, "create_for_user", made)
+    family = "isolane_overhead_seconds"
+    with serving(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=as_user(USERS[0])) as client:
+        count, (before,) = overheads(), metrics_snapshot()[family]["series"]
+        assert client.post("/run").json()["success"]
+        assert overheads(count + 1) == count + 1
+        (after,) = metrics_snapshot()[family]["series"]
+    assert 0.1 <= after["sum"] - before["sum"] < 0.4
 
 
 def test_readiness_is_counted(client: httpx.Client) -> None:
