@@ -22,7 +22,7 @@ from isolane import (
 )
 from isolane.observability import AlertManager
 
-from examples.optimizer.operators import Operators
+from examples.optimizer.operators import Operators, keep_secret
 
 DAILY_TABLE = "daily_table"
 PROBE_SECONDS = 20.0
@@ -76,8 +76,5 @@ def open_operations(folder: Path, cleanup: ExitStack, *, keeps: bool) -> Operati
 
 
 def _audit_key(path: Path) -> Path:
-    """The file of the log's key, made at the first start. A service has it from elsewhere."""
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(base64.b64encode(secrets.token_bytes(32)).decode(), encoding="ascii")
-    return path
+    """The file of the log's key. A service has it from elsewhere."""
+    return keep_secret(path, lambda: base64.b64encode(secrets.token_bytes(32)).decode())

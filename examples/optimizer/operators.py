@@ -1,6 +1,7 @@
 """Sign-in of operators: whoever has the link that the server printed. Users have no way to become one."""
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from isolane.fastapi import Principal
@@ -11,6 +12,7 @@ OPERATOR = "operator"
 OPERATOR_ROLE = "operator"
 COOKIE = "optimizer-operator"
 COOKIE_SECONDS = 12 * 60 * 60
+_MIN_KEY = 16
 
 
 class Operators:
@@ -46,7 +48,19 @@ class Operators:
 
 
 def _kept_key(path: Path) -> str:
+    key = keep_secret(path, lambda: secrets.token_urlsafe(24)).read_text(encoding="ascii").strip()
+    if len(key) < _MIN_KEY:
+        # An empty key would be known to everybody.
+        raise ValueError(f"{path} holds no key of an operator: delete it, and the next start makes one")
+    return key
+
+
+def keep_secret(path: Path, make: Callable[[], str]) -> Path:
+    """The file of a secret, made at the first start for its owner alone: whole, or not at all."""
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(24), encoding="ascii")
-    return path.read_text(encoding="ascii")
+        unfinished = path.with_name(path.name + ".new")
+        unfinished.unlink(missing_ok=True)
+        unfinished.touch(mode=0o600, exist_ok=False)
+        unfinished.write_text(make(), encoding="ascii")
+        unfinished.replace(path)
+    return path
