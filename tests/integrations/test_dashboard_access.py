@@ -252,6 +252,10 @@ def test_a_token_counts_for_its_principal_and_for_half_a_day(monkeypatch) -> Non
         (b'{"flag": "dash_flag", "reason": {}}', "application/json", 422),
         (b'{"flag": "' + b"x" * 20_000 + b'"}', "application/json", 413),
         (b'{"flag": "no_such_flag"}', "application/json", 404),
+        (b'{"flag": "dash_flag\\ud800"}', "application/json", 422),
+        (b'{"flag": "dash_flag\\nrollback of another"}', "application/json", 422),
+        (b'{"flag": "dash_flag", "reason": "\\udfff"}', "application/json", 422),
+        (b"[" * 16_000, "application/json", 422),
     ],
 )
 def test_what_is_no_command_is_refused(app, client, content, kind, status) -> None:

@@ -136,7 +136,7 @@ class Opened:
             extra_http_headers={"Authorization": f"Bearer {user}"},
         )
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(45_000)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._listen)
         self.page.goto(url)
@@ -361,6 +361,32 @@ def test_the_button_rolls_back_with_permission(service: Service, opened: Opened,
     assert opened.complaints == []
 
 
+def test_a_rollback_that_is_not_written_says_so_and_is_written_from_the_page(
+    browser: Browser, writer: FlagWriter
+) -> None:
+    sound = writer.path.read_text()
+    with served(rollout=MigrationFeatureFlags(FileSource(writer.path, poll_seconds=0.05))) as service:
+        opened = Opened(browser, f"{service.url}/dashboard/")
+        card = opened.at("rollout").locator(f".flag[data-flag={FLAG}]")
+        card.wait_for()
+        dialog = opened.page.get_by_role("dialog")
+        writer.path.write_text("{ somebody edits this")
+        for name in ("Roll back now", "Write the rollback"):
+            if name.startswith("Write"):
+                card.get_by_text("a restart forgets it").wait_for()
+                writer.path.write_text(sound)
+            card.get_by_role("button", name=name).click()
+            dialog.get_by_role("textbox").fill("INC-12")
+            dialog.get_by_role("button", name=name).click()
+            dialog.wait_for(state="detached")
+        soon(opened.page, "() => document.querySelector('.flag .danger').innerText.includes('Roll back now')")
+        assert card.get_by_role("button", name="Roll back now").is_disabled()
+        assert "a restart forgets it" not in card.inner_text()
+        assert writer.read().document["flags"][FLAG]["rollback"]["reason"] == "INC-12"
+        assert opened.complaints == []
+        opened.close()
+
+
 def test_a_reader_cannot_roll_back(browser: Browser, service: Service) -> None:
     opened = Opened(browser, f"{service.url}/dashboard/", READER)
     card = opened.at("rollout").locator(f".flag[data-flag={FLAG}]")
@@ -509,6 +535,23 @@ def test_it_works_under_a_prefix(browser: Browser, writer: FlagWriter, knows: bo
 # -- keys, colours, sizes ----------------------------------------------------------------------------------------------
 
 
+def press_both(first: str, second: str, shown: Locator) -> None:
+    """Strike two keys, one soon after the other, which a busy machine does not always: then again."""
+    page = shown.page
+    for _ in range(5):
+        began = time.monotonic()
+        page.keyboard.press(first)
+        page.keyboard.press(second)
+        took = time.monotonic() - began
+        limit = time.monotonic() + 5
+        while time.monotonic() < limit:
+            if shown.is_visible():
+                return
+            page.wait_for_timeout(20)
+        assert took > 1, f"{first} {second} showed nothing, though they were struck within {took:.2f} s"
+    raise AssertionError("the machine is too busy to strike two keys in a row")
+
+
 def test_all_of_it_can_be_reached_by_keys(service: Service, opened: Opened) -> None:
     service.post(f"/execute/{LOOK_UP}", "keys-user")
     service.post(f"/execute/{SUM_UP}", "keys-user")
@@ -527,9 +570,7 @@ def test_all_of_it_can_be_reached_by_keys(service: Service, opened: Opened) -> N
     keys.press("End")
     page.locator("#panel-audit").wait_for(state="visible")
     for letter, view in zip("ourlia", VIEWS, strict=True):
-        keys.press("g")
-        keys.press(letter)
-        page.locator(f"#panel-{view}").wait_for(state="visible")
+        press_both("g", letter, page.locator(f"#panel-{view}"))
     keys.press("?")
     page.get_by_role("dialog").wait_for()
     keys.press("Escape")

@@ -13,6 +13,7 @@ import pytest
 from isolane import UserExecutionContext
 from isolane._core import user_pseudonym
 from isolane.observability.alerts import AlertManager
+from isolane.observability.dashboard.parts import to_json
 from isolane.security.contamination import ContaminationDetector
 from isolane.security.quarantine import Quarantine
 
@@ -291,6 +292,15 @@ def test_nobody_is_revealed_by_a_guess(client, user) -> None:
     headers = bearer(OPERATOR) | {"X-Isolane-CSRF": look(client, "session.json", OPERATOR)["permissions"]["csrf"]}
     answer = client.post("actions/reveal", json={"user": user}, headers=headers)
     assert answer.status_code in {404, 422}
+
+
+def test_a_figure_that_is_none_does_not_take_the_page_with_it() -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"no browser reads {name}")
+
+    held = {"value": float("inf"), "series": [float("nan"), 1.5], "told": {"least": -float("inf")}, "many": (1, 2)}
+    read = json.loads(to_json(held), parse_constant=refuse)
+    assert read == {"value": None, "series": [None, 1.5], "told": {"least": None}, "many": [1, 2]}
 
 
 def test_a_search_finds_nothing_that_is_not_shown(client) -> None:
