@@ -393,6 +393,22 @@ async def test_engines_take_no_permits_to_run_and_their_refusals_are_their_own(n
     assert level("isolane_engines_active") == active
 
 
+async def test_users_who_hold_a_permit_are_served_and_who_waits_is_not(alice, bob) -> None:
+    gc.collect()
+    served = level("isolane_users_served")
+    first, second = FairLimiter(2, 2), FairLimiter(1, 1)
+    held = [first.slot_nowait(alice), first.slot_nowait(alice), second.slot_nowait(alice)]
+    waiting = asyncio.ensure_future(first.acquire(bob, timeout=5))
+    await asyncio.sleep(0)
+    assert level("isolane_users_served") == served + 1
+    held.pop(0).release()
+    bobs = await waiting
+    assert level("isolane_users_served") == served + 2
+    for permit in (*held, bobs):
+        permit.release()
+    assert level("isolane_users_served") == served
+
+
 # -- users, memory, the audit log --------------------------------------------------------------------------------------
 
 

@@ -98,13 +98,13 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
     ),
     "IsolaneFewUsers": (
         [
-            ("isolane_users_active", "7x30"),
+            ("isolane_users_served", "7x30"),
             ("isolane_permits_waiting", "1x30"),
             ("isolane_permits_active", "10x30"),
             ("isolane_permits_limit", "10x30"),
         ],
         [
-            ("isolane_users_active", "7x30"),
+            ("isolane_users_served", "7x30"),
             ("isolane_permits_waiting", "1x30"),
             ("isolane_permits_active", "9x30"),
             ("isolane_permits_limit", "10x30"),

@@ -7,6 +7,7 @@ mod slot;
 mod suspension;
 mod waiting;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -23,7 +24,7 @@ use super::context::PyContext;
 use super::errors::to_python;
 use super::process::{CLOCK, Stamp, lane_of, registry};
 use crate::clock::{Clock, Micros, micros, seconds};
-use crate::lanes::LaneHandle;
+use crate::lanes::{LaneHandle, LaneKey};
 use crate::limits::{Durations, FairLimiter, Governed, Limit, LimitSettings, MAX_RESOURCES, success_rate};
 use crate::metrics::{Id, Live, Scrape};
 use crate::owner::Crossing;
@@ -121,9 +122,14 @@ impl PyFairLimiter {
 /// The limiters that hand out permits to run, for the metrics.
 static LIVE: Live<FairLimiter> = Live::new();
 
-/// How many permits there are, are held and are waited for.
+/// How many permits there are, are held and are waited for, and how many users hold one.
 pub(super) fn collect(scrape: &mut Scrape) {
-    let loads = LIVE.living().into_iter().map(|limiter| limiter.load());
+    let living = LIVE.living();
+    // A user of several limiters is one.
+    let busy = living.iter().flat_map(|limiter| limiter.busy_users());
+    let served: HashSet<LaneKey> = busy.filter(|(_, held, _)| *held > 0).map(|(user, ..)| user).collect();
+    scrape.level(Id::UsersServed, &[], served.len() as f64);
+    let loads = living.iter().map(|limiter| limiter.load());
     let (active, limit, waiting) = loads.fold((0, 0, 0), |(active, limit, waiting), (running, total, queued)| {
         (active + u64::from(running), limit + u64::from(total), waiting + queued)
     });
