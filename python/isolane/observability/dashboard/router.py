@@ -125,38 +125,44 @@ class _Mount:
         self.csrf = CsrfTokens()
         self._isolane = isolane
         self._offers = {"actions": ("rollback", actions), "verify": ("verify", actions), "reveal": ("reveal", reveal)}
-        self._board: Board | None = None
-        self._actions: Actions | None = None
+        # One for each application that the router is included in, which is one as a rule.
+        self._boards: list[tuple[Board, Actions]] = []
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
         """Sample from the start of the application to its end, so that the first page has a history."""
         isolane = self._isolane or getattr(getattr(app, "state", None), "isolane", None)
         if isinstance(isolane, Isolane):
-            self._board_of(isolane).start()
+            self._of(isolane)[0].start()
         try:
             yield
         finally:
-            if self._board is not None:
-                self._board.stop()
+            for held in self._boards:
+                if held[0].isolane is isolane:
+                    held[0].stop()
+            self._boards = [held for held in self._boards if held[0].isolane is not isolane]
 
     def board(self, request: Request) -> Board:
         """Return what is shown. In an application that is mounted in another the first request starts it."""
-        board = self._board_of(self._isolane or request_scope(request).isolane)
+        board, _ = self._asked(request)
         board.start()
         return board
 
     def actions(self, request: Request) -> Actions:
         """Return what can be done."""
-        board = self.board(request)
-        if self._actions is None:
-            self._actions = Actions(board.isolane, board.views)
-        return self._actions
+        self.board(request)
+        return self._asked(request)[1]
 
-    def _board_of(self, isolane: Isolane) -> Board:
-        if self._board is None or self._board.isolane is not isolane:
-            self._board, self._actions = Board(isolane), None
-        return self._board
+    def _asked(self, request: Request) -> tuple[Board, Actions]:
+        return self._of(self._isolane or request_scope(request).isolane)
+
+    def _of(self, isolane: Isolane) -> tuple[Board, Actions]:
+        for held in self._boards:
+            if held[0].isolane is isolane:
+                return held
+        board = Board(isolane)
+        self._boards.append((board, Actions(isolane, board.views)))
+        return self._boards[-1]
 
     async def permissions(self, viewer: Viewer) -> dict[str, Any]:
         """Return what somebody may do, with the token to do it."""

@@ -131,6 +131,8 @@ class Board:
 
     def _produce(self) -> None:
         if self._producer is None or self._producer.done():
+            # Of this loop: a service that is started again in the same process has another.
+            self._news = asyncio.Event()
             self._producer = asyncio.get_running_loop().create_task(self._run(), name="isolane dashboard")
 
     async def _run(self) -> None:
