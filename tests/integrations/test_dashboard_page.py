@@ -10,6 +10,7 @@ import shutil
 import socket
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -711,6 +712,15 @@ def test_no_file_of_the_page_names_another_host() -> None:
                 modules = {str(p.relative_to(folder)) for p in files if p.suffix == ".js"} - {"main.js", "early.js"}
                 assert named == modules, "what is not preloaded is loaded one after the other"
         assert (folder / "vendor" / "uplot" / "LICENSE").read_text().startswith("The MIT License")
+
+
+def test_the_licence_of_what_is_vendored_goes_with_the_wheel() -> None:
+    root = Path(__file__).parents[2]
+    named = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["license-files"]
+    vendored = {path.relative_to(root).as_posix() for path in (root / "python").rglob("vendor/*/LICENSE")}
+    assert vendored
+    assert vendored <= set(named)
+    assert all((root / name).is_file() for name in named)
 
 
 # -- many --------------------------------------------------------------------------------------------------------------
