@@ -791,6 +791,18 @@ def test_alerts_are_counted_and_shown_also_after_the_metrics_were_off(clock):
         _core.set_metrics_enabled(was)
 
 
+def test_a_name_that_was_raised_and_is_forgotten_is_not_shown_as_active(clock):
+    manager, _, _ = manager_of(depth())
+    manager.raise_alert("raised", "info", "it rains")
+    manager.tick()
+    assert figure_of("isolane_alerts_active", rule="raised") == 1
+    clock.advance(301)
+    for number in range(MAX_RAISED + 1):
+        manager.raise_alert(f"name{number}", "info", "one of many")
+    manager.tick()
+    assert figure_of("isolane_alerts_active", rule="raised") == 0
+
+
 def test_every_default_rule_reads_metrics_that_there_are(clock):
     families = {family["name"]: family for family in _core.metric_families()}
     manager = AlertManager()

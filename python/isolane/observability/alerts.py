@@ -411,6 +411,10 @@ class AlertManager:
             state.threshold = threshold
             state.severity = level
             self._judge(state, now, changes, send)
+        for each in changes:
+            # A name that is over may be forgotten before the next look.
+            if each.state == "resolved":
+                metric("isolane_alerts_active").labels(each.rule).set(0.0)
         self._send(send)
         return next((each for each in changes if (each.rule, each.state) == (state.rule.name, "firing")), None)
 
