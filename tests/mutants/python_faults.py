@@ -624,6 +624,31 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "security/alerts.py",
         (("            self._stopping.clear()\n", "            pass\n"),),
     ),
+    "WaitersAreServed": PythonFault(
+        "users who wait for a permit count as served, so that nobody is told that few are",
+        "observability/rules.py",
+        (('Level("isolane_users_served")', 'Level("isolane_users_active")'),),
+    ),
+    "RaisedOnceAndForAll": PythonFault(
+        "an alert that is raised where nobody looks every so often is told once in the life of the process",
+        "observability/alerts.py",
+        (('if other.condition == "firing" and now >= other.held_until:', "if False:"),),
+    ),
+    "BlindnessEndsAlerts": PythonFault(
+        "an alert is over when its metrics cannot be read",
+        "observability/alerts.py",
+        (("            is_sampled = False\n", "            pass\n"),),
+    ),
+    "LateWatchIsARise": PythonFault(
+        "what a counter was before it was watched looks like a rise",
+        "observability/windows.py",
+        (("NOTHING if isinstance(now, Histogram) else 0.0", "now"),),
+    ),
+    "HandlersShareTheId": PythonFault(
+        "a handler that writes pseudonyms writes the id that another one has written",
+        "observability/logs.py",
+        (("elif isinstance(ids, _RawIds) and not self._raw_user:", "elif False:"),),
+    ),
     "AlertsFlood": PythonFault(
         "a sink is sent as many alerts as there are, all at once",
         "observability/alerts.py",

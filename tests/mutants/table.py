@@ -116,6 +116,13 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "lib::views::pseudonym::tests::a_user_who_is_named_in_an_id_is_hidden_there",
         f"{DV}::test_no_answer_names_a_user_until_one_is_revealed_to_who_asked",
     ),
+    "WaitersAreServed": (f"{P}alerts.py::test_few_users_is_an_alert_only_while_others_are_kept_out",),
+    "RaisedOnceAndForAll": (f"{P}alerts.py::test_what_is_raised_where_nobody_looks_begins_again_after_it_was_quiet",),
+    "BlindnessEndsAlerts": (f"{P}alerts.py::test_what_cannot_be_measured_is_not_over",),
+    "LateWatchIsARise": (f"{P}alerts.py::test_what_rose_before_it_was_watched_is_no_rise",),
+    "HandlersShareTheId": (
+        f"{P}log_processors.py::test_a_handler_that_writes_ids_gives_none_to_one_that_writes_pseudonyms",
+    ),
     "AlertsFlood": (f"{P}alerts.py::test_in_a_minute_only_so_many_are_told_and_the_others_later",),
     "RefusedIsAViolation": (f"{B}crossings.py::test_what_the_package_refuses_by_itself_is_counted_at_its_boundary",),
     "ScriptsFromAnywhere": (f"{DA}::test_a_reader_sees_every_view_and_no_browser_keeps_or_frames_it",),
