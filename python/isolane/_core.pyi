@@ -2436,6 +2436,10 @@ class UserExecutionContext:
         """
         Numbers of the contexts from the root to this one.
         """
+    def _record_refusal(self, /, agent_type: str, error: Any) -> None:
+        """
+        Records a run that got no permit, so that it never began.
+        """
     def _set_trace(self, /, traceparent: str | None, tracestate: str | None = None, is_remote: bool = False) -> bool:
         """
         Puts this context into a trace, and those below it that have no place of their own. Without `traceparent` it is where its
