@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from tests.support.reverse_proxy import proxied
 from tests.support.watched_service import BREAK, HOLD, LOOK_UP, OPERATOR, READER, SUM_UP, make_app
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Route
 
 reserve(LOOK_UP, SUM_UP, HOLD, BREAK)
 
@@ -295,6 +296,11 @@ def test_a_violation_turns_the_zero_red_everywhere(service: Service, opened: Ope
     assert opened.page.locator(".number").inner_text() == "2"
     assert opened.page.locator(".hero").get_attribute("data-state") == "bad"
     assert opened.page.locator(".where").inner_text() == "Publish: 2"
+    # Whoever has come to it by keys is still there when the next figures come.
+    opened.page.locator(".where a").focus()
+    body["users"] = 4711
+    soon(opened.page, "() => document.querySelector('.tiles').innerText.includes('4,711')")
+    assert opened.page.evaluate("document.activeElement.textContent") == "Publish: 2"
     alert = opened.page.locator(".alert")
     assert "What to do: Stop the service" in alert.inner_text()
     assert alert.get_by_role("link").count() == 0
@@ -304,6 +310,42 @@ def test_a_violation_turns_the_zero_red_everywhere(service: Service, opened: Ope
     opened.at("audit")
     assert opened.page.locator("#zero-text").inner_text() == "2 violations"
     assert "Isolation" not in opened.page.title()
+
+
+def answered_with(body: dict[str, Any], route: Route) -> None:
+    route.fulfill(json=body)
+
+
+def test_what_is_over_is_not_shown_any_more(service: Service, opened: Opened) -> None:
+    page = opened.page
+    verified = {"state": "done", "ok": False, "problem": "a record was changed", "bad_chain": "c2", "bad_seq": 7}
+    log = {"status": "sick", "reason": "the disk is full", "lost": {}, "can_verify": True, "last_verify": verified}
+    audit = service.get("audit.json") | {"configured": True} | log
+    sweep = {"verdict": "inconclusive", "users": 4, "own": 4, "foreign": 0, "controls": True, "seconds": 0.1}
+    sweep |= {"error": "TimeoutError", "rounds": 1, "inconclusive": 1, "interval_seconds": 20.0}
+    isolation = service.get("isolation.json") | {"last_sweep": sweep}
+    rollout = service.get("rollout.json")
+    flag = rollout["flags"][0]
+    flag |= {"denied_users": 3, "rules": [{"if": {"tier": "gold"}, "percent": 5.0}]}
+    for name, body in (("audit", audit), ("isolation", isolation), ("rollout", rollout)):
+        page.route(f"**/{name}.json", functools.partial(answered_with, body))
+    seen = {
+        "audit": ("the disk is full", "a record was changed", "First bad record"),
+        "isolation": ("TimeoutError",),
+        "rollout": ("3 users", "tier gold"),
+    }
+    for view, texts in seen.items():
+        panel = opened.at(view)
+        for text in texts:
+            panel.get_by_text(text).wait_for()
+    audit |= {"status": "ok", "reason": "", "last_verify": {"state": "done", "ok": True, "problem": None}}
+    sweep |= {"verdict": "clean", "error": None}
+    flag |= {"denied_users": 0, "rules": []}
+    for view, texts in seen.items():
+        panel = opened.at(view)
+        for text in texts:
+            panel.get_by_text(text).wait_for(state="detached")
+    assert opened.complaints == []
 
 
 def test_every_alert_of_the_library_says_where_to_look(service: Service, opened: Opened) -> None:

@@ -173,24 +173,22 @@ class FlagCard {
     show(this.#record.element, record !== null);
     if (record === null) return;
     this.#record.set("Rolled back", time(record.at));
-    if (record.actor) this.#record.set("By", String(record.actor));
-    if (record.reason) this.#record.set("Why", String(record.reason));
-    if (record.metric) this.#record.set("Metric", words(record.metric));
-    if (typeof record.e_value === "number") this.#record.set("E-value then", evidence(record.e_value));
+    this.#record.set("By", record.actor ? String(record.actor) : null);
+    this.#record.set("Why", record.reason ? String(record.reason) : null);
+    this.#record.set("Metric", record.metric ? words(record.metric) : null);
+    this.#record.set("E-value then", typeof record.e_value === "number" ? evidence(record.e_value) : null);
   }
 
   #setFacts(flag) {
-    if (flag.stage) this.#facts.set("Stage", String(flag.stage));
-    if (flag.rules?.length) {
-      const rules = flag.rules.map(({ if: where, percent: share }) => {
-        const terms = Object.entries(where).map(([name, value]) => `${name} ${[value].flat().join(" or ")}`);
-        return `${terms.join(", ") || "all"}: ${percent(share)}`;
-      });
-      this.#facts.set("Rules", rules.join("; "));
-    }
-    if (flag.allowed_users) this.#facts.set("Always on for", plural(flag.allowed_users, "user"));
-    if (flag.denied_users) this.#facts.set("Never on for", plural(flag.denied_users, "user"));
-    if (flag.requires?.length) this.#facts.set("Only with", flag.requires.join(", "));
+    this.#facts.set("Stage", flag.stage ? String(flag.stage) : null);
+    const rules = (flag.rules ?? []).map(({ if: where, percent: share }) => {
+      const terms = Object.entries(where).map(([name, value]) => `${name} ${[value].flat().join(" or ")}`);
+      return `${terms.join(", ") || "all"}: ${percent(share)}`;
+    });
+    this.#facts.set("Rules", rules.join("; ") || null);
+    this.#facts.set("Always on for", flag.allowed_users ? plural(flag.allowed_users, "user") : null);
+    this.#facts.set("Never on for", flag.denied_users ? plural(flag.denied_users, "user") : null);
+    this.#facts.set("Only with", flag.requires?.join(", ") || null);
   }
 
   #setVariants(variants) {
