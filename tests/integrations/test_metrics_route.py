@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 from isolane import AgentRegistry, BaseAgent
 from isolane._core import metric, metrics_snapshot
-from isolane.fastapi import Ctx, Emitter, Engine, IsolaneSettings, Principal, require_roles, setup
+from isolane.fastapi import Connection, Ctx, Emitter, Engine, IsolaneSettings, Principal, require_roles, setup
 from isolane.fastapi.sockets import bearer_of
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
@@ -58,6 +58,12 @@ def make_app(settings: dict[str, Any] | None = None, agent: type[BaseAgent] = Ag
     @app.post("/emit")
     async def emit(emitter: Emitter) -> dict[str, int]:
         return {"n": await emitter.send_custom_event("note", {"text": "hello"})}
+
+    @app.post("/start")
+    async def start(connection: Connection) -> dict[str, str]:
+        run = await connection.start_run()
+        run.engine.start_agent_pipeline([AGENT], "go")
+        return {"run": run.context.run_id}
 
     @app.get("/plain")
     async def plain() -> dict[str, bool]:
@@ -202,6 +208,12 @@ def test_making_an_engine_is_our_own_cost_and_what_it_runs_is_not(monkeypatch: p
         assert overheads(count + 1) == count + 1
         (after,) = metrics_snapshot()[family]["series"]
     assert 0.1 <= after["sum"] - before["sum"] < 0.4
+
+
+def test_a_request_whose_run_goes_on_without_it_has_a_cost_as_well(client: httpx.Client) -> None:
+    count = overheads()
+    assert client.post("/start", headers=as_user(USERS[1])).status_code == 200
+    assert overheads(count + 1) == count + 1
 
 
 def test_readiness_is_counted(client: httpx.Client) -> None:
