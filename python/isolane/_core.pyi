@@ -3452,9 +3452,10 @@ def secret_bits(value: str) -> float:
     How many bits it takes to guess a text, as `register_secret` estimates it.
     """
 
-def set_default_limiter(limiter: FairLimiter) -> None:
+def set_default_limiter(limiter: FairLimiter | None) -> FairLimiter | None:
     """
-    Replaces the limiter of the process. To be called at start-up: permits that are held stay with the old one.
+    Replaces the limiter of the process. To be called at start-up: permits that are held stay with the old one. With `None` the
+    next who asks for it makes one of 50 and 5. Returns the one before, or `None` where nobody had asked for it.
     """
 
 def set_end_code(user_id: str, run_id: str, code: str) -> None:

@@ -548,16 +548,23 @@ pub(crate) fn default_limiter(py: Python<'_>) -> PyResult<Py<PyFairLimiter>> {
         }
     }
     let limiter = Py::new(py, PyFairLimiter::build(LimitSettings::new(50, 5), Vec::new(), 2.0)?)?;
-    set_default_limiter(py, limiter.clone_ref(py))?;
+    set_default_limiter(py, Some(limiter.clone_ref(py)))?;
     Ok(limiter)
 }
 
-/// Replaces the limiter of the process. To be called at start-up: permits that are held stay with the old one.
+/// Replaces the limiter of the process. To be called at start-up: permits that are held stay with the old one. With `None` the
+/// next who asks for it makes one of 50 and 5. Returns the one before, or `None` where nobody had asked for it.
 #[pyfunction]
-pub(crate) fn set_default_limiter(py: Python<'_>, limiter: Py<PyFairLimiter>) -> PyResult<()> {
-    limiter.get().stamp.check(py)?;
-    let new = Some((Stamp::now(), limiter));
+pub(crate) fn set_default_limiter(
+    py: Python<'_>,
+    limiter: Option<Py<PyFairLimiter>>,
+) -> PyResult<Option<Py<PyFairLimiter>>> {
+    if let Some(limiter) = &limiter {
+        limiter.get().stamp.check(py)?;
+    }
+    let new = limiter.map(|limiter| (Stamp::now(), limiter));
     let old = std::mem::replace(&mut *DEFAULT.write().unwrap_or_else(PoisonError::into_inner), new);
-    drop(old);
-    Ok(())
+    Ok(old
+        .filter(|(stamp, _)| stamp.is_current())
+        .map(|(_, limiter)| limiter))
 }
