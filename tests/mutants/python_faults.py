@@ -534,6 +534,21 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "fastapi/middleware.py",
         (("            if held.used:\n", "            if True:\n"),),
     ),
+    "RefusedRunIsAnError": PythonFault(
+        "a run that got no permit counts as one that failed",
+        "engines/engine.py",
+        (
+            (
+                "self.context._record_refusal(name, error)",
+                "self.context.record_run_failure(self.context.record_run_start(agent_type=name), error)",
+            ),
+        ),
+    ),
+    "LagOfOneMoment": PythonFault(
+        "a scrape is told how late the latest timer was, and hardly ever that the loop was held",
+        "events/lag.py",
+        (("LAG.set(self.recent)", "LAG.set(late)"),),
+    ),
     "ForeignRunCountsTwice": PythonFault(
         "a foreign run counts beside what the detector found in it",
         "security/probe.py",

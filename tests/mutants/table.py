@@ -166,6 +166,10 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "UnusedRequestCosts": (
         "tests/integrations/test_metrics_route.py::test_our_own_cost_is_observed_where_isolane_was_used",
     ),
+    "RefusedRunIsAnError": (
+        f"{P}metrics.py::test_what_got_no_permit_is_refused_and_what_failed_for_want_of_one_is_not[timeout]",
+    ),
+    "LagOfOneMoment": (f"{P}metrics_rooms.py::test_the_lag_of_the_loop_is_a_level_while_it_is_measured",),
     "ForeignRunCountsTwice": (f"{B}crossings.py::test_a_foreign_run_that_no_canary_shows_is_a_violation",),
     "QueryRefusalNotCounted": (f"{B}crossings.py::test_what_the_package_refuses_by_itself_is_counted_at_its_boundary",),
     "CallNobodyConnectedCounts": (f"{B}crossings.py::test_of_the_older_names_only_what_is_another_users_counts",),
