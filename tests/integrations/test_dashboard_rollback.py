@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -86,6 +88,22 @@ def test_a_rollback_holds_for_new_contexts_and_stands_in_the_file(path) -> None:
     FlagWriter(path).resume(FLAG, ack="INC-12 is closed", actor="a test")
     FlagWriter(path).set_rollout(FLAG, 100, actor="a test")
     assert MigrationFeatureFlags(path).is_on(FLAG, "some-user-0001")
+
+
+def test_two_who_roll_back_at_once_write_it_once(path, monkeypatch) -> None:
+    read = FlagWriter.read
+
+    def slow(self):
+        held = read(self)
+        time.sleep(0.3)
+        return held
+
+    with service(MigrationFeatureFlags(path)) as (_, client), ThreadPoolExecutor(4) as pool:
+        monkeypatch.setattr(FlagWriter, "read", slow)
+        answers = [pool.submit(roll_back, client) for _ in range(4)]
+        assert all(answer.result().json()["persisted"] for answer in answers)
+        monkeypatch.undo()
+    assert [change.action for change in FlagWriter(path).history()] == ["rollback"]
 
 
 def test_a_rollback_of_a_flag_of_the_environment_goes_into_its_file(path) -> None:

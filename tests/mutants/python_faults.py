@@ -779,7 +779,7 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
     "RollbackNotWritten": PythonFault(
         "a rollback of the dashboard is forgotten with the process",
         _DASHBOARD + "actions.py",
-        (('            if not held.get("rollback"):\n', "            if False:\n"),),
+        (('                if not held.get("rollback"):\n', "                if False:\n"),),
     ),
     "RollbackWaitsForDisk": PythonFault(
         "a rollback of the dashboard is in force when the file has it, or never",

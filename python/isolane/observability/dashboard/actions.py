@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,6 +61,7 @@ class Actions:
         self._isolane = isolane
         self._views = views
         self._revealed: OrderedDict[str, OrderedDict[str, str]] = OrderedDict()
+        self._writing = threading.Lock()
         self._verifying: asyncio.Task[dict[str, Any]] | None = None
 
     # -- records -----------------------------------------------------------------------------------------------------
@@ -151,11 +153,12 @@ class Actions:
             return False, HERE_ALONE
 
         def write() -> None:
-            held = writer.read().document.get("flags", {}).get(flag, {})
-            # The guard may have written it, or another process.
-            if not held.get("rollback"):
-                writer.roll_back(flag, record, actor=command.viewer.name, reason=record["reason"], create=True)
-            rollout.flags.refresh()
+            with self._writing:
+                held = writer.read().document.get("flags", {}).get(flag, {})
+                # The guard may have written it, another process, or somebody else here.
+                if not held.get("rollback"):
+                    writer.roll_back(flag, record, actor=command.viewer.name, reason=record["reason"], create=True)
+                rollout.flags.refresh()
 
         try:
             await asyncio.to_thread(write)
