@@ -178,7 +178,7 @@ def fact(panel: Locator, name: str) -> str:
 
 def soon(page: Page, script: str, arg: Any = None) -> None:
     """Wait for something in the page. As a function: the policy lets nothing evaluate an expression there."""
-    page.wait_for_function(script if "=>" in script else f"() => {script}", arg=arg, timeout=15_000)
+    page.wait_for_function(script if "=>" in script else f"() => {script}", arg=arg, timeout=45_000)
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
@@ -399,6 +399,8 @@ def test_the_button_rolls_back_with_permission(service: Service, opened: Opened,
     assert not service.get("rollout.json")["flags"][0]["rolled_back"]
     dialog.get_by_role("textbox").fill("errors since the deployment")
     dialog.get_by_role("button", name="Roll back now").click()
+    # The card may tell of it before it is written; the dialogue stays until it is.
+    dialog.wait_for(state="detached")
     card.locator(".badge", has_text="rolled back").first.wait_for()
     assert service.get("rollout.json")["flags"][0]["rolled_back"]
     assert writer.read().document["flags"][FLAG]["rollback"]["reason"] == "errors since the deployment"

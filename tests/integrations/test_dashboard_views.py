@@ -71,7 +71,7 @@ def test_a_user_is_shown_with_what_is_held_for_them(client) -> None:
     (bob,) = users
     assert (bob["name"], bob["engines"], bob["permits"], bob["runs_active"], bob["waiting"]) == (None, 1, 1, 1, 0)
     assert bob["longest_step"]["agent"] == "dash_look"
-    assert 0 < bob["longest_step"]["seconds"] < 5
+    assert 0 < bob["longest_step"]["seconds"] < 60
     assert bob["bytes"] >= bob["event_bytes"] > 0
     seen = set()
     while done.is_alive():
@@ -245,8 +245,8 @@ def test_history_is_there_from_the_start_of_the_application_and_bounded(monkeypa
         time.sleep(3.3)
         shown = httpx.get(f"http://127.0.0.1:{port}/dashboard/snapshot.json", headers=bearer(READER)).json()["series"]
     assert len(shown["t"]) == 2
-    assert 0.9 < shown["t"][1] - shown["t"][0] < 2
-    assert time.time() - shown["t"][1] < 2.5
+    assert 0.9 < shown["t"][1] - shown["t"][0] < 10
+    assert time.time() - shown["t"][1] < 10
 
 
 # -- nobody is named ---------------------------------------------------------------------------------------------------
