@@ -486,6 +486,21 @@ def test_a_user_is_revealed_to_who_may(browser: Browser, service: Service, opene
 # -- connection --------------------------------------------------------------------------------------------------------
 
 
+def test_a_sign_in_that_leads_to_a_page_is_told_from_a_lost_connection(opened: Opened) -> None:
+    page = opened.page
+    for what in ("stream", "snapshot.json"):
+        page.route(
+            f"**/dashboard/{what}", lambda route: route.fulfill(content_type="text/html", body="<h1>Sign in</h1>")
+        )
+    page.reload()
+    soon(page, "document.body.dataset.link === 'signed-out'")
+    assert "Sign in and load the page again" in page.locator("#banner").inner_text()
+    # Signed in again, such as in another tab.
+    page.unroute_all()
+    soon(page, "document.body.dataset.link === 'live'")
+    page.locator("#banner").wait_for(state="hidden")
+
+
 def test_it_comes_back_after_a_restart(browser: Browser, writer: FlagWriter) -> None:
     def start(port: int = 0) -> Service:
         return Service(make_app(rollout=MigrationFeatureFlags(FileSource(writer.path, poll_seconds=0.05))), port)
