@@ -142,6 +142,14 @@ def test_no_number_is_no_alert_and_ends_one(clock):
     assert [look(manager, clock) for _ in range(4)] == [[], ["deep firing"], ["deep resolved"], []]
 
 
+def test_a_value_without_end_is_an_alert_that_json_can_say(clock):
+    manager, _, told = manager_of(depth(value=lambda _window: float("inf")))
+    assert look(manager, clock) == ["deep firing"]
+    manager.raise_alert("raised", "info", "x", value=float("nan"))
+    texts = [json.dumps(alert.to_dict(), allow_nan=False) for alert in (*told, *manager.active)]
+    assert [json.loads(text)["value"] for text in texts] == [None] * 4
+
+
 def test_a_rule_that_fails_changes_nothing_and_keeps_no_other_from_its_alert(clock, caplog):
     answers: list[Any] = [11.0, ZeroDivisionError("secret"), ZeroDivisionError("secret"), "no number", 1.0]
 

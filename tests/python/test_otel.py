@@ -704,7 +704,7 @@ def test_users_have_the_same_hash_wherever_the_key_is_the_same(traces):
     key = b"k" * 16
     otel.instrument(traces.provider, hash_key=key)
     try:
-        assert pseudonym("ann") == "b5ca9ba01be7" or len(pseudonym("ann")) == 12
+        assert pseudonym("ann") == "90f182cdf22c", "it stays so from version to version"
         first = pseudonym("ann")
         set_pseudonym_key(None)
         assert pseudonym("ann") != first

@@ -74,13 +74,13 @@ class Alert:
         return f"{self.rule} {self.state}: {self.summary}{measured}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-able values."""
+        """Return it as JSON-able values. JSON has no infinite numbers: such a value is ``None``."""
         return {
             "rule": self.rule,
             "severity": self.severity.value,
             "state": self.state,
-            "value": self.value,
-            "threshold": self.threshold,
+            "value": _finite(self.value),
+            "threshold": _finite(self.threshold),
             "unit": self.unit,
             "since": self.since.isoformat(),
             "at": self.at.isoformat(),
@@ -528,6 +528,10 @@ class AlertManager:
                 self._complained.add(kind)
         if first:
             logger.error("%s failed", kind)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _check_sink(sink: object) -> None:
