@@ -3073,7 +3073,7 @@ def _note_violation(boundary: str, tier: str) -> None:
 
 def _refusal(text: str, boundary: str) -> ContextIsolationError:
     """
-    Counts an attempt that was refused, and makes the error to raise.
+    Counts a check and that it refused, and makes the error to raise.
     """
 
 def _set_pseudonym_key(key: bytes | None) -> None:
