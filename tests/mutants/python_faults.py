@@ -781,6 +781,21 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         _DASHBOARD + "actions.py",
         (('                if not held.get("rollback"):\n', "                if False:\n"),),
     ),
+    "RollbackGivenUp": PythonFault(
+        "a rollback that could not be written counts as written when it is asked for again",
+        _DASHBOARD + "actions.py",
+        (("is_written = is_rollback_written(engine.document(), flag)", "is_written = already"),),
+    ),
+    "RollbackWrittenTwice": PythonFault(
+        "of two who roll back at once each writes it",
+        _DASHBOARD + "actions.py",
+        (("            with self._writing:\n", "            with contextlib.nullcontext():\n"),),
+    ),
+    "RulesNameUsers": PythonFault(
+        "the rollout names the users that a rule is about",
+        _DASHBOARD + "parts.py",
+        ((" and name.lower() not in NAMING", ""),),
+    ),
     "RollbackWaitsForDisk": PythonFault(
         "a rollback of the dashboard is in force when the file has it, or never",
         _DASHBOARD + "actions.py",

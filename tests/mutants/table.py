@@ -144,6 +144,9 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "StreamForEach": (f"{DS}::test_many_readers_are_served_by_one_maker_and_each_is_told_its_own_permissions",),
     "StreamKeepsServerUp": (f"{DS}::test_streams_end_when_the_service_drains",),
     "RollbackNotWritten": (f"{DR}::test_a_rollback_holds_for_new_contexts_and_stands_in_the_file",),
+    "RollbackGivenUp": (f"{DR}::test_a_rollback_that_could_not_be_written_is_written_when_it_is_asked_for_again",),
+    "RollbackWrittenTwice": (f"{DR}::test_two_who_roll_back_at_once_write_it_once",),
+    "RulesNameUsers": (f"{DR}::test_the_rollout_names_no_users_and_says_how_many_it_has_by_name",),
     "RollbackWaitsForDisk": (f"{DR}::test_a_file_that_cannot_be_written_keeps_no_flag_on",),
     # What boundaries found.
     "ViolationNotCounted": (
