@@ -564,7 +564,5 @@ pub(crate) fn set_default_limiter(
     }
     let new = limiter.map(|limiter| (Stamp::now(), limiter));
     let old = std::mem::replace(&mut *DEFAULT.write().unwrap_or_else(PoisonError::into_inner), new);
-    Ok(old
-        .filter(|(stamp, _)| stamp.is_current())
-        .map(|(_, limiter)| limiter))
+    Ok(old.filter(|(stamp, _)| stamp.is_current()).map(|(_, limiter)| limiter))
 }
