@@ -14,6 +14,7 @@ from isolane import UserExecutionContext
 from isolane._core import user_pseudonym
 from isolane.observability.alerts import AlertManager
 from isolane.observability.dashboard.parts import to_json
+from isolane.observability.dashboard.views import shown_id
 from isolane.security.contamination import ContaminationDetector
 from isolane.security.quarantine import Quarantine
 
@@ -302,6 +303,23 @@ def test_a_figure_that_is_none_does_not_take_the_page_with_it() -> None:
     held = {"value": float("inf"), "series": [float("nan"), 1.5], "told": {"least": -float("inf")}, "many": (1, 2)}
     read = json.loads(to_json(held), parse_constant=refuse)
     assert read == {"value": None, "series": [None, 1.5], "told": {"least": None}, "many": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("user", "run_id", "shown"),
+    [
+        ("7", "run-7-17-71", "run-{}-17-71"),
+        ("7", "7", "{}"),
+        ("7", "é7_7", "é7_{}"),
+        ("ab", "run-cab", "run-cab"),
+        ("éé", "runéé1", "run{}1"),
+        ("ann-01", "runofann-012", "runof{}2"),
+        ("ann-01", "run-7", "run-7"),
+    ],
+)
+def test_a_run_is_found_by_the_id_that_the_core_shows(user, run_id, shown) -> None:
+    context = UserExecutionContext(user, "thread", run_id)
+    assert shown_id(context) == shown.format(user_pseudonym(user))
 
 
 def test_a_search_finds_nothing_that_is_not_shown(client) -> None:
