@@ -2815,6 +2815,10 @@ class UserExecutionContext:
         """
         Numbers of the contexts from the root to this one.
         """
+    def _record_refusal(self, /, agent_type: str, error: Any) -> None:
+        """
+        Records a run that got no permit, so that it never began.
+        """
     def _set_trace(self, /, traceparent: str | None, tracestate: str | None = None, is_remote: bool = False) -> bool:
         """
         Puts this context into a trace, and those below it that have no place of their own. Without `traceparent` it is where its
@@ -3449,7 +3453,7 @@ def _note_violation(boundary: str, tier: str) -> None:
 
 def _refusal(text: str, boundary: str) -> ContextIsolationError:
     """
-    Counts an attempt that was refused, and makes the error to raise.
+    Counts a check and that it refused, and makes the error to raise.
     """
 
 def _set_pseudonym_key(key: bytes | None) -> None:
@@ -3844,9 +3848,10 @@ def secret_bits(value: str) -> float:
     How many bits it takes to guess a text, as `register_secret` estimates it.
     """
 
-def set_default_limiter(limiter: FairLimiter) -> None:
+def set_default_limiter(limiter: FairLimiter | None) -> FairLimiter | None:
     """
-    Replaces the limiter of the process. To be called at start-up: permits that are held stay with the old one.
+    Replaces the limiter of the process. To be called at start-up: permits that are held stay with the old one. With `None` the
+    next who asks for it makes one of 50 and 5. Returns the one before, or `None` where nobody had asked for it.
     """
 
 def set_end_code(user_id: str, run_id: str, code: str) -> None:

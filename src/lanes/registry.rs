@@ -13,6 +13,7 @@ use super::budget::Account;
 use super::lane::{Lane, LaneHandle};
 use crate::cache::Reclaim;
 use crate::clock::{Clock, Micros};
+use crate::crossings::{self, Place};
 use crate::events::{Connection, ReplicaSlot, RunLog};
 use crate::ids::{Checked, RunId, UserId};
 use crate::metrics::EventCounters;
@@ -81,6 +82,7 @@ impl Shared {
 
     /// Notes whose a run is, or refuses one that is another user's.
     pub fn claim_run(&self, run: &RunId, user: &UserId) -> Result<(), IsolationViolation> {
+        crossings::checked(Place::Bind, 1);
         match self.run_owners().entry(run.clone()) {
             Entry::Occupied(owner) if !owner.get().is(user) && !mutant!(RunOfAnotherUserAccepted) => {
                 Err(refusal(Crossing::Bind, "the run id belongs to another user's run"))

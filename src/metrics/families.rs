@@ -356,6 +356,8 @@ families! {
         "How long permits to run were waited for; those that were free at once count as zero.";
     Permits: counter "permits" [closed("outcome", &PERMIT_OUTCOMES)],
         "What requests for permits to run came to.";
+    UsersServed: gauge "users_served" from rooms,
+        "Users who hold a permit to run.";
     UsersActive: gauge "users_active" from rooms,
         "Users for whom the process holds something that is in use.";
     MemoryBytes: gauge "memory_bytes" from rooms,

@@ -848,22 +848,15 @@ impl PyContext {
 }
 
 /// What the exception of a run says of its end.
-fn why_failed(error: &Bound<'_, PyAny>) -> PyResult<RunOutcome> {
+fn why_failed(error: &Bound<'_, PyAny>) -> RunOutcome {
     use pyo3::exceptions::{PyTimeoutError, asyncio::CancelledError};
-    static LIMIT_TIMEOUT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let py = error.py();
-    let limit_timeout = LIMIT_TIMEOUT.import(py, "isolane.limits", "LimitTimeout")?;
-    Ok(
-        if error.is_instance_of::<super::errors::LimitRejected>() || error.is_instance(limit_timeout)? {
-            RunOutcome::Refused
-        } else if error.is_instance_of::<CancelledError>() {
-            RunOutcome::Cancelled
-        } else if error.is_instance_of::<PyTimeoutError>() {
-            RunOutcome::TimedOut
-        } else {
-            RunOutcome::Failure
-        },
-    )
+    if error.is_instance_of::<CancelledError>() {
+        RunOutcome::Cancelled
+    } else if error.is_instance_of::<PyTimeoutError>() {
+        RunOutcome::TimedOut
+    } else {
+        RunOutcome::Failure
+    }
 }
 
 impl Drop for PyContext {
@@ -1603,11 +1596,16 @@ impl PyContext {
     /// Records that a run failed.
     #[pyo3(signature = (run_id, error = None))]
     fn record_run_failure(&self, py: Python<'_>, run_id: &str, error: Option<Py<PyAny>>) -> PyResult<()> {
-        let outcome = match &error {
-            Some(error) => why_failed(error.bind(py))?,
-            None => RunOutcome::Failure,
-        };
+        let outcome = error
+            .as_ref()
+            .map_or(RunOutcome::Failure, |error| why_failed(error.bind(py)));
         self.end_run(py, run_id, outcome, |note| note.error = error)
+    }
+
+    /// Records a run that got no permit, so that it never began.
+    fn _record_refusal(&self, py: Python<'_>, agent_type: &str, error: Py<PyAny>) -> PyResult<()> {
+        let id = self.record_run_start(py, None, agent_type, None)?;
+        self.end_run(py, &id, RunOutcome::Refused, |note| note.error = Some(error))
     }
 
     /// Records that one run of this context started another.

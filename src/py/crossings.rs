@@ -48,11 +48,16 @@ pub(crate) fn _note_control(caught: bool) {
     crossings::controlled(caught);
 }
 
-/// Counts an attempt that was refused, and makes the error to raise.
+/// Counts a check and that it refused, and makes the error to raise.
 #[pyfunction]
 #[pyo3(signature = (text, boundary) -> "ContextIsolationError")]
 pub(crate) fn _refusal(py: Python<'_>, text: String, boundary: &str) -> PyResult<Py<PyAny>> {
-    crossings::refused(place(boundary)?);
+    let place = place(boundary)?;
+    // Those two add what they refused to their checks by themselves.
+    if !matches!(place, Place::Publish | Place::Write) {
+        crossings::checked(place, 1);
+    }
+    crossings::refused(place);
     let error = ContextIsolationError::raise(py, text, boundary.to_owned());
     Ok(error.into_value(py).into_any())
 }

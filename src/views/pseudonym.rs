@@ -11,7 +11,7 @@ use siphasher::sip::SipHasher24;
 use crate::ids::UserId;
 use crate::mutants::mutant;
 
-/// Shorter ids are not looked for in other ids: they would be found everywhere.
+/// Shorter ids are looked for in other ids only where they stand alone: else they would be found everywhere.
 const LEAST: usize = 3;
 
 /// The same in the children of a fork, so that the workers of one service that was loaded before them call a user the same.
@@ -72,10 +72,23 @@ impl Pseudonyms {
 /// An id of the application's, in which the user may be named.
 pub(super) fn masked<'a>(id: &'a str, user: &UserId, pseudonym: &str) -> Cow<'a, str> {
     let name = user.as_str();
-    if name.len() < LEAST || !id.contains(name) || mutant!(PseudonymIsTheName) {
+    if !id.contains(name) || mutant!(PseudonymIsTheName) {
         return Cow::Borrowed(id);
     }
-    Cow::Owned(id.replace(name, pseudonym))
+    if name.len() >= LEAST {
+        return Cow::Owned(id.replace(name, pseudonym));
+    }
+    let (mut out, mut from) = (String::new(), 0);
+    for (at, _) in id.match_indices(name) {
+        let (before, after) = (&id[..at], &id[at + name.len()..]);
+        if !before.ends_with(char::is_alphanumeric) && !after.starts_with(char::is_alphanumeric) {
+            out.push_str(&id[from..at]);
+            out.push_str(pseudonym);
+            from = at + name.len();
+        }
+    }
+    out.push_str(&id[from..]);
+    Cow::Owned(out)
 }
 
 #[cfg(test)]
@@ -98,5 +111,14 @@ mod tests {
         let user = UserId::new("ann-01").expect("an id");
         assert_eq!(masked("run-of-ann-01-7", &user, "0a1b"), "run-of-0a1b-7");
         assert_eq!(masked("run-7", &user, "0a1b"), "run-7");
+    }
+
+    #[test]
+    fn a_short_id_is_hidden_where_it_stands_alone() {
+        let user = UserId::new("7").expect("an id");
+        assert_eq!(masked("run-7-17-71", &user, "0a1b"), "run-0a1b-17-71");
+        assert_eq!(masked("7", &user, "0a1b"), "0a1b");
+        assert_eq!(masked("é7_7", &user, "0a1b"), "é7_0a1b");
+        assert_eq!(masked("run-17", &user, "0a1b"), "run-17");
     }
 }

@@ -78,6 +78,23 @@ def test_nobody_looks_without_the_applications_word(client, path) -> None:
     assert client.get(path, headers=bearer(ANN)).status_code == 403
 
 
+def test_no_route_of_the_router_is_without_a_sign_in(client) -> None:
+    """Whatever it has; but the one that only adds a slash to its own address."""
+    router = dashboard_router(auth=Depends(lambda: None), actions=True, reveal=True, authorize_action=may)
+    asked = 0
+    for route in router.routes:
+        path = route.path.replace("{path:path}", "main.js").replace("{run_id:path}", "run-1")
+        assert "{" not in path
+        for method in route.methods:
+            answer = client.request(method, path, headers={"Sec-Fetch-Site": "same-origin"}, follow_redirects=False)
+            if path == "/dashboard":
+                assert (answer.status_code, answer.headers["location"], answer.content) == (307, "dashboard/", b"")
+            else:
+                assert answer.status_code == 401, f"{method} {path}"
+                asked += 1
+    assert asked >= len(VIEWS) + len(ACTIONS)
+
+
 @pytest.mark.parametrize("path", [path for path in VIEWS if not path.endswith(("stream", "run-1.json"))])
 def test_a_reader_sees_every_view_and_no_browser_keeps_or_frames_it(client, path) -> None:
     answer = client.get(path, headers=bearer(READER))
@@ -252,6 +269,10 @@ def test_a_token_counts_for_its_principal_and_for_half_a_day(monkeypatch) -> Non
         (b'{"flag": "dash_flag", "reason": {}}', "application/json", 422),
         (b'{"flag": "' + b"x" * 20_000 + b'"}', "application/json", 413),
         (b'{"flag": "no_such_flag"}', "application/json", 404),
+        (b'{"flag": "dash_flag\\ud800"}', "application/json", 422),
+        (b'{"flag": "dash_flag\\nrollback of another"}', "application/json", 422),
+        (b'{"flag": "dash_flag", "reason": "\\udfff"}', "application/json", 422),
+        (b"[" * 16_000, "application/json", 422),
     ],
 )
 def test_what_is_no_command_is_refused(app, client, content, kind, status) -> None:

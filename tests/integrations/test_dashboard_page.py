@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import socket
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from isolane import FileSource, FlagWriter, MigrationFeatureFlags, RolloutGuard
+from isolane._core import user_pseudonym
 from isolane.observability.alerts import Alert
 from isolane.observability.rules import default_rules
 
@@ -28,7 +31,7 @@ from tests.support.reverse_proxy import proxied
 from tests.support.watched_service import BREAK, HOLD, LOOK_UP, OPERATOR, READER, SUM_UP, make_app
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Route
 
 reserve(LOOK_UP, SUM_UP, HOLD, BREAK)
 
@@ -136,7 +139,7 @@ class Opened:
             extra_http_headers={"Authorization": f"Bearer {user}"},
         )
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(45_000)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._listen)
         self.page.goto(url)
@@ -175,14 +178,15 @@ def fact(panel: Locator, name: str) -> str:
 
 def soon(page: Page, script: str, arg: Any = None) -> None:
     """Wait for something in the page. As a function: the policy lets nothing evaluate an expression there."""
-    page.wait_for_function(script if "=>" in script else f"() => {script}", arg=arg, timeout=15_000)
+    page.wait_for_function(script if "=>" in script else f"() => {script}", arg=arg, timeout=45_000)
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
 
 
 def test_every_view_shows_what_happened(service: Service, opened: Opened) -> None:
-    before = service.get("snapshot.json")["runs"]
+    start = service.get("snapshot.json")
+    before, crossed = start["runs"], start["violations"]["total"]
     for user in ("vera-views", "will-views"):
         assert service.post(f"/execute/{SUM_UP}", user, pause=0.01)["success"]
     assert not service.post(f"/execute/{BREAK}", "vera-views")["success"]
@@ -191,12 +195,13 @@ def test_every_view_shows_what_happened(service: Service, opened: Opened) -> Non
     overview = opened.at("overview")
     soon(
         opened.page,
-        "([done, failed]) => document.querySelector('.tiles').innerText.includes(`${done} done, ${failed} failed`)",
-        [before["completed"] + 2, before["failed"] + 1],
+        "text => document.querySelector('.tiles').innerText.includes(text)",
+        f"{before['completed'] + 2:,} done, {before['failed'] + 1:,} failed",
     )
-    assert overview.locator(".number").inner_text() == "0"
-    assert overview.locator(".hero").get_attribute("data-state") == "good"
-    assert opened.page.locator("#zero-text").inner_text() == "0 violations"
+    # Other tests of the process let data cross on purpose; the zero is seen on the example's own server.
+    assert overview.locator(".number").inner_text() == f"{crossed:,}"
+    assert overview.locator(".hero").get_attribute("data-state") == ("bad" if crossed else "good")
+    assert opened.page.locator("#zero-text").inner_text().startswith(f"{crossed:,} violation")
     assert overview.locator(".tile", has_text="Runs active").locator(".figure").inner_text() != "0"
     assert overview.locator("canvas").count() == 5
     assert overview.locator(".chart").first.get_attribute("aria-label", timeout=1000).startswith("Events a second: ")
@@ -232,7 +237,7 @@ def test_every_view_shows_what_happened(service: Service, opened: Opened) -> Non
 def test_one_run_is_a_tree_with_times(service: Service, opened: Opened) -> None:
     service.post(f"/execute/{SUM_UP}", "tree-user", pause=0.05)
     service.post(f"/execute/{BREAK}", "tree-user")
-    listed = service.get("runs.json?state=all&limit=2")["runs"]
+    listed = service.get(f"runs.json?state=all&limit=2&user={user_pseudonym('tree-user')}")["runs"]
     failed, summed = (next(row for row in listed if row["agent"] == agent) for agent in (BREAK, LOOK_UP))
     opened.at(f"runs/{summed['run']}")
     rows = opened.page.locator(".t-tree tbody tr:not(.space)")
@@ -294,6 +299,11 @@ def test_a_violation_turns_the_zero_red_everywhere(service: Service, opened: Ope
     assert opened.page.locator(".number").inner_text() == "2"
     assert opened.page.locator(".hero").get_attribute("data-state") == "bad"
     assert opened.page.locator(".where").inner_text() == "Publish: 2"
+    # Whoever has come to it by keys is still there when the next figures come.
+    opened.page.locator(".where a").focus()
+    body["users"] = 4711
+    soon(opened.page, "() => document.querySelector('.tiles').innerText.includes('4,711')")
+    assert opened.page.evaluate("document.activeElement.textContent") == "Publish: 2"
     alert = opened.page.locator(".alert")
     assert "What to do: Stop the service" in alert.inner_text()
     assert alert.get_by_role("link").count() == 0
@@ -303,6 +313,42 @@ def test_a_violation_turns_the_zero_red_everywhere(service: Service, opened: Ope
     opened.at("audit")
     assert opened.page.locator("#zero-text").inner_text() == "2 violations"
     assert "Isolation" not in opened.page.title()
+
+
+def answered_with(body: dict[str, Any], route: Route) -> None:
+    route.fulfill(json=body)
+
+
+def test_what_is_over_is_not_shown_any_more(service: Service, opened: Opened) -> None:
+    page = opened.page
+    verified = {"state": "done", "ok": False, "problem": "a record was changed", "bad_chain": "c2", "bad_seq": 7}
+    log = {"status": "sick", "reason": "the disk is full", "lost": {}, "can_verify": True, "last_verify": verified}
+    audit = service.get("audit.json") | {"configured": True} | log
+    sweep = {"verdict": "inconclusive", "users": 4, "own": 4, "foreign": 0, "controls": True, "seconds": 0.1}
+    sweep |= {"error": "TimeoutError", "rounds": 1, "inconclusive": 1, "interval_seconds": 20.0}
+    isolation = service.get("isolation.json") | {"last_sweep": sweep}
+    rollout = service.get("rollout.json")
+    flag = rollout["flags"][0]
+    flag |= {"denied_users": 3, "rules": [{"if": {"tier": "gold"}, "percent": 5.0}]}
+    for name, body in (("audit", audit), ("isolation", isolation), ("rollout", rollout)):
+        page.route(f"**/{name}.json", functools.partial(answered_with, body))
+    seen = {
+        "audit": ("the disk is full", "a record was changed", "First bad record"),
+        "isolation": ("TimeoutError",),
+        "rollout": ("3 users", "tier gold"),
+    }
+    for view, texts in seen.items():
+        panel = opened.at(view)
+        for text in texts:
+            panel.get_by_text(text).wait_for()
+    audit |= {"status": "ok", "reason": "", "last_verify": {"state": "done", "ok": True, "problem": None}}
+    sweep |= {"verdict": "clean", "error": None}
+    flag |= {"denied_users": 0, "rules": []}
+    for view, texts in seen.items():
+        panel = opened.at(view)
+        for text in texts:
+            panel.get_by_text(text).wait_for(state="detached")
+    assert opened.complaints == []
 
 
 def test_every_alert_of_the_library_says_where_to_look(service: Service, opened: Opened) -> None:
@@ -353,12 +399,40 @@ def test_the_button_rolls_back_with_permission(service: Service, opened: Opened,
     assert not service.get("rollout.json")["flags"][0]["rolled_back"]
     dialog.get_by_role("textbox").fill("errors since the deployment")
     dialog.get_by_role("button", name="Roll back now").click()
+    # The card may tell of it before it is written; the dialogue stays until it is.
+    dialog.wait_for(state="detached")
     card.locator(".badge", has_text="rolled back").first.wait_for()
     assert service.get("rollout.json")["flags"][0]["rolled_back"]
     assert writer.read().document["flags"][FLAG]["rollback"]["reason"] == "errors since the deployment"
     assert card.get_by_role("button", name="Roll back now").is_disabled()
     assert "errors since the deployment" in card.inner_text()
     assert opened.complaints == []
+
+
+def test_a_rollback_that_is_not_written_says_so_and_is_written_from_the_page(
+    browser: Browser, writer: FlagWriter
+) -> None:
+    sound = writer.path.read_text()
+    with served(rollout=MigrationFeatureFlags(FileSource(writer.path, poll_seconds=0.05))) as service:
+        opened = Opened(browser, f"{service.url}/dashboard/")
+        card = opened.at("rollout").locator(f".flag[data-flag={FLAG}]")
+        card.wait_for()
+        dialog = opened.page.get_by_role("dialog")
+        writer.path.write_text("{ somebody edits this")
+        for name in ("Roll back now", "Write the rollback"):
+            if name.startswith("Write"):
+                card.get_by_text("a restart forgets it").wait_for()
+                writer.path.write_text(sound)
+            card.get_by_role("button", name=name).click()
+            dialog.get_by_role("textbox").fill("INC-12")
+            dialog.get_by_role("button", name=name).click()
+            dialog.wait_for(state="detached")
+        soon(opened.page, "() => document.querySelector('.flag .danger').innerText.includes('Roll back now')")
+        assert card.get_by_role("button", name="Roll back now").is_disabled()
+        assert "a restart forgets it" not in card.inner_text()
+        assert writer.read().document["flags"][FLAG]["rollback"]["reason"] == "INC-12"
+        assert opened.complaints == []
+        opened.close()
 
 
 def test_a_reader_cannot_roll_back(browser: Browser, service: Service) -> None:
@@ -412,6 +486,21 @@ def test_a_user_is_revealed_to_who_may(browser: Browser, service: Service, opene
 # -- connection --------------------------------------------------------------------------------------------------------
 
 
+def test_a_sign_in_that_leads_to_a_page_is_told_from_a_lost_connection(opened: Opened) -> None:
+    page = opened.page
+    for what in ("stream", "snapshot.json"):
+        page.route(
+            f"**/dashboard/{what}", lambda route: route.fulfill(content_type="text/html", body="<h1>Sign in</h1>")
+        )
+    page.reload()
+    soon(page, "document.body.dataset.link === 'signed-out'")
+    assert "Sign in and load the page again" in page.locator("#banner").inner_text()
+    # Signed in again, such as in another tab.
+    page.unroute_all()
+    soon(page, "document.body.dataset.link === 'live'")
+    page.locator("#banner").wait_for(state="hidden")
+
+
 def test_it_comes_back_after_a_restart(browser: Browser, writer: FlagWriter) -> None:
     def start(port: int = 0) -> Service:
         return Service(make_app(rollout=MigrationFeatureFlags(FileSource(writer.path, poll_seconds=0.05))), port)
@@ -455,8 +544,8 @@ def test_it_polls_where_streams_do_not_get_through(service: Service, opened: Ope
     service.post(f"/execute/{LOOK_UP}", "polling-user")
     soon(
         opened.page,
-        "done => document.querySelector('.tiles').innerText.includes(`${done} done`)",
-        first + 1,
+        "text => document.querySelector('.tiles').innerText.includes(text)",
+        f"{first + 1:,} done",
     )
     assert opened.page.locator("#link-text").inner_text() == "live, each 2 s"
 
@@ -509,6 +598,23 @@ def test_it_works_under_a_prefix(browser: Browser, writer: FlagWriter, knows: bo
 # -- keys, colours, sizes ----------------------------------------------------------------------------------------------
 
 
+def press_both(first: str, second: str, shown: Locator) -> None:
+    """Strike two keys, one soon after the other, which a busy machine does not always: then again."""
+    page = shown.page
+    for _ in range(5):
+        began = time.monotonic()
+        page.keyboard.press(first)
+        page.keyboard.press(second)
+        took = time.monotonic() - began
+        limit = time.monotonic() + 5
+        while time.monotonic() < limit:
+            if shown.is_visible():
+                return
+            page.wait_for_timeout(20)
+        assert took > 1, f"{first} {second} showed nothing, though they were struck within {took:.2f} s"
+    raise AssertionError("the machine is too busy to strike two keys in a row")
+
+
 def test_all_of_it_can_be_reached_by_keys(service: Service, opened: Opened) -> None:
     service.post(f"/execute/{LOOK_UP}", "keys-user")
     service.post(f"/execute/{SUM_UP}", "keys-user")
@@ -527,9 +633,7 @@ def test_all_of_it_can_be_reached_by_keys(service: Service, opened: Opened) -> N
     keys.press("End")
     page.locator("#panel-audit").wait_for(state="visible")
     for letter, view in zip("ourlia", VIEWS, strict=True):
-        keys.press("g")
-        keys.press(letter)
-        page.locator(f"#panel-{view}").wait_for(state="visible")
+        press_both("g", letter, page.locator(f"#panel-{view}"))
     keys.press("?")
     page.get_by_role("dialog").wait_for()
     keys.press("Escape")
@@ -670,6 +774,15 @@ def test_no_file_of_the_page_names_another_host() -> None:
                 modules = {str(p.relative_to(folder)) for p in files if p.suffix == ".js"} - {"main.js", "early.js"}
                 assert named == modules, "what is not preloaded is loaded one after the other"
         assert (folder / "vendor" / "uplot" / "LICENSE").read_text().startswith("The MIT License")
+
+
+def test_the_licence_of_what_is_vendored_goes_with_the_wheel() -> None:
+    root = Path(__file__).parents[2]
+    named = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["license-files"]
+    vendored = {path.relative_to(root).as_posix() for path in (root / "python").rglob("vendor/*/LICENSE")}
+    assert vendored
+    assert vendored <= set(named)
+    assert all((root / name).is_file() for name in named)
 
 
 # -- many --------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -88,6 +90,22 @@ def test_a_rollback_holds_for_new_contexts_and_stands_in_the_file(path) -> None:
     assert MigrationFeatureFlags(path).is_on(FLAG, "some-user-0001")
 
 
+def test_two_who_roll_back_at_once_write_it_once(path, monkeypatch) -> None:
+    read = FlagWriter.read
+
+    def slow(self):
+        held = read(self)
+        time.sleep(0.3)
+        return held
+
+    with service(MigrationFeatureFlags(path)) as (_, client), ThreadPoolExecutor(4) as pool:
+        monkeypatch.setattr(FlagWriter, "read", slow)
+        answers = [pool.submit(roll_back, client) for _ in range(4)]
+        assert all(answer.result().json()["persisted"] for answer in answers)
+        monkeypatch.undo()
+    assert [change.action for change in FlagWriter(path).history()] == ["rollback"]
+
+
 def test_a_rollback_of_a_flag_of_the_environment_goes_into_its_file(path) -> None:
     path.write_text(json.dumps({"schema": 1, "revision": 1, "flags": {}}))
     source = EnvironmentSource({"ISOLANE_FLAG_DASH_FLAG": "true"}, flags_file=path)
@@ -110,6 +128,9 @@ def test_where_nothing_can_be_written_it_holds_in_this_process_and_says_so(tmp_p
         assert "this process" in answer["problem"]
         assert not is_on(client)
         assert client.get("/dashboard/rollout.json", headers=bearer(READER)).json()["persisted"] is False
+        again = roll_back(client).json()
+        assert (again["already"], again["persisted"], again["problem"]) == (True, False, answer["problem"])
+        assert shown(client)["is_written"] is False
 
 
 def test_a_file_that_cannot_be_written_keeps_no_flag_on(path) -> None:
@@ -119,6 +140,30 @@ def test_a_file_that_cannot_be_written_keeps_no_flag_on(path) -> None:
         assert (answer["rolled_back"], answer["persisted"]) == (True, False)
         assert str(path) not in answer["problem"]
         assert not is_on(client)
+
+
+def test_a_rollback_that_could_not_be_written_is_written_when_it_is_asked_for_again(path) -> None:
+    with service(MigrationFeatureFlags(path)) as (app, client):
+        sound = path.read_text()
+        path.write_text("{ somebody edits this")
+        assert roll_back(client).json()["persisted"] is False
+        assert (shown(client)["rolled_back"], shown(client)["is_written"]) == (True, False)
+        again = roll_back(client).json()
+        assert (again["already"], again["persisted"]) == (True, False)
+        path.write_text(sound)
+        assert roll_back(client).json() == {
+            "flag": FLAG,
+            "rolled_back": True,
+            "already": True,
+            "persisted": True,
+            "problem": None,
+        }
+        assert shown(client)["is_written"] is True
+        # Each time that something was done, and not when there was nothing left to do.
+        assert len(app.state.records.named("dashboard_rollback")) == 3
+        assert roll_back(client).json()["persisted"] is True
+        assert len(app.state.records.named("dashboard_rollback")) == 3
+    assert not MigrationFeatureFlags(path).is_on(FLAG, ANN)
 
 
 @pytest.mark.parametrize("with_writer", [True, False])
@@ -148,16 +193,27 @@ def test_the_guard_of_the_flag_knows_of_it_and_does_not_go_on(path, with_writer)
 def test_the_rollout_names_no_users_and_says_how_many_it_has_by_name(path) -> None:
     path.write_text(
         json.dumps(
-            document(allow=[ANN, "bob"], deny=["carl"], rules=[{"if": {"tier": "enterprise"}, "rollout": 50_000}])
+            document(
+                allow=[ANN, "bob"],
+                deny=["carl"],
+                rules=[
+                    {"if": {"tier": "enterprise"}, "rollout": 50_000},
+                    {"if": {"user_id": [ANN, "dora"], "team": [f"team-{n}" for n in range(40)]}, "rollout": 100_000},
+                ],
+            )
         )
     )
     with service(MigrationFeatureFlags(path)) as (_, client):
         answer = client.get("/dashboard/rollout.json", headers=bearer(READER))
         assert ANN not in answer.text
         assert "carl" not in answer.text
+        assert "dora" not in answer.text
         flag = shown(client)
         assert (flag["percent"], flag["allowed_users"], flag["denied_users"]) == (100.0, 2, 1)
-        assert flag["rules"] == [{"if": {"tier": "enterprise"}, "percent": 50.0}]
+        assert flag["rules"] == [
+            {"if": {"tier": "enterprise"}, "percent": 50.0},
+            {"if": {"team": "one of 40", "user_id": "one of 2"}, "percent": 100.0},
+        ]
 
 
 def test_without_flags_there_is_nothing_to_show_and_nothing_to_roll_back() -> None:

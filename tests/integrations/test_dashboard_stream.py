@@ -7,16 +7,19 @@ import json
 import re
 import threading
 import time
+from datetime import datetime
 from itertools import islice
 from urllib.parse import urljoin
 
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
+from isolane.fastapi import setup
 from isolane.observability.dashboard import dashboard_router
 from isolane.observability.dashboard import stream as module
+from isolane.observability.dashboard.history import History
 
-from tests.support.dashboard_service import OPERATOR, READER, bearer, make_app
+from tests.support.dashboard_service import OPERATOR, READER, bearer, make_app, who
 from tests.support.reverse_proxy import proxied
 from tests.support.server import serving
 
@@ -57,8 +60,9 @@ def test_the_overview_comes_once_a_second_with_the_same_body_as_the_snapshot() -
         snapshot = httpx.get(f"http://127.0.0.1:{port}/dashboard/snapshot.json", headers=bearer(OPERATOR)).json()
         assert set(got[0][1]) == set(snapshot)
         assert got[0][1]["permissions"]["actions"] is True
-        assert 1.5 < times[-1] - times[1] < 4
-        assert got[-1][1]["at"] > got[0][1]["at"]
+        assert times[-1] - times[1] < 10
+        made = [datetime.fromisoformat(data["at"]) for _, data in got]
+        assert (made[-1] - made[1]).total_seconds() > 1.9
 
 
 def test_many_readers_are_served_by_one_maker_and_each_is_told_its_own_permissions(monkeypatch) -> None:
@@ -66,6 +70,7 @@ def test_many_readers_are_served_by_one_maker_and_each_is_told_its_own_permissio
     original = module.Board._make
     monkeypatch.setattr(module.Board, "_make", lambda self, now: (made.append(now), original(self, now)))
     with serving(make_app()) as port, contextlib.ExitStack() as stack:
+        began = time.monotonic()
         address = f"http://127.0.0.1:{port}/dashboard/stream"
         names = [READER, OPERATOR] * 5
         answers = [stack.enter_context(watching(address, name)) for name in names]
@@ -74,8 +79,8 @@ def test_many_readers_are_served_by_one_maker_and_each_is_told_its_own_permissio
             for name, stream in zip(names, streams, strict=True):
                 _, data = next(stream)
                 assert data["permissions"]["actions"] is (name == OPERATOR)
-        # Three rounds for ten readers.
-        assert len(made) <= 6
+        # Three rounds for ten readers, however long they took.
+        assert len(made) <= time.monotonic() - began + 3
 
 
 def test_nothing_is_made_when_nobody_watches(monkeypatch) -> None:
@@ -102,7 +107,7 @@ def test_streams_are_bounded_and_a_place_is_free_again(monkeypatch) -> None:
             assert [next(stream)[0] for stream in streams] == ["overview"] * 3
             with watching(address) as refused:
                 assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-        limit = time.monotonic() + 5
+        limit = time.monotonic() + 15
         while True:
             with watching(address) as answer:
                 if answer.status_code == 200:
@@ -147,7 +152,7 @@ def test_streams_end_when_the_service_drains() -> None:
         began = time.monotonic()
         rest = list(islice(stream, 6))
         assert rest[-1] == ("bye", {"reason": "draining"})
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8
 
 
 def test_a_server_stops_in_time_though_a_dashboard_is_open() -> None:
@@ -186,6 +191,34 @@ def test_a_dashboard_goes_on_after_the_server_was_started_again() -> None:
             _, data = next(events(answer))
         assert rolled_back(base, old) == 403
         assert rolled_back(base, data["permissions"]["csrf"]) == 409
+
+
+def test_an_application_that_is_started_again_in_the_same_process_is_watched_again() -> None:
+    """On another loop, as a test or a supervisor in the process does it; mounted, so that nothing tells of its end."""
+    held = make_app()
+    outer = FastAPI()
+    outer.mount("/inner", held)
+    for _ in range(2):
+        with serving(outer) as port, watching(f"http://127.0.0.1:{port}/inner/dashboard/stream") as answer:
+            assert [kind for kind, _ in islice(events(answer), 3)] == ["overview"] * 3
+
+
+def test_a_router_that_is_in_two_applications_shows_each_of_them_and_samples_each_once(monkeypatch) -> None:
+    began: list[History] = []
+    start = History.start
+    monkeypatch.setattr(History, "start", lambda self: (began.append(self), start(self))[1])
+    router = dashboard_router(auth=Depends(who))
+    apps = [FastAPI(), FastAPI()]
+    for app in apps:
+        setup(app, authenticate=who)
+        app.include_router(router)
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(serving(app)) for app in apps]
+        for _ in range(4):
+            for port in ports:
+                httpx.get(f"http://127.0.0.1:{port}/dashboard/snapshot.json", headers=bearer(READER)).raise_for_status()
+        assert len(set(map(id, began))) == 2
+        assert {id(history._isolane) for history in began} == {id(app.state.isolane) for app in apps}
 
 
 # -- prefixes ----------------------------------------------------------------------------------------------------------

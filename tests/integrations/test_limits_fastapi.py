@@ -8,7 +8,14 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from isolane import FairLimiter, OptimizedSemaphoreManager, Permit, UserContextFactory
+from isolane import (
+    FairLimiter,
+    OptimizedSemaphoreManager,
+    Permit,
+    UserContextFactory,
+    default_limiter,
+    set_default_limiter,
+)
 from isolane.fastapi import IsolaneSettings, setup
 
 from tests.integrations.conftest import who
@@ -134,3 +141,20 @@ def test_a_refusal_has_its_status_and_the_time_to_come_back(client, what) -> Non
     assert "ann" not in answer.text
     # The nearest neighbour: what is free is had.
     assert client.get("/free").json() == {"ran": True}
+
+
+def test_the_limiter_of_the_process_is_the_applications_while_it_runs() -> None:
+    before = default_limiter()
+    app = FastAPI()
+    own = setup(app, IsolaneSettings(drain_seconds=0.2), who).limiter
+    with serving(app):
+        assert default_limiter() is own
+    assert default_limiter() is before
+    chosen = FairLimiter(2, 1)
+    try:
+        with serving(app):
+            set_default_limiter(chosen)
+        # Who set another meanwhile meant it.
+        assert default_limiter() is chosen
+    finally:
+        set_default_limiter(before)

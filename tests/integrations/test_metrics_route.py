@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +12,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from isolane import AgentRegistry, BaseAgent
-from isolane._core import metric
-from isolane.fastapi import Ctx, Emitter, Engine, IsolaneSettings, Principal, require_roles, setup
+from isolane._core import metric, metrics_snapshot
+from isolane.fastapi import Connection, Ctx, Emitter, Engine, IsolaneSettings, Principal, require_roles, setup
 from isolane.fastapi.sockets import bearer_of
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
@@ -21,7 +23,7 @@ from websockets.sync.client import connect
 from tests.support.metric_names import reserve
 from tests.support.server import serving
 
-(AGENT,) = reserve("route-agent", label="agent")
+AGENT, LIKE_A_USER = reserve("route-agent", "eve-5c1d7b-of-the-route", label="agent")
 USERS = ("ann-7f3a9c-of-the-route", "bob-2b8d4e-of-the-route")
 
 
@@ -42,10 +44,10 @@ def who(conn: HTTPConnection) -> Principal | None:
     return Principal(token, roles=frozenset({"operator"} if token == "operator" else ())) if token else None
 
 
-def make_app(settings: dict[str, Any] | None = None, **options: Any) -> FastAPI:
+def make_app(settings: dict[str, Any] | None = None, agent: type[BaseAgent] = Agent, **options: Any) -> FastAPI:
     app = FastAPI()
     agents = AgentRegistry()
-    agents.register(Agent)
+    agents.register(agent)
     setup(app, IsolaneSettings(drain_seconds=0.2, **(settings or {})), who, registry=agents, **options)
 
     @app.post("/run")
@@ -56,6 +58,12 @@ def make_app(settings: dict[str, Any] | None = None, **options: Any) -> FastAPI:
     @app.post("/emit")
     async def emit(emitter: Emitter) -> dict[str, int]:
         return {"n": await emitter.send_custom_event("note", {"text": "hello"})}
+
+    @app.post("/start")
+    async def start(connection: Connection) -> dict[str, str]:
+        run = await connection.start_run()
+        run.engine.start_agent_pipeline([AGENT], "go")
+        return {"run": run.context.run_id}
 
     @app.get("/plain")
     async def plain() -> dict[str, bool]:
@@ -74,6 +82,15 @@ def values(text: str) -> dict[tuple[str, ...], float]:
         for family in parse_prometheus(text)
         for sample in family.samples
     }
+
+
+def overheads(at_least: float = 0) -> float:
+    """Wait until so many requests are observed; return how many were. Answers come before requests are closed."""
+    family = metric("isolane_overhead_seconds")
+    limit = time.monotonic() + 10
+    while (count := family.value) < at_least and time.monotonic() < limit:
+        time.sleep(0.005)
+    return count
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +130,8 @@ def test_head_has_the_headers_and_nothing_else(client: httpx.Client) -> None:
 def test_two_users_move_the_numbers_and_are_not_in_them(client: httpx.Client) -> None:
     before = values(client.get("/metrics").text)
     url = str(client.base_url).replace("http", "ws")
-    with connect(f"{url}/ws", additional_headers=as_user(USERS[0])) as socket:
+    # Without a bound of what waits: a client that reads no more would not see the end of the socket.
+    with connect(f"{url}/ws", additional_headers=as_user(USERS[0]), max_queue=None) as socket:
         answers: list[Any] = []
 
         def runs(user: str) -> None:
@@ -130,6 +148,7 @@ def test_two_users_move_the_numbers_and_are_not_in_them(client: httpx.Client) ->
         during = client.get("/metrics").text
     assert sorted(map(str, answers)) == sorted([*5 * USERS, "False", "False"])
     assert any(USERS[0] in message for message in received), "its own events have the user in them"
+    overheads(before[("isolane_overhead_seconds_count",)] + 12)
     text = client.get("/metrics").text
     after = values(text)
 
@@ -147,24 +166,54 @@ def test_two_users_move_the_numbers_and_are_not_in_them(client: httpx.Client) ->
     opened = client.get("/metrics", headers={"Accept": "application/openmetrics-text"}).text
     for told in (during, text, opened):
         assert not [user for user in USERS if user in told]
-    # It would have been seen.
-    metric("isolane_runs_total").labels(USERS[0], "completed").inc()
-    assert USERS[0] in client.get("/metrics").text
+        # What stands in a label is seen.
+        assert LIKE_A_USER in told
 
 
 def test_our_own_cost_is_observed_where_isolane_was_used(client: httpx.Client) -> None:
-    def overhead() -> tuple[float, float]:
-        told = values(client.get("/metrics").text)
-        return told[("isolane_overhead_seconds_count",)], told[("isolane_overhead_seconds_sum",)]
+    def spent() -> float:
+        return values(client.get("/metrics").text)[("isolane_overhead_seconds_sum",)]
 
-    count, total = overhead()
-    client.get("/plain")
-    assert overhead() == (count, total)
+    count, before = overheads(), spent()
     for _ in range(3):
+        assert client.get("/plain").status_code == 200
         assert client.get("/who", headers=as_user(USERS[1])).status_code == 200
-    after, spent = overhead()
-    assert after == count + 3
-    assert 0 < spent - total < 1
+    assert overheads(count + 3) == count + 3
+    assert 0 < spent() - before < 1
+    # What uses nothing of isolane would have been observed by now.
+    time.sleep(0.05)
+    assert overheads() == count + 3
+
+
+def test_making_an_engine_is_our_own_cost_and_what_it_runs_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(BaseAgent):
+        name = AGENT
+
+        async def execute_with_context(self, context, request, results) -> None:
+            await asyncio.sleep(0.4)
+
+    app = make_app(agent=Slow)
+    factory = app.state.isolane.factory
+    make = factory.create_for_user
+
+    async def made(context: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await make(context)
+
+    monkeypatch.setattr(factory, "create_for_user", made)
+    family = "isolane_overhead_seconds"
+    with serving(app) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=as_user(USERS[0])) as client:
+        count, (before,) = overheads(), metrics_snapshot()[family]["series"]
+        assert client.post("/run").json()["success"]
+        assert overheads(count + 1) == count + 1
+        (after,) = metrics_snapshot()[family]["series"]
+    assert 0.1 <= after["sum"] - before["sum"] < 0.4
+
+
+def test_a_request_whose_run_goes_on_without_it_has_a_cost_as_well(client: httpx.Client) -> None:
+    count = overheads()
+    assert client.post("/start", headers=as_user(USERS[1])).status_code == 200
+    assert overheads(count + 1) == count + 1
 
 
 def test_readiness_is_counted(client: httpx.Client) -> None:

@@ -537,6 +537,21 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "fastapi/middleware.py",
         (("            if held.used:\n", "            if True:\n"),),
     ),
+    "RefusedRunIsAnError": PythonFault(
+        "a run that got no permit counts as one that failed",
+        "engines/engine.py",
+        (
+            (
+                "self.context._record_refusal(name, error)",
+                "self.context.record_run_failure(self.context.record_run_start(agent_type=name), error)",
+            ),
+        ),
+    ),
+    "LagOfOneMoment": PythonFault(
+        "a scrape is told how late the latest timer was, and hardly ever that the loop was held",
+        "events/lag.py",
+        (("LAG.set(self.recent)", "LAG.set(late)"),),
+    ),
     "ForeignRunCountsTwice": PythonFault(
         "a foreign run counts beside what the detector found in it",
         "security/probe.py",
@@ -626,6 +641,31 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         "an application that is started again has a webhook that takes nothing",
         "security/alerts.py",
         (("            self._stopping.clear()\n", "            pass\n"),),
+    ),
+    "WaitersAreServed": PythonFault(
+        "users who wait for a permit count as served, so that nobody is told that few are",
+        "observability/rules.py",
+        (('Level("isolane_users_served")', 'Level("isolane_users_active")'),),
+    ),
+    "RaisedOnceAndForAll": PythonFault(
+        "an alert that is raised where nobody looks every so often is told once in the life of the process",
+        "observability/alerts.py",
+        (('if other.condition == "firing" and now >= other.held_until:', "if False:"),),
+    ),
+    "BlindnessEndsAlerts": PythonFault(
+        "an alert is over when its metrics cannot be read",
+        "observability/alerts.py",
+        (("            is_sampled = False\n", "            pass\n"),),
+    ),
+    "LateWatchIsARise": PythonFault(
+        "what a counter was before it was watched looks like a rise",
+        "observability/windows.py",
+        (("NOTHING if isinstance(now, Histogram) else 0.0", "now"),),
+    ),
+    "HandlersShareTheId": PythonFault(
+        "a handler that writes pseudonyms writes the id that another one has written",
+        "observability/logs.py",
+        (("elif isinstance(ids, _RawIds) and not self._raw_user:", "elif False:"),),
     ),
     "AlertsFlood": PythonFault(
         "a sink is sent as many alerts as there are, all at once",
@@ -742,7 +782,22 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
     "RollbackNotWritten": PythonFault(
         "a rollback of the dashboard is forgotten with the process",
         _DASHBOARD + "actions.py",
-        (('            if not held.get("rollback"):\n', "            if False:\n"),),
+        (('                if not held.get("rollback"):\n', "                if False:\n"),),
+    ),
+    "RollbackGivenUp": PythonFault(
+        "a rollback that could not be written counts as written when it is asked for again",
+        _DASHBOARD + "actions.py",
+        (("is_written = is_rollback_written(engine.document(), flag)", "is_written = already"),),
+    ),
+    "RollbackWrittenTwice": PythonFault(
+        "of two who roll back at once each writes it",
+        _DASHBOARD + "actions.py",
+        (("            with self._writing:\n", "            with contextlib.nullcontext():\n"),),
+    ),
+    "RulesNameUsers": PythonFault(
+        "the rollout names the users that a rule is about",
+        _DASHBOARD + "parts.py",
+        ((" and name.lower() not in NAMING", ""),),
     ),
     "RollbackWaitsForDisk": PythonFault(
         "a rollback of the dashboard is in force when the file has it, or never",

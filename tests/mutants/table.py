@@ -150,6 +150,13 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "lib::views::pseudonym::tests::a_user_who_is_named_in_an_id_is_hidden_there",
         f"{DV}::test_no_answer_names_a_user_until_one_is_revealed_to_who_asked",
     ),
+    "WaitersAreServed": (f"{P}alerts.py::test_few_users_is_an_alert_only_while_others_are_kept_out",),
+    "RaisedOnceAndForAll": (f"{P}alerts.py::test_what_is_raised_where_nobody_looks_begins_again_after_it_was_quiet",),
+    "BlindnessEndsAlerts": (f"{P}alerts.py::test_what_cannot_be_measured_is_not_over",),
+    "LateWatchIsARise": (f"{P}alerts.py::test_what_rose_before_it_was_watched_is_no_rise",),
+    "HandlersShareTheId": (
+        f"{P}log_processors.py::test_a_handler_that_writes_ids_gives_none_to_one_that_writes_pseudonyms",
+    ),
     "AlertsFlood": (f"{P}alerts.py::test_in_a_minute_only_so_many_are_told_and_the_others_later",),
     "RefusedIsAViolation": (f"{B}crossings.py::test_what_the_package_refuses_by_itself_is_counted_at_its_boundary",),
     "ScriptsFromAnywhere": (f"{DA}::test_a_reader_sees_every_view_and_no_browser_keeps_or_frames_it",),
@@ -171,6 +178,9 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "StreamForEach": (f"{DS}::test_many_readers_are_served_by_one_maker_and_each_is_told_its_own_permissions",),
     "StreamKeepsServerUp": (f"{DS}::test_streams_end_when_the_service_drains",),
     "RollbackNotWritten": (f"{DR}::test_a_rollback_holds_for_new_contexts_and_stands_in_the_file",),
+    "RollbackGivenUp": (f"{DR}::test_a_rollback_that_could_not_be_written_is_written_when_it_is_asked_for_again",),
+    "RollbackWrittenTwice": (f"{DR}::test_two_who_roll_back_at_once_write_it_once",),
+    "RulesNameUsers": (f"{DR}::test_the_rollout_names_no_users_and_says_how_many_it_has_by_name",),
     "RollbackWaitsForDisk": (f"{DR}::test_a_file_that_cannot_be_written_keeps_no_flag_on",),
     # What boundaries found.
     "ViolationNotCounted": (
@@ -193,6 +203,10 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "UnusedRequestCosts": (
         "tests/integrations/test_metrics_route.py::test_our_own_cost_is_observed_where_isolane_was_used",
     ),
+    "RefusedRunIsAnError": (
+        f"{P}metrics.py::test_what_got_no_permit_is_refused_and_what_failed_for_want_of_one_is_not[timeout]",
+    ),
+    "LagOfOneMoment": (f"{P}metrics_rooms.py::test_the_lag_of_the_loop_is_a_level_while_it_is_measured",),
     "ForeignRunCountsTwice": (f"{B}crossings.py::test_a_foreign_run_that_no_canary_shows_is_a_violation",),
     "QueryRefusalNotCounted": (f"{B}crossings.py::test_what_the_package_refuses_by_itself_is_counted_at_its_boundary",),
     "CallNobodyConnectedCounts": (f"{B}crossings.py::test_of_the_older_names_only_what_is_another_users_counts",),

@@ -131,9 +131,14 @@ def test_the_users_end_when_whoever_started_them_is_gone(url: str) -> None:
     """Their input is a pipe of the parent's: closed, they stop and tell what they did."""
     command = [sys.executable, "-m", "examples.optimizer.load", "--url", url, "--users", "2", "--pace", "0.5"]
     with subprocess.Popen(
-        [*command, "--until-closed"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, "--until-closed", "--tell", "0.2"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
-        time.sleep(3)
+        assert process.stdout is not None
+        assert any("completed" in line for line in process.stdout)
         assert process.poll() is None
         told, _ = process.communicate(timeout=20)
     assert process.returncode == 0

@@ -72,6 +72,37 @@ def test_the_key_is_kept_with_the_data_and_for_its_owner_alone(tmp_path: Path) -
     assert Operators().principal_of(connection) is None
 
 
+@pytest.mark.parametrize("held", ["", "\n", "short"])
+def test_a_file_without_a_key_makes_nobody_an_operator(tmp_path: Path, held: str) -> None:
+    """Such as after a crash or a full disk: the start says so, instead of taking the empty key."""
+    file = tmp_path / "operators.key"
+    file.write_text(held)
+    with pytest.raises(ValueError, match="delete it"):
+        Operators(file)
+
+
+def test_a_start_that_was_cut_short_leaves_no_half_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one makes a whole one."""
+    file = tmp_path / "operators.key"
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="full"):
+            Operators(file)
+    assert len(Operators(file).link.partition("=")[2]) == 32
+    assert [path.name for path in tmp_path.iterdir()] == ["operators.key"]
+
+
+def test_the_cookie_of_an_encrypted_connection_goes_over_no_other(client: TestClient) -> None:
+    """And over plain HTTP, as on one's own machine, it still comes."""
+    assert "secure" not in client.get(link_of(client)).headers["set-cookie"].lower()
+    encrypted = client.get(f"https://testserver{link_of(client)}")
+    assert "secure" in encrypted.headers["set-cookie"].lower()
+
+
 def test_the_rollout_decides_who_gets_the_table_of_days(tmp_path: Path) -> None:
     """A flag of the demo that does something: off for everybody after a rollback."""
     log = b"timestamp,model,prompt_tokens,completion_tokens\n2026-11-02T08:00:00Z,gpt-4o,120000,30000\n"

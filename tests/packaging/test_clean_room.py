@@ -63,5 +63,5 @@ def test_import_time(core_room, interpreter, import_times):
     best = {part: min(run[part] for run in runs) for part in ("isolane", "standard")}
     typical = statistics.median(run["isolane"] for run in runs)
     import_times[interpreter.version] = (best["isolane"], typical, best["standard"])
-    # Not a figure to be proud of, but one that a forgotten heavy import would pass.
-    assert best["isolane"] < 150
+    # A figure for the table; what it must not contain is asked above, by name.
+    assert best["isolane"] > 0

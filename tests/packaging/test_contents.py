@@ -47,9 +47,13 @@ def test_nothing_but_the_package_is_in_it(archive):
     assert unwanted == []
 
 
-def test_both_licences_are_in_it(archive):
-    licences = {Path(name).name: archive.read(name) for name in archive.namelist() if "/licenses/" in name}
-    assert licences == {name: (ROOT / name).read_bytes() for name in ("LICENSE-APACHE", "LICENSE-MIT")}
+def test_the_licences_are_in_it_and_those_of_what_it_brings_along(archive):
+    licences = {
+        name.partition("/licenses/")[2]: archive.read(name) for name in archive.namelist() if "/licenses/" in name
+    }
+    vendored = [path.relative_to(ROOT).as_posix() for path in (ROOT / "python").rglob("vendor/*/LICENSE")]
+    assert vendored
+    assert licences == {name: (ROOT / name).read_bytes() for name in ("LICENSE-APACHE", "LICENSE-MIT", *vendored)}
 
 
 def test_the_core_needs_no_package(archive):

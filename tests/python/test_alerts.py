@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Self
 
 import pytest
-from isolane import SecurityEvent, SecurityMonitor, Severity, WebhookAlertSink, _core
+from isolane import SecurityEvent, SecurityMonitor, SecurityRule, Severity, WebhookAlertSink, _core
 from isolane.observability import (
     Alert,
     AlertManager,
@@ -142,6 +142,14 @@ def test_no_number_is_no_alert_and_ends_one(clock):
     assert [look(manager, clock) for _ in range(4)] == [[], ["deep firing"], ["deep resolved"], []]
 
 
+def test_a_value_without_end_is_an_alert_that_json_can_say(clock):
+    manager, _, told = manager_of(depth(value=lambda _window: float("inf")))
+    assert look(manager, clock) == ["deep firing"]
+    manager.raise_alert("raised", "info", "x", value=float("nan"))
+    texts = [json.dumps(alert.to_dict(), allow_nan=False) for alert in (*told, *manager.active)]
+    assert [json.loads(text)["value"] for text in texts] == [None] * 4
+
+
 def test_a_rule_that_fails_changes_nothing_and_keeps_no_other_from_its_alert(clock, caplog):
     answers: list[Any] = [11.0, ZeroDivisionError("secret"), ZeroDivisionError("secret"), "no number", 1.0]
 
@@ -170,6 +178,16 @@ def test_a_source_that_fails_does_not_stop_the_looks(clock):
     manager = AlertManager([depth(value=lambda _window: 11.0)], [], metrics=MetricsManager(broken))
     assert [alert.state for alert in manager.tick()] == ["firing"]
     assert manager.get_statistics()["failed"] == 1
+
+
+def test_what_cannot_be_measured_is_not_over(clock):
+    manager, registry, _ = manager_of(depth(value=Increase("jobs_total"), threshold=0, window=60))
+    registry.set("jobs_total", 1)
+    assert look(manager, clock) == ["deep firing"]
+    families, registry.families = registry.families, None
+    assert [look(manager, clock, 30) for _ in range(4)] == [[]] * 4
+    registry.families = families
+    assert [look(manager, clock, 30) for _ in range(3)] == [["deep resolved"], [], []]
 
 
 # -- telling --------------------------------------------------------------------------------------------------------
@@ -326,6 +344,42 @@ def test_what_is_raised_under_the_name_of_a_rule_is_the_rules(clock):
     assert told[0].summary == "the water is deep"
 
 
+def test_what_was_raised_of_a_rule_is_not_said_of_its_own_value(clock):
+    manager, registry, _ = manager_of(depth(severity=Severity.WARNING))
+    manager.raise_alert("deep", "critical", "ignored", value=99, threshold=50)
+    registry.set("depth", 11, "gauge")
+    look(manager, clock)
+    assert [(each.severity, each.value, each.threshold) for each in manager.active] == [(Severity.CRITICAL, 99, 50)]
+    look(manager, clock, 301)
+    assert [(each.severity, each.value, each.threshold) for each in manager.active] == [(Severity.WARNING, 11, 10)]
+
+
+def test_what_is_raised_where_nobody_looks_begins_again_after_it_was_quiet(clock):
+    manager, _, told = manager_of(depth())
+    assert manager.raise_alert("raised", "warning", "it rains").state == "firing"
+    clock.advance(299)
+    assert manager.raise_alert("raised", "warning", "it rains") is None
+    clock.advance(301)
+    assert manager.raise_alert("raised", "warning", "it rains").state == "firing"
+    assert [alert.state for alert in told] == ["firing", "resolved", "firing"]
+    clock.advance(301)
+    assert manager.raise_alert("other", "warning", "it snows").rule == "other"
+    assert [alert.rule for alert in manager.active] == ["other"]
+
+
+def test_names_from_elsewhere_are_made_to_fit(clock):
+    manager, _, told = manager_of(depth())
+    rule = SecurityRule(name="token reuse (b)", events=frozenset({"authn_token_reuse"}), summary="used again")
+    monitor = SecurityMonitor([rule], sinks=[manager])
+    monitor.observe(
+        SecurityEvent(name="authn_token_reuse", audit_class=AuditClass.ISOLATION, severity=Severity.HIGH, user_id="a-1")
+    )
+    manager.trigger(
+        [{"metric": "queue-depth", "value": 3, "threshold": 2}, {"metric": "-", "value": 3, "threshold": 2}]
+    )
+    assert [alert.rule for alert in told] == ["token_reuse__b_", "queue_depth", "_other"]
+
+
 def test_an_alert_of_the_security_monitor_is_an_alert_without_the_user(clock):
     manager, _, told = manager_of()
     monitor = SecurityMonitor(sinks=[manager])
@@ -414,6 +468,19 @@ def test_a_manager_that_could_not_work_is_refused():
         AlertManager(["deep"])
     with pytest.raises(ValueError, match="every"):
         AlertManager(every=0)
+
+    async def wait(_alert: Alert) -> None:
+        pass
+
+    class Waits:
+        send = staticmethod(wait)
+        __call__ = staticmethod(wait)
+
+    for call in (wait, Waits()):
+        with pytest.raises(TypeError, match="does not await"):
+            CallbackAlertSink(call)
+    with pytest.raises(TypeError, match="does not await"):
+        AlertManager([], [Waits()])
     with pytest.raises(TypeError, match="a function"):
         CallbackAlertSink("print")
     with pytest.raises(ValueError, match="quiet_seconds"):
@@ -472,6 +539,62 @@ def test_a_counter_that_begins_again_goes_on_where_it_was(clock):
     assert mean.read(metrics.window(60)) == 2.0
 
 
+def test_what_rose_before_it_was_watched_is_no_rise(clock):
+    registry = Registry()
+    metrics = MetricsManager(registry.snapshot)
+    registry.set("jobs_total", 50)
+    registry.seen("seconds", 9, 9, 9)
+    metrics.sample()
+    rule = depth(value=Increase("jobs_total"), threshold=0)
+    manager, mean = AlertManager([rule], [], metrics=metrics), Mean("seconds")
+    metrics.watch(mean)
+    assert [look(manager, clock), look(manager, clock)] == [[], []]
+    assert mean.read(metrics.window(60)) is None
+    registry.set("jobs_total", 52)
+    registry.seen("seconds", 1)
+    assert look(manager, clock) == ["deep firing"]
+    assert manager.active[0].value == 2
+    assert mean.read(metrics.window(60)) == 1
+
+
+def test_two_who_take_samples_at_once_see_no_counter_begin_again(clock):
+    entered, go, count = threading.Event(), threading.Event(), iter(range(100, 200))
+
+    def slow(_names: Any) -> Any:
+        value = next(count)
+        if value == 101:
+            entered.set()
+            go.wait(10)
+        return {"jobs_total": {"kind": "counter", "series": [{"labels": {}, "value": value}]}}
+
+    metrics, rise = MetricsManager(slow), Increase("jobs_total")
+    metrics.watch(rise)
+    metrics.sample()
+    clock.advance(5)
+    first, second = threading.Thread(target=metrics.sample), threading.Thread(target=metrics.sample)
+    first.start()
+    assert entered.wait(10)
+    second.start()
+    second.join(0.2)
+    go.set()
+    first.join(10)
+    second.join(10)
+    assert rise.read(metrics.window(60)) == 2
+
+
+def test_many_samples_cover_all_the_time_that_is_kept(clock):
+    registry = Registry()
+    metrics, rise = MetricsManager(registry.snapshot), Increase("jobs_total")
+    metrics.watch(rise)
+    for second in range(2000):
+        registry.set("jobs_total", second)
+        metrics.sample()
+        clock.advance(1)
+    assert metrics.samples <= MAX_SAMPLES
+    for window in (10, 60, 300, 1800):
+        assert rise.read(metrics.window(window)) == pytest.approx(window, abs=10), window
+
+
 def test_a_condition_decides_whether_there_is_a_figure(clock):
     registry = Registry()
     metrics = MetricsManager(registry.snapshot)
@@ -516,6 +639,27 @@ def test_thresholds_are_the_seeds():
     }
     assert {name: thresholds[name] for name in seed} == seed
     assert PerformanceThresholds.of(seed) == thresholds
+    success = {
+        # No cross-user event, less than 2 s on average, ten users, less than 1 GB, 50 ms, 0.1 %, 99.9 %.
+        "isolation_violations": 0,
+        "max_response_time_ms": 2000,
+        "concurrent_users": 10,
+        "max_memory_per_user_mb": 1024,
+        "websocket_event_latency_ms": 50,
+        "error_rate_percent": 0.1,
+        "availability_percent": 99.9,
+    }
+    assert {name: thresholds[name] for name in success} == success
+    ends = {rule.name: rule.clears_at for rule in default_rules()}
+    assert ends == {
+        "isolation_violation": 0,
+        "slow_runs": 2.0,
+        "few_users": 10,
+        "user_memory": 1024**3,
+        "event_latency": 0.05,
+        "error_rate": 0.1,
+        "availability": 99.9,
+    }
     limits = {rule.name: (rule.direction, rule.threshold) for rule in default_rules()}
     assert limits == {
         "isolation_violation": ("above", 0),
@@ -526,6 +670,12 @@ def test_thresholds_are_the_seeds():
         "error_rate": ("above", 0.5),
         "availability": ("below", 99.5),
     }
+
+
+def test_an_alert_below_what_is_allowed_at_most_ends_at_the_average():
+    limits = PerformanceThresholds(alert_response_time_ms=1800, alert_memory_per_user_mb=500)
+    ends = {rule.name: rule.clears_at for rule in default_rules(limits)}
+    assert (ends["slow_runs"], ends["user_memory"]) == (1.5, 256 * 1024**2)
 
 
 @pytest.mark.parametrize(
@@ -598,7 +748,7 @@ def test_few_users_is_an_alert_only_while_others_are_kept_out(clock):
     manager, registry, _ = manager_of()
 
     def serve(users: int, waiting: int, active: int) -> list[str]:
-        for name, value in {"users_active": users, "permits_waiting": waiting, "permits_active": active}.items():
+        for name, value in {"users_served": users, "permits_waiting": waiting, "permits_active": active}.items():
             registry.set(f"isolane_{name}", value, "gauge")
         registry.set("isolane_permits_limit", 10, "gauge")
         return [name for _ in range(14) for name in look(manager, clock)]
@@ -607,7 +757,10 @@ def test_few_users_is_an_alert_only_while_others_are_kept_out(clock):
     assert serve(1, 9, 5) == [], "who waits for a limit of their own keeps nobody out"
     assert serve(8, 9, 10) == []
     assert serve(7, 9, 10) == ["few_users firing"]
-    assert serve(8, 9, 10) == ["few_users resolved"]
+    assert serve(9, 9, 10) == [], "the target is ten"
+    assert serve(10, 9, 10) == ["few_users resolved"]
+    assert serve(7, 9, 10) == ["few_users firing"]
+    assert serve(7, 0, 7) == ["few_users resolved"], "nobody is kept out"
 
 
 # -- the metrics of the process -------------------------------------------------------------------------------------
@@ -644,6 +797,18 @@ def test_alerts_are_counted_and_shown_also_after_the_metrics_were_off(clock):
         assert figure_of("isolane_alerts_active", rule="deep") == 0, "nobody looks any more"
     finally:
         _core.set_metrics_enabled(was)
+
+
+def test_a_name_that_was_raised_and_is_forgotten_is_not_shown_as_active(clock):
+    manager, _, _ = manager_of(depth())
+    manager.raise_alert("raised", "info", "it rains")
+    manager.tick()
+    assert figure_of("isolane_alerts_active", rule="raised") == 1
+    clock.advance(301)
+    for number in range(MAX_RAISED + 1):
+        manager.raise_alert(f"name{number}", "info", "one of many")
+    manager.tick()
+    assert figure_of("isolane_alerts_active", rule="raised") == 0
 
 
 def test_every_default_rule_reads_metrics_that_there_are(clock):

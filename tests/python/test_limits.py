@@ -193,9 +193,14 @@ def test_the_limiter_of_the_process_is_50_and_5_and_can_be_replaced():
     assert (limiter.stats()["total"], limiter.stats()["per_user"]) == (50, 5)
     assert isolane.default_limiter() is limiter
     own = FairLimiter(1, 1)
-    isolane.set_default_limiter(own)
+    assert isolane.set_default_limiter(own) is limiter
     try:
         assert isolane.default_limiter() is own
+        assert isolane.set_default_limiter(None) is own
+        assert isolane.set_default_limiter(None) is None
+        made = isolane.default_limiter()
+        assert made not in {own, limiter}
+        assert made.stats()["per_user"] == 5
     finally:
         isolane.set_default_limiter(limiter)
 

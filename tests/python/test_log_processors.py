@@ -133,6 +133,26 @@ def test_a_record_is_filled_where_it_was_written():
     assert record.isolane == {"user": "somebody"}
 
 
+async def test_a_handler_that_writes_ids_gives_none_to_one_that_writes_pseudonyms():
+    written: dict[str, io.StringIO] = {"raw": io.StringIO(), "hidden": io.StringIO()}
+    log = logging.getLogger("tests.log_processors.two")
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    for name, text in written.items():
+        handler = logging.StreamHandler(text)
+        handler.setFormatter(logging.Formatter("%(isolane_user)s %(isolane)s"))
+        handler.addFilter(ContextLogFilter(raw_user=name == "raw"))
+        log.addHandler(handler)
+    log.info("outside")
+    context = await inside(lambda: log.info("inside"))
+    raw, hidden = (text.getvalue().splitlines() for text in written.values())
+    assert raw[0] == hidden[0] == "- {}"
+    assert raw[1].startswith("ann-01 {")
+    assert hidden[1].startswith(f"{pseudonym('ann-01')} {{")
+    assert context.run_id in hidden[1]
+    assert "'user': 'ann-01'" not in hidden[1]
+
+
 # -- structlog and loguru -------------------------------------------------------------------------------------------
 
 

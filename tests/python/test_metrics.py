@@ -19,6 +19,7 @@ from isolane import (
     AgentRegistry,
     AuditClass,
     AuditUnavailableError,
+    BaseAgent,
     EngineLimitError,
     ExecutionEngineFactory,
     FairLimiter,
@@ -286,19 +287,46 @@ async def test_runs_are_told_by_how_they_ended(context) -> None:
         "cancelled": asyncio.CancelledError(),
         "timeout": TimeoutError(),
     }
-    limiter = FairLimiter(1, 1, queue=0, per_user_queue=0)
-    with limiter.slot_nowait(context.user_id), pytest.raises(LimitRejected) as refused:
-        await limiter.acquire(context.user_id)
     with changes() as found:
-        for error in (*ends.values(), None, refused.value, LimitTimeout("late", "user", 1, 1, 1, 1)):
+        for error in (*ends.values(), None):
             context.record_run_failure(context.record_run_start(agent_type=AGENT), error)
         context.record_run_success(context.record_run_start(agent_type=AGENT))
         context.record_run_start(agent_type=AGENT)
         await context.cleanup()
     outcomes = {labels[1]: count for labels, count in found.of("isolane_runs_total").items()}
-    assert outcomes == {"completed": 1, "failed": 2, "cancelled": 2, "timeout": 1, "refused": 2}
-    # What was refused a permit took no time.
+    assert outcomes == {"completed": 1, "failed": 2, "cancelled": 2, "timeout": 1}
     assert found.of("isolane_run_duration_seconds") == {AGENT: 6}
+
+
+@pytest.mark.parametrize("why", ["rejected", "timeout"])
+async def test_what_got_no_permit_is_refused_and_what_failed_for_want_of_one_is_not(new_context, why: str) -> None:
+    class Limited(BaseAgent):
+        name = AGENT
+
+        async def execute_with_context(self, context, request, results) -> None:
+            # A limit of the application's own, which a run meets that has begun.
+            own = FairLimiter(1, 1, queue=0 if why == "rejected" else 5)
+            with own.slot_nowait("somebody"):
+                await own.acquire("somebody", timeout=0.01)
+
+    agents = AgentRegistry()
+    agents.register(Limited)
+    limiter = FairLimiter(1, 1, queue=0 if why == "rejected" else 5)
+    factory = ExecutionEngineFactory(
+        agent_factory=AgentInstanceFactory(agents), limiter=limiter, admission_timeout=0.01
+    )
+    raised = LimitRejected if why == "rejected" else LimitTimeout
+    async with factory.user_execution_scope(new_context()) as engine:
+        with changes() as found:
+            assert isinstance((await engine.execute_agent(AGENT)).error, raised)
+    assert found.of("isolane_runs_total") == {(AGENT, "failed" if why == "rejected" else "timeout"): 1}
+    assert found.of("isolane_run_duration_seconds") == {AGENT: 1}
+    async with factory.user_execution_scope(new_context()) as engine:
+        with changes() as found, limiter.slot_nowait("somebody"), pytest.raises(raised):
+            await engine.execute_agent(AGENT)
+    assert found.of("isolane_runs_total") == {(AGENT, "refused"): 1}
+    assert not found.of("isolane_run_duration_seconds"), "it took no time"
+    await factory.shutdown(0)
 
 
 async def test_the_time_of_a_run_is_that_of_the_clock(context) -> None:
@@ -391,6 +419,22 @@ async def test_engines_take_no_permits_to_run_and_their_refusals_are_their_own(n
     for engine in engines:
         await factory.cleanup_engine(engine)
     assert level("isolane_engines_active") == active
+
+
+async def test_users_who_hold_a_permit_are_served_and_who_waits_is_not(alice, bob) -> None:
+    gc.collect()
+    served = level("isolane_users_served")
+    first, second = FairLimiter(2, 2), FairLimiter(1, 1)
+    held = [first.slot_nowait(alice), first.slot_nowait(alice), second.slot_nowait(alice)]
+    waiting = asyncio.ensure_future(first.acquire(bob, timeout=5))
+    await asyncio.sleep(0)
+    assert level("isolane_users_served") == served + 1
+    held.pop(0).release()
+    bobs = await waiting
+    assert level("isolane_users_served") == served + 2
+    for permit in (*held, bobs):
+        permit.release()
+    assert level("isolane_users_served") == served
 
 
 # -- users, memory, the audit log --------------------------------------------------------------------------------------

@@ -191,7 +191,7 @@ async def engine_limit(stage: Stage) -> None:
         await factory.cleanup_engine(held)
 
 
-@moves("permits_active", "permits_limit", "permits_waiting", "permits", "permit_wait_seconds")
+@moves("permits_active", "permits_limit", "permits_waiting", "permits", "permit_wait_seconds", "users_served")
 async def permits(stage: Stage) -> None:
     limiter = FairLimiter(1, 1, queue=1, per_user_queue=1)
     held = limiter.slot_nowait(stage.ann)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from isolane import _core
 from isolane.cli import main
-from isolane.observability import AlertRule, default_rules, prometheus_rules
+from isolane.observability import AlertRule, Increase, default_rules, prometheus_rules
 from isolane.observability.rules import as_yaml, promql_of
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,26 @@ def test_a_rule_that_prometheus_cannot_compute_is_refused():
         promql_of(rule)
 
 
+ODD = ("c++ (new)", 'says "hi"', "back\\slash", "two\nlines", "plain")
+
+
+@pytest.mark.parametrize("names", [*((name,) for name in ODD), ODD])
+def test_prometheus_finds_an_agent_whatever_it_is_called(names, promtool, tmp_path):
+    value = Increase("isolane_runs_total", {"agent": names, "outcome": "failed"})
+    rule = AlertRule(name="own", value=value, threshold=len(names) - 0.5, window=60, summary="one of the application's")
+    file, test = tmp_path / "rules.yaml", tmp_path / "test.yaml"
+    file.write_text(as_yaml(prometheus_rules([rule])), encoding="utf-8")
+    series = [f'isolane_runs_total{{agent={json.dumps(name)},outcome="failed"}}' for name in (*names, "ccc (new)")]
+    found = {"expr": 'count(ALERTS{alertname="IsolaneOwn"})', "eval_time": "5m"}
+    cases = {
+        "interval": "1m",
+        "input_series": [{"series": each, "values": "_ _ _ _ _ 1"} for each in series],
+        "promql_expr_test": [{**found, "exp_samples": [{"labels": "{}", "value": 1}]}],
+    }
+    test.write_text(yaml.safe_dump({"rule_files": [str(file)], "tests": [cases]}), encoding="utf-8")
+    run(promtool, "test", "rules", str(test))
+
+
 @pytest.fixture(scope="module")
 def promtool() -> str:
     found = shutil.which("promtool")
@@ -98,13 +119,13 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
     ),
     "IsolaneFewUsers": (
         [
-            ("isolane_users_active", "7x30"),
+            ("isolane_users_served", "7x30"),
             ("isolane_permits_waiting", "1x30"),
             ("isolane_permits_active", "10x30"),
             ("isolane_permits_limit", "10x30"),
         ],
         [
-            ("isolane_users_active", "7x30"),
+            ("isolane_users_served", "7x30"),
             ("isolane_permits_waiting", "1x30"),
             ("isolane_permits_active", "9x30"),
             ("isolane_permits_limit", "10x30"),

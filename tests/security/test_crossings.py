@@ -19,10 +19,12 @@ from isolane import (
     PermissionEngine,
     ResponseWithheldError,
     UserContextFactory,
+    UserExecutionContext,
     audit_isolation,
     isolation_violations,
     resource_name,
 )
+from isolane.compat.context_manager import UserContextManager
 from isolane.events.event import WebSocketEvent
 from isolane.migration.legacy.errors import CrossUserSendError
 from isolane.migration.legacy.refusals import Refusals
@@ -137,6 +139,30 @@ def test_of_the_older_names_only_what_is_another_users_counts() -> None:
         # What the core refused it has counted itself.
         refusals.note(ContextIsolationError("no", "publish"), "ann", "send_to_user")
     assert (change.found, change.refused) == ({}, {"legacy": 1})
+
+
+def test_what_was_refused_was_checked(users) -> None:
+    ann, bob = users
+    before = crossings()
+    Refusals().note(CrossUserSendError("no", reason="other_user"), ann, "send_to_user")
+    with pytest.raises(ContextIsolationError):
+        WebSocketEvent.of(ann, WebSocketEvent("note", bob))
+    contexts = UserContextManager()
+    contexts.set_context("one", new(ann))
+    with pytest.raises(ContextIsolationError):
+        contexts.set_context("one", new(bob))
+    run = f"run-{next(_numbers)}-of-{ann}"
+    UserExecutionContext(ann, "thread-1", run).get_websocket_emitter().notify_agent_started("data")
+    with pytest.raises(ContextIsolationError):
+        UserExecutionContext(bob, "thread-1", run).get_websocket_emitter().notify_agent_started("data")
+    grown = {
+        name: (now.checks - before[name].checks, now.refused - before[name].refused)
+        for name, now in crossings().items()
+        if now.refused > before[name].refused
+    }
+    assert grown.keys() >= {"legacy", "publish", "bind"}
+    assert all(checks >= refused for checks, refused in grown.values()), grown
+    assert grown["legacy"] == (1, 1)
 
 
 # -- found: something crossed ------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def operators_may(principal: Principal, _action: str, _target: str | None) -> bo
 
 
 @router.get("/operators/enter", include_in_schema=False)
-async def enter(key: str, services: ServicesDep) -> RedirectResponse:
+async def enter(key: str, request: Request, services: ServicesDep) -> RedirectResponse:
     """Take the key from the printed link, leave a cookie, and go to the dashboard."""
     value = services.operations.operators.admit(key)
     if value is None:
@@ -48,7 +48,9 @@ async def enter(key: str, services: ServicesDep) -> RedirectResponse:
         )
     # Relative, so that it leads to the right place behind any prefix.
     answer = RedirectResponse(f"..{DASHBOARD}/", HTTPStatus.SEE_OTHER)
-    answer.set_cookie(COOKIE, value, max_age=COOKIE_SECONDS, httponly=True, samesite="strict")
+    answer.set_cookie(
+        COOKIE, value, max_age=COOKIE_SECONDS, httponly=True, samesite="strict", secure=request.url.scheme == "https"
+    )
     return answer
 
 

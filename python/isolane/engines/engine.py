@@ -377,7 +377,7 @@ class UserExecutionEngine:
             except (LimitRejected, LimitTimeout) as error:
                 # The context may have been closed meanwhile, or fenced off.
                 with contextlib.suppress(RuntimeError, ValueError):
-                    self.context.record_run_failure(self.context.record_run_start(agent_type=name), error)
+                    self.context._record_refusal(name, error)  # noqa: SLF001 - what never began failed at nothing
                 await self._publish_refusal(name, child, error)
                 raise
             # Kept here as well, so that a close by force can return what an agent holds that ignores its cancellation.

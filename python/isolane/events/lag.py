@@ -99,8 +99,9 @@ class LoopLagMonitor:
 
     def _fired(self, late: float) -> None:
         self._histogram.record(late)
-        LAG.set(late)
         self._recent.append(late)
+        # Of the latest timer alone a scrape would hardly ever see that the loop was held.
+        LAG.set(self.recent)
         if late <= LATE_SECONDS:
             return
         now = datetime.now(UTC)

@@ -18,6 +18,7 @@ from isolane._core import (
     FairLimiter,
     UserExecutionContext,
     cancel_stream,
+    default_limiter,
     event_figures,
     isolation_violations,
     lane_stats,
@@ -248,7 +249,7 @@ class Isolane:
         _check_variables()
         self.factory.reopen()
         self.bridge.reopen()
-        set_default_limiter(self.limiter)
+        before = set_default_limiter(self.limiter)
         if "ISOLANE_LEDGER_DIR" in os.environ:
             # An empty ledger too is written: it says that this worker counted and there was nothing.
             from isolane.migration.deprecation import keep_ledger  # noqa: PLC0415
@@ -280,6 +281,9 @@ class Isolane:
                 await asyncio.wait(self._tasks, timeout=self.settings.drain_seconds)
             await self.bridge.shutdown()
             _running.remove(self)
+            if default_limiter() is self.limiter:
+                # What runs in the process afterwards is not held to the limits of an application that is over.
+                set_default_limiter(before)
             if self.rollout is not None:
                 await self.rollout.stop()
             # Last: what still runs while the service drains is looked at as well.

@@ -54,6 +54,9 @@ class IsolaneMiddleware:
                 began = time.perf_counter()
                 await self._close(held)
                 OVERHEAD.observe(held.overhead + time.perf_counter() - began)
+            elif held.overhead and scope["type"] == "http":
+                # Its run goes on without it. A socket is no request: it starts many over hours.
+                OVERHEAD.observe(held.overhead)
 
     async def _close(self, held: RequestScope) -> None:
         """Close in a task of its own: a cancelled request is closed as well."""

@@ -130,8 +130,10 @@ class RequestScope:
 
     async def engine(self, context: UserExecutionContext) -> UserExecutionEngine:
         """Make an engine for a context of this connection."""
+        began = time.perf_counter()
         engine = await self.isolane.factory.create_for_user(context)
         self._engines.append(engine)
+        self.overhead += time.perf_counter() - began
         return engine
 
     def release(self, context: UserExecutionContext) -> None:

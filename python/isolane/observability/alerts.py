@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+import re
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -72,13 +74,13 @@ class Alert:
         return f"{self.rule} {self.state}: {self.summary}{measured}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-able values."""
+        """Return it as JSON-able values. JSON has no infinite numbers: such a value is ``None``."""
         return {
             "rule": self.rule,
             "severity": self.severity.value,
             "state": self.state,
-            "value": self.value,
-            "threshold": self.threshold,
+            "value": _finite(self.value),
+            "threshold": _finite(self.threshold),
             "unit": self.unit,
             "since": self.since.isoformat(),
             "at": self.at.isoformat(),
@@ -102,6 +104,10 @@ class CallbackAlertSink:
     def __init__(self, call: Callable[[Alert], object]) -> None:
         if not callable(call):
             raise TypeError(f"CallbackAlertSink takes a function, got {type(call).__name__}")
+        if _is_async(call):
+            raise TypeError(
+                "CallbackAlertSink takes a function that does not await: put the alert into a queue, or start a task"
+            )
         self._call = call
 
     def send(self, alert: Alert) -> None:
@@ -133,8 +139,8 @@ class AlertManager:
     ``setup(alerts=manager)`` lets it look every 5 s while the application runs. An alert begins when a rule's value is
     beyond its threshold for ``for_seconds``, and is over when the value is back behind ``clear`` for ``keep_seconds``.
     While a rule's ``cooldown`` lasts nobody is told that it began again; when it still goes on after that, they are. In
-    a minute at most 60 alerts are sent. It is a sink of a ``SecurityMonitor`` as well: its alerts are over when nothing
-    came for five minutes. It may be used from any thread.
+    a minute at most 60 beginnings are told, and the ends of those that were. It is a sink of a ``SecurityMonitor`` as
+    well: its alerts are over when nothing came for five minutes. It may be used from any thread.
 
     Args:
         rules: what to look for. Default: ``default_rules(thresholds)``.
@@ -164,8 +170,7 @@ class AlertManager:
             if not isinstance(rule, AlertRule):
                 raise TypeError(f"a rule is an AlertRule, got {type(rule).__name__}")
         for sink in self.sinks:
-            if not callable(getattr(sink, "send", None)):
-                raise TypeError(f"a sink has a method send(alert), {type(sink).__name__} has none")
+            _check_sink(sink)
         if len({rule.name for rule in self.rules}) < len(self.rules):
             raise ValueError("two rules have the same name; their alerts would mix")
         if len(self.rules) > MAX_RULES:
@@ -226,11 +231,17 @@ class AlertManager:
 
     def tick(self) -> list[Alert]:
         """Take a sample and look at each rule, once. Returns what began or ended."""
+        is_sampled = True
         try:
             self.metrics.sample()
         except Exception as error:  # noqa: BLE001 - the loop's timer goes on
             self._complain("a sample of the metrics", error)
-        values = [(rule, self._value(rule)) for rule in self.rules]
+            is_sampled = False
+        # What could not be measured is not over.
+        values = [
+            (rule, self._value(rule) if is_sampled or not isinstance(rule.value, Figure) else (False, None))
+            for rule in self.rules
+        ]
         now = monotonic()
         changes: list[Alert] = []
         send: list[Alert] = []
@@ -274,6 +285,9 @@ class AlertManager:
     def _judge(self, state: _State, now: float, changes: list[Alert], send: list[Alert]) -> None:
         rule, value = state.rule, state.value
         held = now < state.held_until
+        if not held and rule.is_beyond(value):
+            # What others said of a rule is over, and the rule's own value goes on.
+            state.raised = state.severity = state.threshold = None
         if state.condition != "firing":
             if not (held or rule.is_beyond(value)):
                 state.condition = "inactive"
@@ -377,6 +391,10 @@ class AlertManager:
         changes: list[Alert] = []
         send: list[Alert] = []
         with self._lock:
+            # Also where nobody looks every so often: what was quiet for long enough is over, and begins anew.
+            for other in (*self._raised.values(), *filter(None, (self._states.get(rule),))):
+                if other.condition == "firing" and now >= other.held_until:
+                    self._judge(other, now, changes, send)
             state = self._states.get(rule) or self._raised_state(
                 AlertRule(
                     name=rule,
@@ -393,12 +411,16 @@ class AlertManager:
             state.threshold = threshold
             state.severity = level
             self._judge(state, now, changes, send)
+        for each in changes:
+            # A name that is over may be forgotten before the next look.
+            if each.state == "resolved":
+                metric("isolane_alerts_active").labels(each.rule).set(0.0)
         self._send(send)
-        return changes[0] if changes else None
+        return next((each for each in changes if (each.rule, each.state) == (state.rule.name, "firing")), None)
 
     def send(self, alert: SecurityAlert) -> None:
         """Take an alert of a ``SecurityMonitor``, whose sink this is. Whom it is about is not told on."""
-        self.raise_alert(alert.rule, alert.severity, alert.summary, value=float(alert.count), unit="events")
+        self.raise_alert(_name_of(alert.rule), alert.severity, alert.summary, value=float(alert.count), unit="events")
 
     async def trigger_performance_alerts(self, violations: Iterable[Mapping[str, Any]]) -> list[Alert]:
         """Raise an alert for each of the seed's violations: ``metric``, ``value``, ``threshold``, ``severity``.
@@ -414,7 +436,7 @@ class AlertManager:
             name = str(violation["metric"])
             summary, unit, action = VIOLATIONS.get(name, (f"{name} misses its threshold", "", ""))
             alert = self.raise_alert(
-                name,
+                _name_of(name),
                 violation.get("severity", Severity.HIGH),
                 summary,
                 value=float(violation["value"]),
@@ -506,6 +528,28 @@ class AlertManager:
                 self._complained.add(kind)
         if first:
             logger.error("%s failed", kind)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _check_sink(sink: object) -> None:
+    send = getattr(sink, "send", None)
+    if not callable(send):
+        raise TypeError(f"a sink has a method send(alert), {type(sink).__name__} has none")
+    if _is_async(send):
+        raise TypeError(f"send of a sink does not await, and that of {type(sink).__name__} is a coroutine")
+
+
+def _is_async(call: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
+
+
+def _name_of(text: str) -> str:
+    """Return a name from elsewhere as a rule may have it."""
+    name = re.sub(r"\W", "_", text)
+    return name if name.strip("_") else OTHER
 
 
 def _nothing(_window: Window) -> None:

@@ -75,12 +75,17 @@ structlog_processor = StructlogProcessor()
 """The processor with pseudonyms: ``structlog.configure(processors=[structlog_processor, ...])``."""
 
 
+class _RawIds(dict[str, str]):
+    """Ids with that of the user as it is."""
+
+
 class ContextLogFilter(logging.Filter):
     """Adds ``current_ids()`` to each record, and lets all pass. Put it on the handlers: ``handler.addFilter(...)``.
 
     A format may use ``%(isolane_user)s``, ``%(isolane_run_id)s``, ``%(isolane_thread_id)s``,
     ``%(isolane_request_id)s`` and ``%(isolane_agent)s``, which are ``-`` where there is none. ``record.isolane`` has
-    those that there are, for a formatter of JSON.
+    those that there are, for a formatter of JSON. When one handler writes ids of users and another pseudonyms, add that
+    with the ids first: what is a pseudonym already stays one.
 
     Args:
         raw_user: see ``current_ids``.
@@ -93,11 +98,21 @@ class ContextLogFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the ids."""
         # A record that comes to several handlers, maybe in another thread, is filled where it was written.
-        if not hasattr(record, "isolane"):
-            record.isolane = ids = current_ids(raw_user=self._raw_user)
-            for name in FIELDS:
-                setattr(record, f"isolane_{name}", ids.get(name, NONE))
+        ids = getattr(record, "isolane", None)
+        if ids is None:
+            ids = current_ids(raw_user=self._raw_user)
+            self._fill(record, _RawIds(ids) if self._raw_user else ids)
+        elif isinstance(ids, _RawIds) and not self._raw_user:
+            # Another handler writes the id. This one does not.
+            hidden = {"user": pseudonym(ids["user"])} if "user" in ids else {}
+            self._fill(record, {**ids, **hidden})
         return True
+
+    @staticmethod
+    def _fill(record: logging.LogRecord, ids: dict[str, str]) -> None:
+        record.isolane = ids
+        for name in FIELDS:
+            setattr(record, f"isolane_{name}", ids.get(name, NONE))
 
 
 class LoguruPatcher:

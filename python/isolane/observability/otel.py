@@ -22,6 +22,7 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from isolane._core import Permit, UserExecutionContext, __version__, _set_trace_source
@@ -74,6 +75,8 @@ MAX_FLAGS = 64
 """Flags that a run's span has events of."""
 UNKNOWN_TOOL = "_unknown"
 
+_INNERMOST: ContextVar[object] = ContextVar("isolane-innermost-span", default=None)
+"""The mark of the innermost open span of this task."""
 _OWNER = create_key("isolane-owner")
 """Whose a span is that is current: user and run."""
 
@@ -227,7 +230,10 @@ class _Capped:
 class _OpenSpan:
     """A span that is current until it ends."""
 
-    __slots__ = ("_context", "_counted", "_current", "_place", "_since", "_span", "_token", "_tracing")
+    __slots__ = (
+        *("_around", "_before", "_context", "_counted", "_current", "_mark"),
+        *("_place", "_since", "_span", "_token", "_tracing"),
+    )
 
     def __init__(
         self,
@@ -245,7 +251,10 @@ class _OpenSpan:
         self._place = None if context is None else context._trace()  # noqa: SLF001 - its other half
         if context is not None:
             _stand(context, span.get_span_context())
-        self._current = current
+        # A mark and not the span: a task that is left behind keeps nothing of the run by it.
+        self._mark, self._around = object(), _INNERMOST.get()
+        _INNERMOST.set(self._mark)
+        self._before, self._current = get_current(), current
         self._token = attach(current)
         self._since = time.perf_counter()
 
@@ -253,8 +262,13 @@ class _OpenSpan:
         """End it, with what the work came to."""
         took = time.perf_counter() - self._since
         # A coroutine that nobody finishes is closed by the interpreter, outside of its context: nothing to put back.
-        if get_current() is self._current:
-            detach(self._token)
+        if _INNERMOST.get() is self._mark:
+            _INNERMOST.set(self._around)
+            if get_current() is self._current:
+                detach(self._token)
+            else:
+                # The work has left a span of its own current. What comes next in this task is not its.
+                attach(self._before)
         if self._context is not None:
             self._context._set_trace(*(self._place or (None,)))  # noqa: SLF001 - its other half
         try:

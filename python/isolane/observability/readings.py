@@ -7,6 +7,7 @@ of rules. So an alert in the process and the rule of the file cannot mean differ
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -114,10 +115,17 @@ class Selection:
         """Return the series as Prometheus selects them."""
         wanted: dict[str, frozenset[str]] = self.__dict__["_wanted"]
         matchers = [
-            f'{label}="{next(iter(values))}"' if len(values) == 1 else f'{label}=~"{"|".join(sorted(values))}"'
+            f"{label}={_quoted(next(iter(values)))}"
+            if len(values) == 1
+            else f"{label}=~{_quoted('|'.join(map(re.escape, sorted(values))))}"
             for label, values in sorted(wanted.items())
         ]
         return self.family + suffix + (f"{{{','.join(matchers)}}}" if matchers else "")
+
+
+def _quoted(text: str) -> str:
+    """Return a text as Prometheus reads it, whatever an application calls its agents."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 class Window(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
+from isolane.memory.limits import MB
 from isolane.observability.readings import BY, AtLeast, Figure, Increase, Level, Mean, Quantile, Share, While, Window
 from isolane.observability.thresholds import PerformanceThresholds
 from isolane.security.events import Severity
@@ -118,9 +119,8 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
             name="slow_runs",
             value=Mean("isolane_run_duration_seconds"),
             threshold=limits.alert_response_time_ms / 1000,
-            clear=limits.max_response_time_ms / 1000
-            if limits.max_response_time_ms <= limits.alert_response_time_ms
-            else None,
+            clear=_nearest(limits.alert_response_time_ms, limits.max_response_time_ms, limits.avg_response_time_ms)
+            / 1000,
             unit="s",
             summary="agents take too long on average",
             action=f"see whether runs wait for permits, for the loop or for their model: {PAGE}#slow-runs",
@@ -128,7 +128,8 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
         AlertRule(
             name="few_users",
             value=While(
-                Level("isolane_users_active"),
+                # Not who is there: whoever waits is there as well.
+                Level("isolane_users_served"),
                 (
                     AtLeast(Level("isolane_permits_waiting"), 1),
                     # Who waits because of a limit of their own keeps nobody out.
@@ -137,6 +138,7 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
             ),
             threshold=limits.alert_concurrent_users,
             direction="below",
+            clear=limits.concurrent_users,
             for_seconds=MINUTE,
             unit="users",
             summary="runs wait for permits while fewer users are served than the service is made for",
@@ -146,7 +148,10 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
             name="user_memory",
             value=Level("isolane_user_memory_max_bytes"),
             threshold=limits.alert_memory_bytes,
-            clear=limits.alert_memory_bytes * 0.9,
+            clear=_nearest(
+                limits.alert_memory_per_user_mb, limits.max_memory_per_user_mb, limits.memory_usage_per_user_mb
+            )
+            * MB,
             unit="bytes",
             summary="a user holds more memory than any user should",
             action=f"see which user, and what it is that they hold: {PAGE}#user-memory",
@@ -182,6 +187,11 @@ def default_rules(thresholds: PerformanceThresholds | None = None) -> tuple[Aler
             action=f"see whether the process drains, and whether it is asked at all: {PAGE}#availability",
         ),
     )
+
+
+def _nearest(alert: float, *targets: float) -> float:
+    """Return the first target that an alert figure is not below; the last one is none."""
+    return next(target for target in targets if target <= alert)
 
 
 def _camel(name: str) -> str:

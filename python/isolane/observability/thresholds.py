@@ -22,7 +22,8 @@ class PerformanceThresholds:
         max_response_time_ms: no execution takes longer. Default: 2000.
         avg_response_time_ms: what they take on average. Default: 1500.
         concurrent_users: so many users are served at once. Default: 10.
-        memory_usage_per_user_mb: what a user holds at most. Default: 256.
+        memory_usage_per_user_mb: what a user holds while an execution runs. Default: 256.
+        max_memory_per_user_mb: no user holds more, whatever runs. Default: 1024.
         websocket_event_latency_ms: from being published to being handed to a socket. Default: 50.
         error_rate_percent: of the executions. Default: 0.1.
         availability_percent: of the looks at the readiness route. Default: 99.9.
@@ -43,6 +44,7 @@ class PerformanceThresholds:
     avg_response_time_ms: float = 1500.0
     concurrent_users: float = 10
     memory_usage_per_user_mb: float = 256.0
+    max_memory_per_user_mb: float = 1024.0
     websocket_event_latency_ms: float = 50.0
     error_rate_percent: float = 0.1
     availability_percent: float = 99.9

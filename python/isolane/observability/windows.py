@@ -20,6 +20,8 @@ MAX_SAMPLES = 400
 """Samples that are kept: half an hour of one each 5 s."""
 MAX_SELECTIONS = 200
 """Numbers that one sample has."""
+CANCELLED = "CancelledError"
+"""What the error of an execution is called that was cancelled, which is no failure."""
 MAX_EXECUTIONS = 1000
 """Executions and events over which the figures of ``update_execution_metrics`` look."""
 
@@ -42,8 +44,9 @@ class MetricsManager:
     """Takes samples of the metrics, and computes rates, means and quantiles over the last seconds.
 
     A sample has one number for each selection that was asked for by ``watch``, so what is kept does not grow with the
-    labels: at most 400 samples of at most 200 selections. A counter that begins again at zero, because the metrics were
-    switched off and on, goes on where it was. Time is the core's monotonic clock. It may be used from any thread.
+    labels: at most 400 samples of at most 200 selections. Of samples that come more often than each 4.5 s older ones
+    are let go in between. A counter that begins again at zero, because the metrics were switched off and on, goes on
+    where it was. Time is the core's monotonic clock. It may be used from any thread.
 
     Args:
         source: returns the metrics of the given names, or more, as the core's ``metrics_snapshot`` does. Default: that.
@@ -56,11 +59,13 @@ class MetricsManager:
         self.keep_seconds = keep_seconds
         self._source: Source = source if source is not None else metrics_snapshot
         self._lock = threading.Lock()
+        # Held while a sample is taken: of two at once the earlier would be kept last, and look like a new beginning.
+        self._sampling = threading.Lock()
         self._raw: dict[Selection, float | Histogram] = {}
         self._sums: dict[Selection, float | Histogram] = {}
         self._watched: dict[Selection, None] = {}
-        self._times: deque[float] = deque(maxlen=MAX_SAMPLES)
-        self._samples: deque[dict[Selection, float | Histogram]] = deque(maxlen=MAX_SAMPLES)
+        self._times: deque[float] = deque()
+        self._samples: deque[dict[Selection, float | Histogram]] = deque()
         self._executions: deque[Execution] = deque(maxlen=MAX_EXECUTIONS)
         self._events: deque[tuple[float, float]] = deque(maxlen=MAX_EXECUTIONS)
 
@@ -85,10 +90,14 @@ class MetricsManager:
 
     def sample(self) -> None:
         """Take a sample now."""
+        with self._sampling:
+            self._sample()
+
+    def _sample(self) -> None:
         now = monotonic()
         with self._lock:
             watched = tuple(self._watched)
-        # Outside the lock: the registry asks all rooms for what they hold.
+        # Outside that lock: the registry asks all rooms for what they hold.
         names = {each.family for each in watched}
         told = self._source(names)
         families = {exposed(name, str(family["kind"])): family["series"] for name, family in told.items()}
@@ -98,11 +107,22 @@ class MetricsManager:
                 value = self._continued(each, families.get(each.family, ()))
                 if value is not None:
                     sample[each] = value
+            self._make_room()
             self._times.append(now)
             self._samples.append(sample)
             while len(self._times) > 1 and self._times[1] <= now - self.keep_seconds:
                 self._times.popleft()
                 self._samples.popleft()
+
+    def _make_room(self) -> None:
+        """Let one of too many samples go: the oldest with close neighbours, so that all the time stays covered."""
+        times = self._times
+        if len(times) < MAX_SAMPLES:
+            return
+        close = 2 * self.keep_seconds / MAX_SAMPLES
+        inner = range(1, len(times) - 1)
+        gone = next((at for at in inner if times[at + 1] - times[at - 1] < close), 0)
+        del times[gone], self._samples[gone]
 
     def window(self, seconds: float) -> SampledWindow:
         """Return the last ``seconds``: from the sample at their beginning, or the oldest one, to the latest.
@@ -126,7 +146,7 @@ class MetricsManager:
         return len(self._times)
 
     def _continued(self, selection: Selection, series: Collection[Mapping[str, Any]]) -> float | Histogram | None:
-        """Return the selection's number; of what only rises the sum of its rises, whatever began again meanwhile."""
+        """Return the selection's number; of what only rises the sum of its rises since it was looked at first."""
         now = selection.total(series)
         if now is None or selection.kind == "gauge":
             return now
@@ -134,7 +154,8 @@ class MetricsManager:
         self._raw[selection] = now
         so_far = self._sums.get(selection)
         if before is None or so_far is None:
-            total: float | Histogram = now
+            # Samples from before it was watched have no number of it: to them it was zero as well.
+            total: float | Histogram = NOTHING if isinstance(now, Histogram) else 0.0
         elif isinstance(now, Histogram):
             assert isinstance(before, Histogram)  # noqa: S101 - one selection has one kind
             assert isinstance(so_far, Histogram)  # noqa: S101 - the same
@@ -156,7 +177,10 @@ class MetricsManager:
         success: bool = True,
         error_type: str | None = None,
     ) -> None:
-        """Record an execution that isolane does not drive itself. The latest 1000 are kept."""
+        """Record an execution that isolane does not drive itself. The latest 1000 are kept.
+
+        One with the ``error_type`` ``CancelledError`` has not failed.
+        """
         self._executions.append(
             Execution(monotonic(), _positive(execution_time_ms) / 1000, _positive(memory_peak_mb), success, error_type)
         )
@@ -185,7 +209,7 @@ class MetricsManager:
             times.record(each.seconds)
         for latency in events:
             latencies.record(latency)
-        failed = sum(not each.success for each in executions)
+        failed = sum(not each.success and each.error_type != CANCELLED for each in executions)
         return {
             "executions": len(executions),
             "failed": failed,

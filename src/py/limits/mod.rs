@@ -7,6 +7,7 @@ mod slot;
 mod suspension;
 mod waiting;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -23,7 +24,7 @@ use super::context::PyContext;
 use super::errors::to_python;
 use super::process::{CLOCK, Stamp, lane_of, registry};
 use crate::clock::{Clock, Micros, micros, seconds};
-use crate::lanes::LaneHandle;
+use crate::lanes::{LaneHandle, LaneKey};
 use crate::limits::{Durations, FairLimiter, Governed, Limit, LimitSettings, MAX_RESOURCES, success_rate};
 use crate::metrics::{Id, Live, Scrape};
 use crate::owner::Crossing;
@@ -126,9 +127,14 @@ impl PyFairLimiter {
 /// The limiters that hand out permits to run, for the metrics.
 static LIVE: Live<FairLimiter> = Live::new();
 
-/// How many permits there are, are held and are waited for.
+/// How many permits there are, are held and are waited for, and how many users hold one.
 pub(super) fn collect(scrape: &mut Scrape) {
-    let loads = LIVE.living().into_iter().map(|limiter| limiter.load());
+    let living = LIVE.living();
+    // A user of several limiters is one.
+    let busy = living.iter().flat_map(|limiter| limiter.busy_users());
+    let served: HashSet<LaneKey> = busy.filter(|(_, held, _)| *held > 0).map(|(user, ..)| user).collect();
+    scrape.level(Id::UsersServed, &[], served.len() as f64);
+    let loads = living.iter().map(|limiter| limiter.load());
     let (active, limit, waiting) = loads.fold((0, 0, 0), |(active, limit, waiting), (running, total, queued)| {
         (active + u64::from(running), limit + u64::from(total), waiting + queued)
     });
@@ -571,16 +577,21 @@ pub(crate) fn default_limiter(py: Python<'_>) -> PyResult<Py<PyFairLimiter>> {
         }
     }
     let limiter = Py::new(py, PyFairLimiter::build(LimitSettings::new(50, 5), Vec::new(), 2.0)?)?;
-    set_default_limiter(py, limiter.clone_ref(py))?;
+    set_default_limiter(py, Some(limiter.clone_ref(py)))?;
     Ok(limiter)
 }
 
-/// Replaces the limiter of the process. To be called at start-up: permits that are held stay with the old one.
+/// Replaces the limiter of the process. To be called at start-up: permits that are held stay with the old one. With `None` the
+/// next who asks for it makes one of 50 and 5. Returns the one before, or `None` where nobody had asked for it.
 #[pyfunction]
-pub(crate) fn set_default_limiter(py: Python<'_>, limiter: Py<PyFairLimiter>) -> PyResult<()> {
-    limiter.get().stamp.check(py)?;
-    let new = Some((Stamp::now(), limiter));
+pub(crate) fn set_default_limiter(
+    py: Python<'_>,
+    limiter: Option<Py<PyFairLimiter>>,
+) -> PyResult<Option<Py<PyFairLimiter>>> {
+    if let Some(limiter) = &limiter {
+        limiter.get().stamp.check(py)?;
+    }
+    let new = limiter.map(|limiter| (Stamp::now(), limiter));
     let old = std::mem::replace(&mut *DEFAULT.write().unwrap_or_else(PoisonError::into_inner), new);
-    drop(old);
-    Ok(())
+    Ok(old.filter(|(stamp, _)| stamp.is_current()).map(|(_, limiter)| limiter))
 }

@@ -8,7 +8,7 @@ from collections import Counter
 
 from isolane._core import ContextIsolationError
 from isolane.migration.legacy.errors import BroadcastDeniedError, CrossUserSendError
-from isolane.security.crossings import refused
+from isolane.security.crossings import checked, refused
 from isolane.security.events import AuditClass, AuditSink, SecurityEvent, Severity
 
 logger = logging.getLogger("isolane.migration")
@@ -50,6 +50,7 @@ class Refusals:
             self._counts[reason] += 1
         if isinstance(error, CrossUserSendError) and error.is_breach:
             # What the core or another border refused was counted there.
+            checked(BOUNDARY)
             refused(BOUNDARY)
         if first:
             # No id in it, and once for each reason: a broken service would fill the log.

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from isolane._core import FlagConfigError, user_of_pseudonym
 from isolane.fastapi.application import Isolane
 from isolane.migration.flags.sources.errors import FlagChangeRefusedError, FlagFileError
 from isolane.observability.dashboard.access import Viewer
-from isolane.observability.dashboard.parts import writer_of
+from isolane.observability.dashboard.parts import is_rollback_written, writer_of
 from isolane.observability.dashboard.views import Views
 from isolane.security.authentication.records import note_refusal
 from isolane.security.events import AuditClass, SecurityEvent, Severity
@@ -30,6 +31,10 @@ MAX_REVEALED = 1_000
 """Users whose ids are shown to one viewer; of more the one revealed first is hidden again."""
 MAX_VIEWERS = 256
 MAX_REASON = 500
+HERE_ALONE = (
+    "It is in force in this process alone: the flags come from no file that can be written. A restart forgets it; take "
+    "the flag back at its source as well"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class Actions:
         self._isolane = isolane
         self._views = views
         self._revealed: OrderedDict[str, OrderedDict[str, str]] = OrderedDict()
+        self._writing = threading.Lock()
         self._verifying: asyncio.Task[dict[str, Any]] | None = None
 
     # -- records -----------------------------------------------------------------------------------------------------
@@ -114,12 +120,16 @@ class Actions:
         engine, flag = rollout.flags.engine, command.target or ""
         if flag not in engine.flags() and flag not in engine.latched():
             raise HTTPException(404, "There is no such flag")
-        if flag in engine.latched():
-            return {"flag": flag, "rolled_back": True, "already": True, "persisted": True, "problem": None}
+        already = flag in engine.latched()
+        is_written = is_rollback_written(engine.document(), flag)
+        if already and (is_written or writer_of(self._isolane) is None):
+            problem = None if is_written else HERE_ALONE
+            return {"flag": flag, "rolled_back": True, "already": True, "persisted": is_written, "problem": problem}
+        # One that could not be written before, such as on a full disk, is written now.
         self._record(command, Severity.HIGH, revision=engine.revision)
         reason = command.reason or "rolled back on the dashboard"
         guard = rollout.guard
-        if guard is not None and guard.flag == flag:
+        if guard is not None and guard.flag == flag and not already:
             guard.rollback(reason, command.viewer.name)
         record = {
             "metric": "manual",
@@ -133,24 +143,22 @@ class Actions:
         if guard is not None and guard.flag == flag:
             await guard.settled()
         persisted, problem = await self._persist(flag, record, command)
-        return {"flag": flag, "rolled_back": True, "already": False, "persisted": persisted, "problem": problem}
+        return {"flag": flag, "rolled_back": True, "already": already, "persisted": persisted, "problem": problem}
 
     async def _persist(self, flag: str, record: dict[str, Any], command: Command) -> tuple[bool, str | None]:
         """Write a rollback where all processes read it. Returns whether it stands there, and why not."""
         rollout = self._isolane.rollout
         writer = writer_of(self._isolane)
         if rollout is None or writer is None:
-            return False, (
-                "It is in force in this process alone: the flags come from no file that can be written. A restart "
-                "forgets it; take the flag back at its source as well"
-            )
+            return False, HERE_ALONE
 
         def write() -> None:
-            held = writer.read().document.get("flags", {}).get(flag, {})
-            # The guard may have written it, or another process.
-            if not held.get("rollback"):
-                writer.roll_back(flag, record, actor=command.viewer.name, reason=record["reason"], create=True)
-            rollout.flags.refresh()
+            with self._writing:
+                held = writer.read().document.get("flags", {}).get(flag, {})
+                # The guard may have written it, another process, or somebody else here.
+                if not held.get("rollback"):
+                    writer.roll_back(flag, record, actor=command.viewer.name, reason=record["reason"], create=True)
+                rollout.flags.refresh()
 
         try:
             await asyncio.to_thread(write)

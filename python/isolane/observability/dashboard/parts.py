@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,16 +25,38 @@ __all__ = [
     "crossings",
     "flag_view",
     "gauge",
+    "is_rollback_written",
     "iso",
     "positive_controls",
     "refused_attempts",
+    "to_json",
     "violations",
     "writer_of",
 ]
 
 SHOWN_CHANGES = 20
+SHOWN_VALUES = 8
+"""Of one condition of a rule."""
+NAMING = frozenset({"user_id", "user", "username", "email", "mail", "sub", "id", "name", "phone"})
+"""Attributes that say who a user is."""
 WHOLE = 1_000
 """Parts of a rollout in one per cent."""
+
+
+def to_json(value: Any) -> str:
+    """Return a value as JSON that a browser reads: a figure that is none, such as infinity, is ``null``."""
+    try:
+        return json.dumps(value, separators=(",", ":"), default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), separators=(",", ":"), default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def iso(moment: datetime | None) -> str | None:
@@ -64,6 +87,15 @@ def writer_of(isolane: Isolane) -> FlagWriter | None:
     return FlagWriter(path) if path is not None and Path(path).suffix.lower() != ".toml" else None
 
 
+def is_rollback_written(document: str, flag: str) -> bool:
+    """Whether a document says that a flag was rolled back; a latch of the process is forgotten with it."""
+    return _is_rolled_back(json.loads(document).get("flags", {}).get(flag, {}))
+
+
+def _is_rolled_back(flag: Mapping[str, Any]) -> bool:
+    return bool(flag.get("rollback"))
+
+
 def changes_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the latest changes that a document names, the latest first."""
     return [change.to_dict() for change in changes_in(document)[:SHOWN_CHANGES]]
@@ -82,10 +114,11 @@ def flag_view(name: str, flag: Mapping[str, Any], record: str | None, guard: Rol
         "percent": percent,
         "rolled_back": is_back,
         "rollback": _record(record),
+        "is_written": _is_rolled_back(flag) if is_back else None,
         "stage": flag.get("stage"),
         "variants": {"on": on, "off": round(100 - on, 3)},
         "rules": [
-            {"if": dict(rule.get("if", {})), "percent": rule.get("rollout", 0) / WHOLE}
+            {"if": _conditions(rule.get("if", {})), "percent": rule.get("rollout", 0) / WHOLE}
             for rule in flag.get("rules", [])
             if isinstance(rule, Mapping)
         ],
@@ -94,6 +127,16 @@ def flag_view(name: str, flag: Mapping[str, Any], record: str | None, guard: Rol
         "requires": list(flag.get("requires", [])),
         "guard": _guard(guard) if guard is not None and guard.flag == name else None,
     }
+
+
+def _conditions(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a rule looks at. Who somebody is, and what a long list says of many, is a number."""
+    shown: dict[str, Any] = {}
+    for name, asked in conditions.items():
+        values = [asked] if isinstance(asked, str) else list(asked)
+        is_shown = len(values) <= SHOWN_VALUES and name.lower() not in NAMING
+        shown[name] = asked if is_shown else f"one of {len(values)}"
+    return shown
 
 
 def _record(text: str | None) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ from isolane.observability.dashboard.access import (
     viewer_of,
 )
 from isolane.observability.dashboard.actions import MAX_REASON, Actions, Command
+from isolane.observability.dashboard.parts import to_json
 from isolane.observability.dashboard.stream import Board
 
 logger = logging.getLogger("isolane.dashboard")
@@ -124,38 +125,44 @@ class _Mount:
         self.csrf = CsrfTokens()
         self._isolane = isolane
         self._offers = {"actions": ("rollback", actions), "verify": ("verify", actions), "reveal": ("reveal", reveal)}
-        self._board: Board | None = None
-        self._actions: Actions | None = None
+        # One for each application that the router is included in, which is one as a rule.
+        self._boards: list[tuple[Board, Actions]] = []
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
         """Sample from the start of the application to its end, so that the first page has a history."""
         isolane = self._isolane or getattr(getattr(app, "state", None), "isolane", None)
         if isinstance(isolane, Isolane):
-            self._board_of(isolane).start()
+            self._of(isolane)[0].start()
         try:
             yield
         finally:
-            if self._board is not None:
-                self._board.stop()
+            for held in self._boards:
+                if held[0].isolane is isolane:
+                    held[0].stop()
+            self._boards = [held for held in self._boards if held[0].isolane is not isolane]
 
     def board(self, request: Request) -> Board:
         """Return what is shown. In an application that is mounted in another the first request starts it."""
-        board = self._board_of(self._isolane or request_scope(request).isolane)
+        board, _ = self._asked(request)
         board.start()
         return board
 
     def actions(self, request: Request) -> Actions:
         """Return what can be done."""
-        board = self.board(request)
-        if self._actions is None:
-            self._actions = Actions(board.isolane, board.views)
-        return self._actions
+        self.board(request)
+        return self._asked(request)[1]
 
-    def _board_of(self, isolane: Isolane) -> Board:
-        if self._board is None or self._board.isolane is not isolane:
-            self._board, self._actions = Board(isolane), None
-        return self._board
+    def _asked(self, request: Request) -> tuple[Board, Actions]:
+        return self._of(self._isolane or request_scope(request).isolane)
+
+    def _of(self, isolane: Isolane) -> tuple[Board, Actions]:
+        for held in self._boards:
+            if held[0].isolane is isolane:
+                return held
+        board = Board(isolane)
+        self._boards.append((board, Actions(isolane, board.views)))
+        return self._boards[-1]
 
     async def permissions(self, viewer: Viewer) -> dict[str, Any]:
         """Return what somebody may do, with the token to do it."""
@@ -199,7 +206,7 @@ def _add_page(router: APIRouter, mount: _Mount, who: Any) -> None:
 
 def _add_overview(router: APIRouter, mount: _Mount, who: Any) -> None:
     async def session(viewer: Viewer = who) -> Response:
-        return _json(json.dumps({"permissions": await mount.permissions(viewer)}))
+        return _json(to_json({"permissions": await mount.permissions(viewer)}))
 
     async def snapshot(request: Request, viewer: Viewer = who) -> Response:
         return _json(mount.board(request).overview(await mount.permissions(viewer)))
@@ -244,7 +251,7 @@ def _add_lists(router: APIRouter, mount: _Mount, who: Any) -> None:
     def of(view: Callable[[Board], Mapping[str, Any]]) -> Any:
         async def answer(request: Request, viewer: Viewer = who) -> Response:
             del viewer
-            return _json(json.dumps(view(mount.board(request)), default=str))
+            return _json(to_json(view(mount.board(request))))
 
         return answer
 
@@ -344,19 +351,28 @@ def _add_action(router: APIRouter, mount: _Mount, who: Any, action: str, target_
             raise refuse(403, f"{CSRF_HEADER} is missing or no longer counts: load the page again")
         body = await _body(request)
         target = None if target_name is None else body.get(target_name)
-        if target_name is not None and (not isinstance(target, str) or not 0 < len(target) <= MAX_TEXT):
+        if target_name is not None and not _is_name(target):
             raise HTTPException(422, f"{target_name} must be a text", assets.NOT_STORED)
         reason = body.get("reason", "")
-        if not isinstance(reason, str):
+        if not _is_text(reason):
             raise HTTPException(422, "reason must be a text", assets.NOT_STORED)
         command = Command(viewer, action, target, reason.strip()[:MAX_REASON])
         if not await mount.permission.allows(viewer, action, target):
             why = "You may not do this here"
             actions.refuse(command, why)
             raise HTTPException(403, why, assets.NOT_STORED)
-        return _json(json.dumps(await do(actions, command), default=str))
+        return _json(to_json(await do(actions, command)))
 
     router.add_api_route(f"/actions/{action}", act, methods=["POST"])
+
+
+def _is_text(value: Any) -> bool:
+    # JSON may hold halves of characters, which no log takes.
+    return isinstance(value, str) and not any("\ud800" <= sign <= "\udfff" for sign in value)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isprintable()
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -369,7 +385,7 @@ async def _body(request: Request) -> dict[str, Any]:
             raise HTTPException(413, f"At most {MAX_BODY} bytes are read", assets.NOT_STORED)
     try:
         body = json.loads(text or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         raise HTTPException(422, "Send a JSON object", assets.NOT_STORED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from isolane.fastapi.application import Isolane
 from isolane.observability.dashboard.history import History
+from isolane.observability.dashboard.parts import to_json
 from isolane.observability.dashboard.views import Views
 
 logger = logging.getLogger("isolane.dashboard")
@@ -67,11 +67,11 @@ class Board:
 
     def _make(self, now: float) -> None:
         self._made_at = now
-        self._text = json.dumps(self.views.overview(), separators=(",", ":"), default=str)
+        self._text = to_json(self.views.overview())
 
     def _joined(self, permissions: Mapping[str, Any]) -> str:
         # What everybody sees is written once; who may do what is another thing for each.
-        own = json.dumps({"permissions": dict(permissions)}, separators=(",", ":"))
+        own = to_json({"permissions": dict(permissions)})
         return f"{own[:-1]},{self._text[1:]}"
 
     @property
@@ -131,6 +131,8 @@ class Board:
 
     def _produce(self) -> None:
         if self._producer is None or self._producer.done():
+            # Of this loop: a service that is started again in the same process has another.
+            self._news = asyncio.Event()
             self._producer = asyncio.get_running_loop().create_task(self._run(), name="isolane dashboard")
 
     async def _run(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -38,7 +39,7 @@ from isolane.security.findings import BOUNDARIES
 
 SCHEMA = 1
 LEAST_ID = 3
-"""A shorter id of a user is not looked for in other ids: it would be found everywhere."""
+"""In bytes. A shorter id of a user is looked for in other ids only where it stands alone, as the core does."""
 SHOWN_ALERTS = 20
 STARTED = datetime.now(UTC)
 
@@ -47,7 +48,12 @@ def shown_id(context: UserExecutionContext) -> str:
     """Return the id of a context's run as it is shown: without the id of the user."""
     user = context.user_id
     run_id: str = context.run_id
-    return run_id.replace(user, user_pseudonym(user)) if len(user) >= LEAST_ID and user in run_id else run_id
+    if user not in run_id:
+        return run_id
+    if len(user.encode()) >= LEAST_ID:
+        return run_id.replace(user, user_pseudonym(user))
+    alone = rf"(?<![^\W_]){re.escape(user)}(?![^\W_])"
+    return re.sub(alone, user_pseudonym(user), run_id)
 
 
 class Views:

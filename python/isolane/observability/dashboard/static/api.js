@@ -47,6 +47,12 @@ export async function get(path, parameters = {}, signal = undefined) {
     signal,
   });
   if (!response.ok) throw await refusal(response);
+  return figures(response);
+}
+
+/** What was answered. A page in its place is a sign-in that leads there instead of refusing. */
+function figures(response) {
+  if (!(response.headers.get("Content-Type") ?? "").includes("json")) throw new Refusal(401, MEANING[401]);
   return response.json();
 }
 
@@ -65,5 +71,5 @@ export async function act(name, body) {
     body: JSON.stringify(body),
   });
   if (!response.ok) throw await refusal(response);
-  return response.status === 204 ? {} : response.json();
+  return response.status === 204 ? {} : figures(response);
 }

@@ -101,8 +101,13 @@ export class Facts {
   element = el("dl", { class: "facts" });
   #values = new Map();
 
-  /** `value` is a text, or an element that is kept as it is. */
+  /** `value` is a text, or an element that is kept as it is; null takes the name away. */
   set(name, value) {
+    if (value === null) {
+      this.#values.get(name)?.parentNode.remove();
+      this.#values.delete(name);
+      return null;
+    }
     let cell = this.#values.get(name);
     if (!cell) {
       cell = el("dd");
@@ -113,6 +118,12 @@ export class Facts {
       if (cell.firstChild !== value) cell.replaceChildren(value);
     } else setText(cell, value);
     return cell;
+  }
+
+  /** Shows these, by name, and no others. */
+  only(values) {
+    for (const name of [...this.#values.keys()]) if (!(name in values)) this.set(name, null);
+    for (const [name, value] of Object.entries(values)) this.set(name, value);
   }
 }
 

@@ -6,7 +6,7 @@ const SECOND_MS = 1_500;
 export class Keys {
   #actions = new Map();
   #going = new Map();
-  #gAt = 0;
+  #gAt = -Infinity;
   #on = true;
 
   constructor() {
@@ -43,12 +43,13 @@ export class Keys {
     if (!this.#on || event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     const target = event.target;
     if (target.closest?.("input, textarea, select, [contenteditable], dialog")) return;
-    const gone = performance.now() - this.#gAt < SECOND_MS;
-    this.#gAt = 0;
+    // When the key was struck, not when a busy page came to it.
+    const gone = event.timeStamp - this.#gAt < SECOND_MS;
+    this.#gAt = -Infinity;
     if (gone && this.#going.has(event.key)) {
       event.preventDefault();
       this.#going.get(event.key)();
-    } else if (event.key === "g") this.#gAt = performance.now();
+    } else if (event.key === "g") this.#gAt = event.timeStamp;
     else if (this.#actions.has(event.key)) {
       event.preventDefault();
       this.#actions.get(event.key)();

@@ -45,7 +45,7 @@ class Page {
   #theme = new Theme(byId("theme"), byId("theme-text"));
   #views = new Map();
   #shown = null;
-  #instance = null;
+  #at = null;
   #violations = null;
   #firing = new Set();
   #wasLost = false;
@@ -104,9 +104,9 @@ class Page {
   }
 
   #take(overview) {
-    const { instance } = overview.process;
-    if (this.#instance !== null && instance !== this.#instance) announce("The server was started again");
-    this.#instance = instance;
+    // One that is younger than the former figures; another instance alone may be another worker behind the same port.
+    if (this.#at !== null && Date.parse(overview.process.started_at) > this.#at) announce("The server was started again");
+    this.#at = Date.parse(overview.at);
     this.#countViolations(overview.violations);
     this.#nameAlerts(overview.alerts ?? []);
     this.#shown?.view.update?.(overview);

@@ -97,8 +97,8 @@ export class AuditView {
     for (const [name, title] of [["queued", "Queued"], ["spilled", "Set aside"], ["unkeyed", "Without a key"]]) {
       if (audit[name] !== undefined && audit[name] !== null) this.#log.set(title, count(Number(audit[name])));
     }
-    if (audit.chain) this.#log.set("Chain", String(audit.chain));
-    if (audit.reason) this.#log.set("Why", audit.reason);
+    this.#log.set("Chain", audit.chain ? String(audit.chain) : null);
+    this.#log.set("Why", audit.reason || null);
   }
 
   #showCheckpoint(checkpoint) {
@@ -126,9 +126,9 @@ export class AuditView {
     this.#verify.set("Records", count(verified.records));
     this.#verify.set("Checkpoints", `${count(verified.checkpoints)}, ${count(verified.signed)} signed`);
     this.#verify.set("Chains", count(verified.chains));
-    if (verified.erased) this.#verify.set("Erased lawfully", count(verified.erased));
-    if (verified.problem) this.#verify.set("Problem", verified.problem);
-    if (verified.bad_chain) this.#verify.set("First bad record", `${verified.bad_chain} ${count(verified.bad_seq)}`);
+    this.#verify.set("Erased lawfully", verified.erased ? count(verified.erased) : null);
+    this.#verify.set("Problem", verified.problem || null);
+    this.#verify.set("First bad record", verified.bad_chain ? `${verified.bad_chain} ${count(verified.bad_seq)}` : null);
   }
 
   async #verifyNow() {

@@ -65,7 +65,7 @@ class Part {
     show(this.#facts.element, facts !== null);
     show(this.#nothing, facts === null);
     if (verdict !== null) this.#badge.as(...verdict);
-    for (const [name, value] of Object.entries(facts ?? {})) this.#facts.set(name, value);
+    this.#facts.only(facts ?? {});
   }
 }
 

@@ -175,9 +175,11 @@ export class OverviewView {
     setText(this.#since, `${when}. ${attempts}.`);
     const places = Object.entries(byBoundary ?? {}).filter(([, number]) => number > 0);
     show(this.#where, places.length > 0);
-    this.#where.replaceChildren(
-      ...places.map(([name, number]) => el("li", {}, el("a", { href: "#/isolation" }, `${words(name)}: ${count(number)}`))),
-    );
+    const texts = places.map(([name, number]) => `${words(name)}: ${count(number)}`);
+    // Not made anew each second: whoever has the focus on one keeps it.
+    if ([...this.#where.children].map((item) => item.textContent).join("\n") !== texts.join("\n")) {
+      this.#where.replaceChildren(...texts.map((text) => el("li", {}, el("a", { href: "#/isolation" }, text))));
+    }
   }
 
   #state({ health, alerts = [] }) {

@@ -78,7 +78,8 @@ class FlagCard {
   #noGuard = el("p", { class: "note" }, "No guard watches this flag. Give the migration a RolloutGuard, and its e-values appear here.");
   #evidence = new Map();
   #evidenceBody = el("tbody");
-  #button = el("button", { type: "button", class: "danger" }, icon("undo"), "Roll back now");
+  #buttonText = el("span", {}, "Roll back now");
+  #button = el("button", { type: "button", class: "danger" }, icon("undo"), this.#buttonText);
   #why = el("p", { class: "note", hidden: true });
   element;
 
@@ -128,7 +129,7 @@ class FlagCard {
     );
   }
 
-  set(flag, mayAct) {
+  set(flag, mayAct, canWrite) {
     this.#flag = flag;
     const share = typeof flag.percent === "number" ? flag.percent : flag.on ? 100 : 0;
     if (flag.rolled_back) this.#state.as("undo", "bad", "rolled back");
@@ -146,8 +147,12 @@ class FlagCard {
     }
     this.#setRecord(flag.rollback ?? null);
     this.#setFacts(flag);
-    this.#button.disabled = flag.rolled_back || !mayAct;
-    const why = flag.rolled_back ? "" : mayAct ? "" : "You see this dashboard without the permission to act.";
+    const isHere = flag.rolled_back && flag.is_written === false;
+    this.#button.disabled = (flag.rolled_back && !(isHere && canWrite)) || !mayAct;
+    setText(this.#buttonText, isHere && canWrite ? "Write the rollback" : "Roll back now");
+    const why = isHere
+      ? "The rollback is in force in this process alone: a restart forgets it."
+      : flag.rolled_back || mayAct ? "" : "You see this dashboard without the permission to act.";
     setText(this.#why, why);
     show(this.#why, why !== "");
   }
@@ -168,24 +173,22 @@ class FlagCard {
     show(this.#record.element, record !== null);
     if (record === null) return;
     this.#record.set("Rolled back", time(record.at));
-    if (record.actor) this.#record.set("By", String(record.actor));
-    if (record.reason) this.#record.set("Why", String(record.reason));
-    if (record.metric) this.#record.set("Metric", words(record.metric));
-    if (typeof record.e_value === "number") this.#record.set("E-value then", evidence(record.e_value));
+    this.#record.set("By", record.actor ? String(record.actor) : null);
+    this.#record.set("Why", record.reason ? String(record.reason) : null);
+    this.#record.set("Metric", record.metric ? words(record.metric) : null);
+    this.#record.set("E-value then", typeof record.e_value === "number" ? evidence(record.e_value) : null);
   }
 
   #setFacts(flag) {
-    if (flag.stage) this.#facts.set("Stage", String(flag.stage));
-    if (flag.rules?.length) {
-      const rules = flag.rules.map(({ if: where, percent: share }) => {
-        const terms = Object.entries(where).map(([name, value]) => `${name} ${[value].flat().join(" or ")}`);
-        return `${terms.join(", ") || "all"}: ${percent(share)}`;
-      });
-      this.#facts.set("Rules", rules.join("; "));
-    }
-    if (flag.allowed_users) this.#facts.set("Always on for", plural(flag.allowed_users, "user"));
-    if (flag.denied_users) this.#facts.set("Never on for", plural(flag.denied_users, "user"));
-    if (flag.requires?.length) this.#facts.set("Only with", flag.requires.join(", "));
+    this.#facts.set("Stage", flag.stage ? String(flag.stage) : null);
+    const rules = (flag.rules ?? []).map(({ if: where, percent: share }) => {
+      const terms = Object.entries(where).map(([name, value]) => `${name} ${[value].flat().join(" or ")}`);
+      return `${terms.join(", ") || "all"}: ${percent(share)}`;
+    });
+    this.#facts.set("Rules", rules.join("; ") || null);
+    this.#facts.set("Always on for", flag.allowed_users ? plural(flag.allowed_users, "user") : null);
+    this.#facts.set("Never on for", flag.denied_users ? plural(flag.denied_users, "user") : null);
+    this.#facts.set("Only with", flag.requires?.join(", ") || null);
   }
 
   #setVariants(variants) {
@@ -221,6 +224,7 @@ class FlagCard {
 export class RolloutView {
   #poll;
   #mayAct = false;
+  #canWrite = false;
   #flags = null;
   #cards = new Map();
   #notice = new Notice();
@@ -290,6 +294,7 @@ export class RolloutView {
     this.#killed.hidden = !rollout.killed;
     show(this.#stale, Boolean(rollout.stale));
     setText(this.#stale, `The flags cannot be read; what was read last holds. ${rollout.problem ?? ""}`);
+    this.#canWrite = rollout.persisted !== false;
     this.#flags = rollout.flags ?? [];
     this.#showFlags();
     this.#showChanges(rollout.changes ?? []);
@@ -306,7 +311,7 @@ export class RolloutView {
         this.#cards.set(flag.flag, card);
         this.#holder.append(card.element);
       }
-      card.set(flag, this.#mayAct);
+      card.set(flag, this.#mayAct, this.#canWrite);
     }
     for (const [name, card] of this.#cards) {
       if (names.has(name)) continue;
@@ -331,15 +336,15 @@ export class RolloutView {
     this.#changes.replaceChildren(...rows.map((cells) => el("tr", {}, ...cells.map((cell) => el("td", {}, cell)))));
   }
 
-  async #rollBack({ flag, percent: share }) {
+  async #rollBack({ flag, percent: share, rolled_back: isBack }) {
     const answer = await ask({
-      title: `Roll ${flag} back?`,
-      texts: [
+      title: isBack ? `Write the rollback of ${flag}?` : `Roll ${flag} back?`,
+      texts: isBack ? ["It is in force here. Once it is written, the other processes and a restart know of it as well."] : [
         `New work of all users takes the old path at once${typeof share === "number" ? `; ${percent(share)} have the new one now` : ""}. It stays so until somebody releases the flag.`,
       ],
       reason: "Why? The audit log keeps it.",
       doing: "Rolling back…",
-      button: "Roll back now",
+      button: isBack ? "Write the rollback" : "Roll back now",
       act: (reason) => act("rollback", { flag, reason }),
     });
     if (!answer) return;

@@ -1,7 +1,7 @@
 // The runs: a list of any length, and one run as a tree.
 
 import { get } from "../api.js";
-import { Badge, el, empty, setAttribute, setText, show } from "../dom.js";
+import { announce, Badge, el, empty, setAttribute, setText, show } from "../dom.js";
 import { count, plural, seconds, short, time } from "../format.js";
 import { Poll } from "../poll.js";
 import { address } from "../router.js";
@@ -25,11 +25,12 @@ export class RunsView {
   #run;
   #list;
   #notice = new Notice();
-  #count = el("p", { class: "count", role: "status" });
+  #count = el("p", { class: "count" });
   #filter;
   #states = new Map();
   #user = el("span", { class: "chip", hidden: true });
   #userText = el("span");
+  #asked = false;
   #table;
   #empty = el("div");
   #scrolled = 0;
@@ -103,6 +104,7 @@ export class RunsView {
   }
 
   #choose(change) {
+    this.#asked = true;
     this.#query = { ...this.#query, ...change };
     this.#router.keep("runs", "", this.#query);
     this.#mark();
@@ -137,6 +139,9 @@ export class RunsView {
     const rest = total > MOST ? `, the first ${count(MOST)} are listed` : "";
     const kind = { active: "active run", ended: "ended run", all: "run" }[this.#query.state];
     setText(this.#count, `${plural(total, kind)}${rest}`);
+    // Said when it was asked for, and not each time that something has come or gone.
+    if (this.#asked) announce(this.#count.textContent);
+    this.#asked = false;
     this.#table.setRows(runs, shown);
     this.#nothing(runs.length === 0);
   }

@@ -29,9 +29,10 @@ export class UsersView {
   #query = { sort: "runs", q: "" };
   #limit = limitFor(0, MOST);
   #notice = new Notice();
-  #count = el("p", { class: "count", role: "status" });
+  #count = el("p", { class: "count" });
   #filter;
   #choice;
+  #asked = false;
   #table;
   #empty;
   #nothing = el("p", { class: "notice", hidden: true }, "No user's hash or revealed name has this text in it.");
@@ -88,6 +89,7 @@ export class UsersView {
   }
 
   #choose(change) {
+    this.#asked = true;
     this.#query = { ...this.#query, ...change };
     this.#choice.value = this.#query.sort;
     this.#table.sort = this.#query.sort;
@@ -108,6 +110,9 @@ export class UsersView {
     if (signal.aborted) return;
     const order = `the most ${SORTS[this.#query.sort]} first`.replace("most longest", "longest");
     setText(this.#count, `${plural(total, "user")}, ${order}${total > MOST ? `; ${count(MOST)} are listed` : ""}`);
+    // Said when it was asked for, and not each time that something has come or gone.
+    if (this.#asked) announce(this.#count.textContent);
+    this.#asked = false;
     this.#table.setRows(users, users.length < this.#limit ? users.length : Math.min(total, MOST));
     const none = users.length === 0;
     show(this.#empty, none && !this.#query.q);
