@@ -7,10 +7,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use serde::Deserialize;
+
 use super::codec::{Arrived, Malformed, Moved, Seal, Snapshot, decode, decode_snapshot};
 use super::entries::Entries;
 use super::entry::Entry;
-use super::glance::{Ending, Head};
+use super::glance::Head;
 use super::names::Names;
 use super::replicate::Chunk;
 use super::waits::{Deferral, Level};
@@ -51,6 +53,27 @@ pub enum MirrorError {
     Event(#[from] EventError),
 }
 
+#[derive(Deserialize)]
+struct ToolHead<'a> {
+    #[serde(borrow)]
+    payload: ToolBody<'a>,
+}
+
+#[derive(Deserialize)]
+struct ToolBody<'a> {
+    #[serde(borrow)]
+    tool_name: Cow<'a, str>,
+}
+
+/// The name of the tool of a message. What else is in a payload is its publisher's, who may have put anything there.
+fn tool_name(message: &str) -> Box<str> {
+    if let Ok(ToolHead { payload }) = serde_json::from_str(message) {
+        return payload.tool_name.into();
+    }
+    let message: serde_json::Value = serde_json::from_str(message).unwrap_or_default();
+    message["payload"]["tool_name"].as_str().unwrap_or_default().into()
+}
+
 /// What an event says of executions and calls of tools, read of its message.
 enum Noted {
     Started {
@@ -79,10 +102,7 @@ impl Noted {
                         .and_then(|parent| TraceContext::new(&parent, None, true)),
                 }
             }
-            Slot::ToolBegun(..) => {
-                let Ending { payload } = serde_json::from_str(&entry.text).map_err(wrong)?;
-                Self::Tool(payload.tool_name.unwrap_or_default().into())
-            }
+            Slot::ToolBegun(..) => Self::Tool(tool_name(&entry.text)),
             _ => Self::Nothing,
         })
     }
@@ -588,7 +608,7 @@ mod tests {
             pair.publish(kind);
         }
         pair.bring();
-        let read = |lane| reader(lane).read(99, 9);
+        let read = |lane: &LaneHandle| reader(lane).read(99, 9);
         assert_eq!(read(&pair.there), read(&pair.here));
         for kind in [TOOL_END, EventKind::Thinking, EventKind::Thinking] {
             pair.publish(kind);
@@ -621,6 +641,20 @@ mod tests {
         let glance = pair.mirror.glance();
         assert_eq!((glance.executions, glance.failed), (5, 3));
         assert!(glance.longest.is_some());
+    }
+
+    #[test]
+    fn a_payload_may_hold_anything() {
+        let message = |payload| format!("{{\"type\":\"tool_executing\",\"payload\":{payload},\"seq\":1}}");
+        for (payload, name) in [
+            ("{\"tool_name\":\"a\\\"b\"}", "a\"b"),
+            ("{\"tool_name\":\"a\",\"error_type\":5,\"status\":[]}", "a"),
+            ("{\"tool_name\":1,\"tool_name\":\"a\"}", "a"),
+            ("{\"tool_name\":1}", ""),
+            ("{}", ""),
+        ] {
+            assert_eq!(&*tool_name(&message(payload)), name, "{payload}");
+        }
     }
 
     #[test]
