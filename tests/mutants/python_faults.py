@@ -854,7 +854,7 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
     "HintsAreNeeded": PythonFault(
         "a worker that hears no hint does not look",
         _CLUSTER + "logs.py",
-        (("guest.due = now + POLL_SECONDS *", "guest.due = now + 3600.0 *"),),
+        (("guest.list_due = now + POLL_SECONDS *", "guest.list_due = now + 3600.0 *"),),
     ),
     "AdoptsAtOnce": PythonFault(
         "after Redis was away the first one back closes the runs of the others",

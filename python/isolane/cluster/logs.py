@@ -96,6 +96,9 @@ class _Guest:
     count: int = 0
     key: str = ""
     due: float = 0.0
+    """When its logs are looked at."""
+    list_due: float = 0.0
+    """When it is asked which logs there are."""
     leaves: float | None = None
     is_new: bool = True
     logs: dict[str, _Mirrored] = field(default_factory=dict)
@@ -263,7 +266,7 @@ class ClusterLogs:
 
     def _look_at_all(self) -> None:
         for guest in self._guests.values():
-            guest.due = 0.0
+            guest.due = guest.list_due = 0.0
         self._changed.set()
 
     async def _until_up(self) -> None:
@@ -343,7 +346,10 @@ class ClusterLogs:
                 ended.append(own.key)
             else:
                 self._rewind(own, later=answer is Appended.FAILED)
-        store.hint(list(dict.fromkeys(own.key.user for own in owns)))
+        news = dict.fromkeys((own.key.user for own in owns), False)
+        for own, batch in zip(owns, batches, strict=True):
+            news[own.key.user] |= batch.whole or batch.outcome is not None
+        store.hint(news)
         await store.forget(plane.worker, ended)
 
     def _own_log(self, seals: Seals, append: LogAppend) -> _Own:
@@ -498,7 +504,7 @@ class ClusterLogs:
             if guest is not None and not is_lent:
                 guest.logs.pop(key.run, None)
                 guest.over.update((key, new))
-            store.hint([key.user])
+            store.hint({key.user: True})
         finally:
             if is_lent:
                 mirror.drop()
@@ -525,7 +531,7 @@ class ClusterLogs:
             guest = self._guests[user_id] = _Guest(user_id)
         guest.count += 1
         guest.leaves = None
-        guest.due = 0.0
+        guest.due = guest.list_due = 0.0
         self._changed.set()
         if self._is_up and not guest.arrived.is_set():
             try:
@@ -561,23 +567,27 @@ class ClusterLogs:
         self._changed.clear()
         ready = [guest for guest in self._guests.values() if guest.due <= now][:USERS_AT_ONCE]
         if ready:
+            listing = [guest for guest in ready if guest.list_due <= now]
+            for guest in listing:
+                guest.list_due = now + POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - not all at once
             for guest in ready:
                 # Before it is asked: what comes meanwhile is looked at again.
-                guest.due = now + POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - not all at once
-            await self._look(ready)
+                guest.due = guest.list_due
+            await self._look(ready, listing)
             return
         next_look = min((guest.due for guest in self._guests.values()), default=now + POLL_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.001, next_look - now)):
                 await self._changed.wait()
 
-    def _heard(self, user_id: str) -> None:
+    def _heard(self, user_id: str, is_news: bool) -> None:
         guest = self._guests.get(user_id)
         if guest is not None:
             guest.due = 0.0
+            guest.list_due = 0.0 if is_news else guest.list_due
             self._changed.set()
 
-    async def _look(self, guests: Sequence[_Guest]) -> None:
+    async def _look(self, guests: Sequence[_Guest], listing: Sequence[_Guest]) -> None:
         plane, store, seals = self._here()
         for guest in guests:
             if not guest.key:
@@ -585,13 +595,13 @@ class ClusterLogs:
                 store.listen(guest.key, functools.partial(self._heard, guest.user_id))
         # What is followed already is read in the same round trip.
         lists, _ = await asyncio.gather(
-            store.runs_of([guest.key for guest in guests]), self._read_on(self._followed(guests), seals)
+            store.runs_of([guest.key for guest in listing]), self._read_on(self._followed(guests), seals)
         )
-        for guest, records in zip(guests, lists, strict=True):
+        for guest, records in zip(listing, lists, strict=True):
             if self._guests.get(guest.user_id) is guest:
                 self._take_records(guest, records, seals)
-        await self._read_on([each for each in self._followed(guests) if each[1].is_new], seals)
-        for guest in guests:
+        await self._read_on([each for each in self._followed(listing) if each[1].is_new], seals)
+        for guest in listing:
             guest.arrived.set()
 
     @staticmethod
