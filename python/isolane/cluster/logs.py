@@ -54,7 +54,7 @@ ADOPTIONS_AT_ONCE = 64
 STOP_SECONDS = 3.0
 
 WORKER_LOST = "the worker that ran this is gone"
-CANCEL, LOGOUT, REACHED = "logs.cancel", "logs.logout", "logs.reached"
+CANCEL, REACHED = "logs.cancel", "logs.reached"
 
 
 @dataclass(slots=True)
@@ -174,7 +174,6 @@ class ClusterLogs:
             plane.on_state(self._state_changed)
             plane.on_emptied(self._emptied)
             plane.on_command(CANCEL, self._told_to_cancel)
-            plane.on_command(LOGOUT, self._told_to_log_out)
             plane.on_command(REACHED, self._told_levels)
         # Each start has a loop of its own.
         self._changed, self._back = asyncio.Event(), asyncio.Event()
@@ -747,16 +746,6 @@ class ClusterLogs:
         await self._tell(record.worker, CANCEL, [user_id.strip(), run_id, reason])
         return "accepted"
 
-    def logout(self, user_id: str, session_id: str | None) -> None:
-        """Have all other workers close the user's sockets."""
-        self._soon(self._tell_all(LOGOUT, [user_id.strip(), session_id]))
-
-    async def _tell_all(self, kind: str, said: Any) -> None:
-        plane, _, _ = self._here()
-        await asyncio.gather(
-            *(self._tell(worker, kind, said) for worker in plane.processes() if worker != plane.worker)
-        )
-
     async def _tell(self, worker: str, kind: str, said: Any) -> None:
         """Tell a worker, again until it was told: while Redis is away it waits."""
         plane, _, seals = self._here()
@@ -777,12 +766,6 @@ class ClusterLogs:
         self._counts["cancels"] += 1
         if self._isolane is not None:
             self._isolane.cancel_run_here(user_id, run_id, reason)
-
-    def _told_to_log_out(self, command: Command) -> None:
-        user_id, session_id = self._said(command)
-        self._counts["logouts"] += 1
-        if self._isolane is not None:
-            self._isolane.logout_here(user_id, session_id)
 
 
 def _is_older(record: LogRecord, own: _Own, head: int) -> bool:
