@@ -41,9 +41,13 @@ class RemoteWorker:
                 env={**os.environ, "PYTHONWARNINGS": "ignore", **environ},
             )
         worker = cls(process)
-        async with asyncio.timeout(SECONDS):
-            line = await process.stdout.readline()
-        assert line == b"ready\n", log.read_text()[-3000:]
+        try:
+            async with asyncio.timeout(SECONDS):
+                line = await process.stdout.readline()
+            assert line == b"ready\n", f"it did not start; see {log}"
+        except BaseException:
+            await worker.kill()
+            raise
         return worker
 
     def __getattr__(self, name: str) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from isolane._core import monotonic
 from isolane.cluster.errors import PlaneUnavailableError
-from isolane.cluster.seal import Seals, UnreadableError
+from isolane.cluster.seal import Seals
 
 if TYPE_CHECKING:
     from isolane.cluster.plane import Plane
@@ -135,7 +135,7 @@ class Logouts:
             self._known.popitem(last=False)
         try:
             user_id, session_id = Seals(self._plane.secret, values=True).unwrap("logout", said.get(b"p", b""))
-        except (UnreadableError, PlaneUnavailableError, ValueError) as error:
+        except (PlaneUnavailableError, ValueError) as error:
             logger.error("a sign-out of another worker is not heard: %s", error)  # noqa: TRY400 - it has no use
             return
         self._counts["heard"] += 1

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from isolane.cluster.errors import PlaneUnavailableError
-from isolane.cluster.seal import Seals, UnreadableError
+from isolane.cluster.seal import Seals
 
 if TYPE_CHECKING:
     from isolane.cluster.plane import Plane
@@ -179,7 +179,7 @@ class SharedQuarantine:
             return
         try:
             user_id, reason = Seals(self._plane.secret, values=True).unwrap(f"quarantine {user}", text)
-        except (UnreadableError, ValueError) as error:
+        except ValueError as error:
             logger.error("an entry of the quarantine cannot be read: %s", error)  # noqa: TRY400 - it has no use
             return
         with self._lock:

@@ -157,7 +157,8 @@ class Tally:
         self._told: tuple[str, bytes] | None = None
         self._kept = NOTHING
         self._whole: All | None = None
-        self._is_over = False
+        self._is_over = True
+        """Whether this worker says nothing now: before its part is started, and after it was stopped."""
         self._turn = asyncio.Lock()
         self._counts = collections.Counter[str]()
         plane.add_scripts({"tally.exchange": EXCHANGE, "tally.fold": FOLD})
@@ -206,6 +207,8 @@ class Tally:
     async def read(self) -> All:
         """Tell, and return what all have counted as of that moment. Of two readings the later one has no less."""
         async with self._turn:
+            if self._is_over:
+                raise PlaneUnavailableError("this worker does not count with the others now", "stopped")
             kept, gone, tallies = await self._exchange(read=True)
         texts = {name: text for name, blob in tallies.items() if (text := _opened(blob)) is not None}
         dead = {name: text for name, text in texts.items() if name in gone}
@@ -221,6 +224,8 @@ class Tally:
             await self._plane.call(("ZADD", self._keys[1], 0, self._name))
         except PlaneUnavailableError:
             logger.warning("what this worker counted last is not told to the others: Redis is away")
+        finally:
+            self._is_over = True
 
     async def _exchange(self, *, read: bool) -> tuple[_Kept, dict[str, bytes], dict[str, bytes]]:
         """Tell, and return what is kept, who is dead and when they were heard of, and their tallies or all."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from isolane import _core
 from isolane.cluster.errors import PlaneUnavailableError
-from isolane.cluster.seal import Seals, UnreadableError
+from isolane.cluster.seal import Seals
 from isolane.security.authentication.errors import SignInLimitError
 from isolane.security.authentication.principal import Principal
 from isolane.security.authentication.tickets import (
@@ -33,16 +33,16 @@ OVER = float("-inf")
 """Of a ticket whose user has signed out since."""
 
 PUT = """
--- KEYS: 1 the ticket  2 mark that it was taken  3 all, by when they are over  4 the user's, by when they are over
+-- KEYS: 1 the ticket  2 mark that it was taken  3 all, by when they are over  4 the user's, by when they came
 -- ARGV: 1 digest  2 sealed  3 user  4 session  5 ms left  6 ms since it was issued  7 most of a user  8 most of all
 --       9 what names of tickets begin with
 if redis.call('EXISTS', KEYS[2]) == 1 then return 'taken' end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local left = tonumber(ARGV[5])
-for _, key in ipairs({KEYS[3], KEYS[4]}) do
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-end
+local came = t[1] * 1000000 + t[2]
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', came - 60000000)
 if not redis.call('ZSCORE', KEYS[4], ARGV[1]) then
   local over = redis.call('ZCARD', KEYS[4]) + 1 - tonumber(ARGV[7])
   if over > 0 then
@@ -57,7 +57,7 @@ end
 redis.call('HSET', KEYS[1], 'v', ARGV[2], 'u', ARGV[3], 's', ARGV[4], 'at', now - tonumber(ARGV[6]))
 redis.call('PEXPIRE', KEYS[1], left)
 redis.call('ZADD', KEYS[3], now + left, ARGV[1])
-redis.call('ZADD', KEYS[4], now + left, ARGV[1])
+redis.call('ZADD', KEYS[4], came, ARGV[1])
 redis.call('PEXPIRE', KEYS[3], 60000)
 redis.call('PEXPIRE', KEYS[4], 60000)
 return 'put'
@@ -216,7 +216,7 @@ class PlaneTicketStore:
         _, sealed, left = answer
         try:
             value = Seals(self._plane.secret, values=True).unwrap(f"ticket {name}", sealed)
-        except (UnreadableError, PlaneUnavailableError) as error:
+        except (PlaneUnavailableError, ValueError) as error:
             logger.error("a ticket of another worker does not count: %s", error)  # noqa: TRY400 - it has no use
             return None
         expires = OVER if kind == b"out" else _core.monotonic() + max(0, left) / 1000
