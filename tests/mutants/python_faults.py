@@ -763,6 +763,11 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
             ),
         ),
     ),
+    "ConnectionMadeByItself": PythonFault(
+        "a connection to Redis that was cut is made again by the client library",
+        _REDIS + "line.py",
+        (("    if not connection.is_connected:\n", "    if False:\n"),),
+    ),
     "CallsForRedisUnbounded": PythonFault(
         "any number of calls may wait for a Redis that does not answer",
         _REDIS + "link.py",

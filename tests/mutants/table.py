@@ -687,6 +687,9 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "AnswerOfWhoLeft": (
         f"{PLANE}_faults.py::test_10_000_callers_that_leave_at_any_time_get_and_give_nobody_elses_answer",
     ),
+    "ConnectionMadeByItself": (
+        f"{PLANE}_faults.py::test_a_connection_that_was_cut_is_not_made_again_behind_the_planes_back",
+    ),
     "CallsForRedisUnbounded": (f"{PLANE}_faults.py::test_what_waits_is_bounded",),
     "EachCallWaitsForDeadRedis": (f"{PLANE}_faults.py::test_calls_fail_at_once_while_it_is_known_that_nobody_answers",),
     "DeadConnectionIsKept": (f"{PLANE}_faults.py::test_no_call_hangs_and_all_is_well_again_afterwards[half open]",),
