@@ -1,6 +1,6 @@
 """Places, latency and events over the workers as one picture for light and dark pages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ LINES = {
 }
 """The colours of the sides on light and dark pages; both of isolane have one."""
 COLOURS = pictures.PAGE | {f"line{number}": pair for number, pair in enumerate(LINES.values())}
+LABEL_GAP = 0.07
+"""Between two labels, of the height of their axes."""
 SHORT = {
     HOLDERS[Holder.ISOLANE]: "isolane",
     HOLDERS[Holder.LOCK]: "redis-py Lock",
@@ -37,11 +39,20 @@ def draw(results: Sequence[Measured], sizes: Sizes, output: Path) -> None:
 
         figure = Picture(figsize=(11.0, 3.4), facecolor=pictures.PAGE["paper"][0])
         places = figure.add_gridspec(1, 3, wspace=0.55, left=0.05, right=0.985, top=0.84, bottom=0.1)
-        _lines(figure.add_subplot(places[0]), "places a second", by_name, scenarios.SHARED, sizes)
+        _lines(figure.add_subplot(places[0]), "places a second, by workers", by_name, scenarios.SHARED, sizes)
         axes = figure.add_subplot(places[1])
         _bars(axes, "added by the way to another worker", by_name, lambda value: report.duration(max(value, 1e-9)))
-        _lines(figure.add_subplot(places[2]), "events a second", by_name, scenarios.BURST, sizes)
+        _lines(figure.add_subplot(places[2]), "events a second, by workers", by_name, scenarios.BURST, sizes)
         pictures.write(figure, COLOURS, output, rounded=True)
+
+
+def apart(places: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Where labels can stand without covering each other: each at its place, or so much above the one below."""
+    found: dict[str, float] = {}
+    below = -gap
+    for side in sorted(places, key=lambda each: places[each]):
+        below = found[side] = max(places[side], below + gap)
+    return found
 
 
 def _colour(side: str) -> str:
@@ -54,21 +65,21 @@ def _lines(axes: Any, title: str, by_name: dict[tuple[str, str], Measured], grou
     found = {count: by_name.get((group, case_name(number_of(count), RATE[1]))) for count in sizes.workers}
     shown = {count: measured for count, measured in found.items() if measured is not None}
     sides = [figure.side for figure in next(iter(shown.values())).figures] if shown else []
+    last: dict[str, float] = {}
+    highest = 0.0
     for place, side in enumerate(sides):
-        counts = list(shown)
-        rates = [1 / shown[count].figures[place].median for count in counts]
-        axes.plot(range(len(counts)), rates, color=_colour(side), marker="o", markersize=4, linewidth=1.4)
+        rates = [1 / each.figures[place].median for each in shown.values()]
+        axes.plot(range(len(rates)), rates, color=_colour(side), marker="o", markersize=4, linewidth=1.4)
+        last[side] = rates[-1]
+        highest = max(highest, *rates)
+    for side, at in apart(last, LABEL_GAP * highest).items():
+        label = f"{SHORT[side]} {last[side] / 1000:.3g} k"
         axes.annotate(
-            f"{SHORT[side]} {rates[-1] / 1000:.3g} k",
-            (len(counts) - 1, rates[-1]),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
+            *(label, (len(shown) - 1, at)), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8
         )
-    axes.set_xticks(range(len(shown)), [number_of(count) for count in shown])
-    axes.set_xlim(-0.2, len(shown) - 0.2 + 0.35 * len(shown))
-    axes.set_ylim(bottom=0)
+    axes.set_xticks(range(len(shown)), [str(count) for count in shown])
+    axes.set_xlim(-0.1, max(1, len(shown) - 1) * 2.2)
+    axes.set_ylim(0, highest * 1.06)
     axes.set_yticks([])
     pictures.frameless(axes)
 

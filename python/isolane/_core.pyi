@@ -1748,6 +1748,11 @@ class LogAppend:
     """
     def __repr__(self, /) -> str: ...
     @property
+    def after(self, /) -> int:
+        """
+        The number up to which the store has had everything before it.
+        """
+    @property
     def ended(self, /) -> str | None:
         """
         How the stream ended: with it the store has everything. `None` while it goes on.

@@ -461,3 +461,120 @@ impl Replicator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Moment, ProcessClock};
+    use crate::events::{Draft, EventKind, Extra, LogBounds, SpanScope, StreamWriter, Streams};
+    use crate::ids::{RequestId, RunId, ThreadId, UserId};
+    use crate::lanes::LaneHandle;
+
+    fn log_of(registry: &Registry, run: &str) -> (LaneHandle, StreamWriter) {
+        let lane = registry.lane(&UserId::new("ann").expect("valid"));
+        let (run, thread) = (RunId::new(run).expect("valid"), ThreadId::new("t").expect("valid"));
+        let writer = Streams::open(&lane, &run, &thread, LogBounds::default()).expect("opens");
+        (lane, writer)
+    }
+
+    fn publish(lane: &LaneHandle, writer: &StreamWriter) {
+        let scope = SpanScope {
+            request: RequestId::new("request").expect("valid"),
+            parent: None,
+        };
+        let draft = Draft {
+            kind: EventKind::Custom("note"),
+            agent: None,
+            message: None,
+            payload: "{\"x\":1",
+            timed: false,
+            extra: Extra::default(),
+        };
+        let now = Moment { monotonic: 9, unix: 9 };
+        writer.log().publish(lane, &scope, draft, now).expect("is published");
+    }
+
+    #[test]
+    fn what_is_published_while_a_log_is_taken_is_taken_next() {
+        let registry = Registry::new(Box::new(ProcessClock::new()));
+        let replica = Replicator::install(&registry, 0).expect("the first");
+        for round in 0..200 {
+            let (lane, writer) = log_of(&registry, &format!("run-{round}"));
+            let log = writer.log().clone();
+            let publisher = std::thread::spawn(move || {
+                (0..50).for_each(|_| publish(&lane, &writer));
+                writer
+            });
+            let mut taken = 0;
+            let mut is_over = false;
+            while !is_over {
+                // Looked at before it is taken: what was published before is taken with it.
+                is_over = publisher.is_finished();
+                taken += replica
+                    .take(usize::MAX)
+                    .iter()
+                    .map(|append| append.chunk.entries.len())
+                    .sum::<usize>();
+            }
+            assert_eq!(taken, 50, "round {round}");
+            drop(publisher.join());
+            log.forget();
+        }
+        replica.take(usize::MAX);
+        assert_eq!(replica.figures().logs, 0, "what was dropped is not followed");
+    }
+
+    #[test]
+    fn logs_take_turns_and_what_is_left_is_taken_next() {
+        let registry = Registry::new(Box::new(ProcessClock::new()));
+        let replica = Replicator::install(&registry, 0).expect("the first");
+        assert!(Replicator::install(&registry, 0).is_none());
+        let (lane, one) = log_of(&registry, "one");
+        let (_, two) = log_of(&registry, "two");
+        for _ in 0..20 {
+            publish(&lane, &one);
+            publish(&lane, &two);
+        }
+        let mut seen = std::collections::HashMap::new();
+        let mut takes = 0;
+        while replica.figures().marked > 0 {
+            for append in replica.take(1) {
+                assert_eq!(append.chunk.entries.len(), 1);
+                *seen.entry(append.log.run().as_str().to_owned()).or_insert(0) += 1;
+            }
+            takes += 1;
+            let (one, two) = (seen.get("one").unwrap_or(&0), seen.get("two").unwrap_or(&0));
+            assert!(i32::abs_diff(*one, *two) <= 1);
+        }
+        assert_eq!((takes, seen["one"], seen["two"]), (40, 20, 20));
+        assert_eq!(replica.figures().behind, 40);
+        replica.stored("one", one.log().epoch(), 20);
+        // What was never taken is not stored, whoever says so.
+        replica.stored("two", two.log().epoch(), 99);
+        assert_eq!(replica.figures().behind, 0);
+        replica.close(&registry);
+        assert!(replica.is_closed() && !registry.shared().replica.is_on());
+        publish(&lane, &one);
+        assert!(replica.take(9).is_empty());
+        assert!(Replicator::install(&registry, 0).is_some());
+    }
+
+    #[test]
+    fn a_log_that_was_dropped_before_it_was_taken_is_told_as_that() {
+        let registry = Registry::new(Box::new(ProcessClock::new()));
+        let replica = Replicator::install(&registry, 0).expect("the first");
+        let (lane, writer) = log_of(&registry, "one");
+        publish(&lane, &writer);
+        publish(&lane, &writer);
+        writer.log().forget();
+        let appends = replica.take(99);
+        assert_eq!(appends.len(), 1);
+        let chunk = &appends[0].chunk;
+        assert_eq!(
+            (chunk.snapshot.as_ref().map(|(upto, _)| *upto), chunk.upto),
+            (Some(2), 2)
+        );
+        assert_eq!(chunk.ended, Some(Outcome::Lost));
+        assert!(appends[0].is_whole && replica.take(99).is_empty());
+    }
+}

@@ -81,7 +81,8 @@ impl Row {
         json::number_member(out, "depth", u64::from(glance.depth));
         json::number_member(out, "children", u64::from(glance.executions.saturating_sub(1)));
         json::number_member(out, "failed_steps", u64::from(glance.failed));
-        json::text_member(out, "worker", worker);
+        // Of a run that goes on elsewhere, the worker that publishes it.
+        json::text_member(out, "worker", self.log.mirrored_from().unwrap_or(worker));
     }
 }
 

@@ -347,6 +347,29 @@ async def test_an_application_may_be_started_again(workers):
         await one.plane.stop()
 
 
+async def test_after_the_end_of_an_application_its_limiters_are_their_own(workers):
+    """Such as the default limiter of the process: nobody would ask for leases any more."""
+    one, two = workers.make(2)
+    limiter, other = one.limiter(), two.limiter()
+    await one.plane.start()
+    await two.plane.start()
+    held = [await other.acquire("ann") for _ in range(2)]
+    with pytest.raises(LimitTimeout):
+        await limiter.acquire("ann", timeout=0.3)
+    await one.plane.stop()
+    alone = await limiter.acquire("ann", timeout=SECONDS)
+    alone.release()
+    later = FairLimiter(50, 2, timeout=SECONDS)
+    one.limits.share(later, "later")
+    one.limits.unshare("later")
+    await one.plane.start()
+    with pytest.raises(LimitTimeout):
+        await limiter.acquire("ann", timeout=0.3)
+    for each in held:
+        each.release()
+    (await limiter.acquire("ann")).release()
+
+
 async def test_what_is_told_of_a_loss_may_fail(workers, caplog):
     (one,) = workers.make(1)
 

@@ -110,6 +110,35 @@ async def test_10_000_callers_that_leave_at_any_time_get_and_give_nobody_elses_a
     print(f"{cancelled} cancelled, {answered} answered, {unavailable} unavailable")
 
 
+async def test_a_connection_that_was_cut_is_not_made_again_behind_the_planes_back(fresh_redis, monkeypatch):
+    """What the client library would do with the next command, without what a connection begins with."""
+    draw, wrong = random.Random(9), []
+    monkeypatch.setattr("isolane.cluster.redis.line.LAST_DELAY", 0.02)
+
+    async def ask(plane: Plane, n: int) -> None:
+        with contextlib.suppress(PlaneUnavailableError):
+            if (reply := await plane.call(("ECHO", str(n)))) != [b"%d" % n]:
+                wrong.append((n, reply))
+
+    async with planes(fresh_redis.url) as (plane,):
+        for n in range(100):
+            tasks = [asyncio.create_task(ask(plane, 10 * n + more)) for more in range(5)]
+            for _ in range(draw.randrange(6)):
+                await asyncio.sleep(0)
+            plane._link.cut()
+            tasks += [asyncio.create_task(ask(plane, 10 * n + 5 + more)) for more in range(5)]
+            await asyncio.gather(*tasks)
+            await until_up(plane)
+        assert wrong == []
+        with fresh_redis.client() as client:
+            before = client.info("stats")["total_connections_received"]
+            of_tests = before - plane._subscriber.connections - plane._link.figures()["connections"]
+        with RedisServer(fresh_redis.folder.parent / "other") as other, other.client() as client:
+            assert of_tests == client.info("stats")["total_connections_received"], (
+                "a connection was made behind its back"
+            )
+
+
 async def test_who_leaves_before_it_was_sent_is_not_sent(clean_redis):
     async with planes(clean_redis.url) as (plane,):
         plane.call(("SET", "left", "1")).cancel()

@@ -69,7 +69,7 @@ async def main(seed: int, journal: str, settings: dict[str, Any]) -> None:
     logs._lease = lease
     if is_deaf:
         # Every hint is lost.
-        logs._heard = lambda user_id: None
+        logs._heard = lambda user_id, is_news: None
 
     @site.app.get("/streams")
     async def streams(ctx: Ctx) -> list[dict[str, Any]]:

@@ -818,6 +818,11 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
             ),
         ),
     ),
+    "ConnectionMadeByItself": PythonFault(
+        "a connection to Redis that was cut is made again by the client library",
+        _REDIS + "line.py",
+        (("    if not connection.is_connected:\n", "    if False:\n"),),
+    ),
     "CallsForRedisUnbounded": PythonFault(
         "any number of calls may wait for a Redis that does not answer",
         _REDIS + "link.py",
@@ -909,7 +914,7 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
     "HintsAreNeeded": PythonFault(
         "a worker that hears no hint does not look",
         _CLUSTER + "logs.py",
-        (("guest.due = now + POLL_SECONDS *", "guest.due = now + 3600.0 *"),),
+        (("guest.list_due = now + POLL_SECONDS *", "guest.list_due = now + 3600.0 *"),),
     ),
     "AdoptsAtOnce": PythonFault(
         "after Redis was away the first one back closes the runs of the others",

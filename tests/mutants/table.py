@@ -390,6 +390,38 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "RetentionNeverOver": (
         f"{P}event_log.py::test_a_log_is_read_until_its_retention_is_over_and_then_frees_everything",
     ),
+    # Logs of other workers.
+    "MirrorTakesEvents": (f"{P}log_mirrors.py::test_nobody_but_its_feeder_changes_a_mirror",),
+    "MirrorEndedHere": ("lib::events::log::mirror::tests::nobody_but_its_feeder_ends_a_mirror",),
+    "MirrorTakesGaps": (
+        "run_log_mirrors::who_hops_between_workers_sees_what_the_writer_told",
+        f"{P}log_mirrors.py::test_a_log_that_folded_meanwhile_is_taken_from_its_snapshot",
+    ),
+    "MirrorTakesAgain": ("run_log_mirrors::who_hops_between_workers_sees_what_the_writer_told",),
+    "MirrorForgetsSpans": (
+        "run_log_mirrors::a_run_whose_worker_died_is_closed_once_and_for_all",
+        f"{P}log_mirrors.py::test_a_run_whose_worker_is_gone_is_closed_under_a_new_epoch",
+    ),
+    "MirrorAheadResets": (
+        "run_log_mirrors::who_hops_between_workers_sees_what_the_writer_told",
+        f"{P}log_mirrors.py::test_a_client_that_is_ahead_of_a_mirror_goes_on_exactly",
+    ),
+    "ReplicaForgetsShed": ("run_log_mirrors::who_hops_between_workers_sees_what_the_writer_told",),
+    "ReplicaForgetsFold": (
+        "run_log_mirrors::who_hops_between_workers_sees_what_the_writer_told",
+        f"{P}log_mirrors.py::test_a_log_that_folded_meanwhile_is_taken_from_its_snapshot",
+    ),
+    "ReplicaMissesLate": ("lib::events::replica::tests::what_is_published_while_a_log_is_taken_is_taken_next",),
+    "EntryNotBound": (
+        "lib::events::log::codec::tests::what_is_of_another_log_is_refused",
+        f"{P}log_mirrors.py::test_what_is_damaged_or_of_another_log_is_refused",
+    ),
+    "EntryNotSummed": (
+        "lib::events::log::codec::tests::what_was_damaged_is_refused",
+        f"{P}log_mirrors.py::test_what_is_damaged_or_of_another_log_is_refused",
+    ),
+    "SnapshotForgetsPairs": ("lib::events::log::mirror::tests::a_snapshot_that_travels_keeps_the_calls_apart",),
+    "StoredBeforeStored": (f"{P}log_mirrors.py::test_an_event_can_be_waited_for_until_it_is_stored",),
     "BytesNotReturned": (f"{P}lanes.py::test_dropping_a_lane_frees_all_its_bytes",),
     # Connections.
     "AckNotCounted": (f"{P}flow.py::test_a_socket_pauses_at_512_events_and_an_ack_resumes_it",),
@@ -668,6 +700,9 @@ KILLERS: dict[str, tuple[str, ...]] = {
     # The plane that workers share.
     "AnswerOfWhoLeft": (
         f"{PLANE}_faults.py::test_10_000_callers_that_leave_at_any_time_get_and_give_nobody_elses_answer",
+    ),
+    "ConnectionMadeByItself": (
+        f"{PLANE}_faults.py::test_a_connection_that_was_cut_is_not_made_again_behind_the_planes_back",
     ),
     "CallsForRedisUnbounded": (f"{PLANE}_faults.py::test_what_waits_is_bounded",),
     "EachCallWaitsForDeadRedis": (f"{PLANE}_faults.py::test_calls_fail_at_once_while_it_is_known_that_nobody_answers",),

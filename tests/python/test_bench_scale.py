@@ -113,6 +113,11 @@ def test_the_document_has_a_table_for_each_measurement_and_a_picture(tmp_path: P
     assert "var(--line0)" in (tmp_path / "picture.svg").read_text(encoding="utf-8")
 
 
+def test_labels_do_not_cover_each_other() -> None:
+    """In their order, each at its place where there is room."""
+    assert plot.apart({"a": 10.0, "b": 1.0, "c": 10.5}, 2.0) == {"b": 1.0, "a": 10.0, "c": 12.0}
+
+
 @pytest.mark.usefixtures("needs_redis")
 def test_only_what_others_did_is_counted() -> None:
     """The readings themselves are not."""

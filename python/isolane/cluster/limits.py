@@ -103,6 +103,7 @@ class ClusterLimits:
         self._is_counting = False
         self._counted: dict[tuple[str, str], int] = {}
         self._plane: Plane | None = None
+        self._is_stopped = False
 
     def _make_desk(self) -> LeaseDesk:
         return LeaseDesk(**self._settings)
@@ -144,8 +145,10 @@ class ClusterLimits:
             raise ValueError(f"a limit is shared as {name!r} already; take another name, or unshare that one first")
         if isinstance(limiter, ResourcePoolManager):
             limiter = limiter.limiter_to_share(total=total)
-        self._desk.share(limiter, name, user=user, total=total, on_lost=on_lost, fail=fail)
-        self._shared[name] = _Shared(limiter, name, user, total, on_lost, fail, lost)
+        shared = _Shared(limiter, name, user, total, on_lost, fail, lost)
+        if not self._is_stopped:
+            self._share(shared)
+        self._shared[name] = shared
 
     def unshare(self, name: str) -> None:
         """Let the limits of a limiter count in this worker only again. Its leases are given back."""
@@ -156,7 +159,8 @@ class ClusterLimits:
                 LEASES.labels(name, level).set(0)
             for count in COUNTS:
                 self._counted.pop((name, count), None)
-            self._desk.unshare(shared.limiter)
+            if not self._is_stopped:
+                self._desk.unshare(shared.limiter)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -171,7 +175,16 @@ class ClusterLimits:
         if not self._is_counting:
             self._is_counting = True
             plane.every(COUNT_SECONDS, self._count, "lease figures")
+        if self._is_stopped:
+            self._is_stopped = False
+            for each in self._shared.values():
+                self._share(each)
         self._driver = asyncio.create_task(self._drive(), name="isolane leases")
+
+    def _share(self, each: _Shared) -> None:
+        self._desk.share(
+            each.limiter, each.name, user=each.user, total=each.total, on_lost=each.on_lost, fail=each.fail
+        )
 
     async def stop(self) -> None:
         """Give everything back. Called by the plane, which may be down."""
@@ -190,12 +203,9 @@ class ClusterLimits:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await self._give_back(left)
-        # An application may be started again, as test suites do.
+        # Until it is started again, as test suites do: a limiter without anybody who asks for leases would stand still.
         self._desk = self._make_desk()
-        for each in self._shared.values():
-            self._desk.share(
-                each.limiter, each.name, user=each.user, total=each.total, on_lost=each.on_lost, fail=each.fail
-            )
+        self._is_stopped = True
 
     async def _give_back(self, left: Sequence[CoreOperation]) -> None:
         """Carry out what is left at the end, as often as it takes: to give back twice is as once."""

@@ -7,14 +7,15 @@ what another worker appends, or one that was thought dead, is refused.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 MAX_READ = 1000
 """Entries of one log that are read at a time."""
 
-Listener = Callable[[], None]
+Listener = Callable[[bool], None]
+"""Is told whether runs may have begun or ended, and not only said something."""
 
 
 class Appended(enum.Enum):
@@ -146,8 +147,8 @@ class LogStore(Protocol):
     async def claim(self, key: LogKey, worker: str, by: str, seconds: float) -> bool:
         """Take an overdue run over. Only one of all who try is told ``True``; the former worker can append no more."""
 
-    def hint(self, users: Sequence[str]) -> None:
-        """Tell other workers that there is something new of these users. May be lost."""
+    def hint(self, users: Mapping[str, bool]) -> None:
+        """Tell others that there is something new of these users, and whether runs began or ended. May be lost."""
 
     def listen(self, user: str, heard: Listener) -> None:
         """Have ``heard`` called for hints about a user. One listener for each user."""

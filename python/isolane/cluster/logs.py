@@ -54,7 +54,7 @@ ADOPTIONS_AT_ONCE = 64
 STOP_SECONDS = 3.0
 
 WORKER_LOST = "the worker that ran this is gone"
-CANCEL, LOGOUT, REACHED = "logs.cancel", "logs.logout", "logs.reached"
+CANCEL, REACHED = "logs.cancel", "logs.reached"
 
 
 @dataclass(slots=True)
@@ -96,6 +96,9 @@ class _Guest:
     count: int = 0
     key: str = ""
     due: float = 0.0
+    """When its logs are looked at."""
+    list_due: float = 0.0
+    """When it is asked which logs there are."""
     leaves: float | None = None
     is_new: bool = True
     logs: dict[str, _Mirrored] = field(default_factory=dict)
@@ -171,7 +174,6 @@ class ClusterLogs:
             plane.on_state(self._state_changed)
             plane.on_emptied(self._emptied)
             plane.on_command(CANCEL, self._told_to_cancel)
-            plane.on_command(LOGOUT, self._told_to_log_out)
             plane.on_command(REACHED, self._told_levels)
         # Each start has a loop of its own.
         self._changed, self._back = asyncio.Event(), asyncio.Event()
@@ -263,7 +265,7 @@ class ClusterLogs:
 
     def _look_at_all(self) -> None:
         for guest in self._guests.values():
-            guest.due = 0.0
+            guest.due = guest.list_due = 0.0
         self._changed.set()
 
     async def _until_up(self) -> None:
@@ -343,7 +345,10 @@ class ClusterLogs:
                 ended.append(own.key)
             else:
                 self._rewind(own, later=answer is Appended.FAILED)
-        store.hint(list(dict.fromkeys(own.key.user for own in owns)))
+        news = dict.fromkeys((own.key.user for own in owns), False)
+        for own, batch in zip(owns, batches, strict=True):
+            news[own.key.user] |= batch.whole or batch.outcome is not None
+        store.hint(news)
         await store.forget(plane.worker, ended)
 
     def _own_log(self, seals: Seals, append: LogAppend) -> _Own:
@@ -498,7 +503,7 @@ class ClusterLogs:
             if guest is not None and not is_lent:
                 guest.logs.pop(key.run, None)
                 guest.over.update((key, new))
-            store.hint([key.user])
+            store.hint({key.user: True})
         finally:
             if is_lent:
                 mirror.drop()
@@ -525,7 +530,7 @@ class ClusterLogs:
             guest = self._guests[user_id] = _Guest(user_id)
         guest.count += 1
         guest.leaves = None
-        guest.due = 0.0
+        guest.due = guest.list_due = 0.0
         self._changed.set()
         if self._is_up and not guest.arrived.is_set():
             try:
@@ -561,23 +566,27 @@ class ClusterLogs:
         self._changed.clear()
         ready = [guest for guest in self._guests.values() if guest.due <= now][:USERS_AT_ONCE]
         if ready:
+            listing = [guest for guest in ready if guest.list_due <= now]
+            for guest in listing:
+                guest.list_due = now + POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - not all at once
             for guest in ready:
                 # Before it is asked: what comes meanwhile is looked at again.
-                guest.due = now + POLL_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - not all at once
-            await self._look(ready)
+                guest.due = guest.list_due
+            await self._look(ready, listing)
             return
         next_look = min((guest.due for guest in self._guests.values()), default=now + POLL_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.001, next_look - now)):
                 await self._changed.wait()
 
-    def _heard(self, user_id: str) -> None:
+    def _heard(self, user_id: str, is_news: bool) -> None:
         guest = self._guests.get(user_id)
         if guest is not None:
             guest.due = 0.0
+            guest.list_due = 0.0 if is_news else guest.list_due
             self._changed.set()
 
-    async def _look(self, guests: Sequence[_Guest]) -> None:
+    async def _look(self, guests: Sequence[_Guest], listing: Sequence[_Guest]) -> None:
         plane, store, seals = self._here()
         for guest in guests:
             if not guest.key:
@@ -585,13 +594,13 @@ class ClusterLogs:
                 store.listen(guest.key, functools.partial(self._heard, guest.user_id))
         # What is followed already is read in the same round trip.
         lists, _ = await asyncio.gather(
-            store.runs_of([guest.key for guest in guests]), self._read_on(self._followed(guests), seals)
+            store.runs_of([guest.key for guest in listing]), self._read_on(self._followed(guests), seals)
         )
-        for guest, records in zip(guests, lists, strict=True):
+        for guest, records in zip(listing, lists, strict=True):
             if self._guests.get(guest.user_id) is guest:
                 self._take_records(guest, records, seals)
-        await self._read_on([each for each in self._followed(guests) if each[1].is_new], seals)
-        for guest in guests:
+        await self._read_on([each for each in self._followed(listing) if each[1].is_new], seals)
+        for guest in listing:
             guest.arrived.set()
 
     @staticmethod
@@ -737,16 +746,6 @@ class ClusterLogs:
         await self._tell(record.worker, CANCEL, [user_id.strip(), run_id, reason])
         return "accepted"
 
-    def logout(self, user_id: str, session_id: str | None) -> None:
-        """Have all other workers close the user's sockets."""
-        self._soon(self._tell_all(LOGOUT, [user_id.strip(), session_id]))
-
-    async def _tell_all(self, kind: str, said: Any) -> None:
-        plane, _, _ = self._here()
-        await asyncio.gather(
-            *(self._tell(worker, kind, said) for worker in plane.processes() if worker != plane.worker)
-        )
-
     async def _tell(self, worker: str, kind: str, said: Any) -> None:
         """Tell a worker, again until it was told: while Redis is away it waits."""
         plane, _, seals = self._here()
@@ -767,12 +766,6 @@ class ClusterLogs:
         self._counts["cancels"] += 1
         if self._isolane is not None:
             self._isolane.cancel_run_here(user_id, run_id, reason)
-
-    def _told_to_log_out(self, command: Command) -> None:
-        user_id, session_id = self._said(command)
-        self._counts["logouts"] += 1
-        if self._isolane is not None:
-            self._isolane.logout_here(user_id, session_id)
 
 
 def _is_older(record: LogRecord, own: _Own, head: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from isolane import _core
@@ -152,11 +152,11 @@ class MemoryLogStore:
         self._records[key.user][key.run] = replace(record, worker=by)
         return True
 
-    def hint(self, users: Sequence[str]) -> None:
+    def hint(self, users: Mapping[str, bool]) -> None:
         """Tell other workers."""
-        for user in users:
+        for user, is_news in users.items():
             for heard in self._listeners.get(user, ()):
-                asyncio.get_running_loop().call_soon(heard)
+                asyncio.get_running_loop().call_soon(heard, is_news)
 
     def listen(self, user: str, heard: Listener) -> None:
         """Have ``heard`` called for hints about a user."""

@@ -7,7 +7,7 @@ class DeliveryTimeout(TimeoutError):  # noqa: N818 - named like the standard's o
     """An event was not delivered in time. It stays in the log for a client that comes later.
 
     Attributes:
-        level: what was waited for: ``sent`` or ``acked``.
+        level: what was waited for: ``stored``, ``sent`` or ``acked``.
         number: the event's number.
         reached: the highest number of the run that has come so far; 0 for none.
     """

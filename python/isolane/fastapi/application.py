@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from isolane.cluster import Plane
     from isolane.cluster.limits import ClusterLimits
     from isolane.cluster.logs import ClusterLogs
+    from isolane.cluster.shared import Shared
     from isolane.fastapi.sockets import Delivery
     from isolane.fastapi.sse import EventStream
     from isolane.migration.flags import MigrationFeatureFlags
@@ -134,6 +135,7 @@ class Isolane:
         plane: what workers share on a Redis, or ``None``.
         logs: the events of users' runs on other workers, or ``None``.
         cluster_limits: shares limits with the other workers, or ``None`` without Redis.
+        shared: what this application has on it beside limits and runs, or ``None``.
     """
 
     def __init__(
@@ -162,6 +164,9 @@ class Isolane:
         self._arriving: set[_Arrival] = set()
         if plane is not None:
             self.logs = _logs_of(self, plane, settings)
+        self.shared = _shared_of(plane, settings, own_tickets=ticket_store is not None)
+        if self.shared is not None and self.shared.tickets is not None:
+            ticket_store = self.shared.tickets
         self.settings = settings
         self.authenticate = authenticate
         self.authorize_command = authorize_command
@@ -213,6 +218,10 @@ class Isolane:
         self.draining = False
         self.forced_closes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        if self.shared is not None:
+            self.shared.attach(self)
+        elif rollout is not None:
+            rollout.refuse_without_plane()
 
     def _share_limits(self, plane: Plane) -> ClusterLimits:
         from isolane.cluster.engines import share_engines  # noqa: PLC0415 - nobody else pays for it
@@ -389,16 +398,20 @@ class Isolane:
         themselves when they end. A token that the client still has opens a new socket: ``authenticate`` is to refuse
         it. Returns how many were closed here; those on other workers are closed a moment later.
         """
-        if self.logs is not None:
-            self.logs.logout(user_id, session_id)
+        if self.shared is not None:
+            self.shared.logouts.tell(user_id, session_id)
         return self.logout_here(user_id, session_id)
 
     def logout_here(self, user_id: str, session_id: str | None = None) -> int:
-        """Do what ``logout`` does on this worker alone."""
+        """Do what ``logout`` does, and tell no other worker."""
+        self.gate.end_tickets(user_id, session_id)
+        return self.close_sockets(user_id, session_id)
+
+    def close_sockets(self, user_id: str, session_id: str | None = None) -> int:
+        """Close the sockets and event streams that the user has on this worker. Returns how many there were."""
         closed = 0
         for arrival in self._arriving:
             arrival.is_over |= arrival.is_of(user_id, session_id)
-        self.gate.end_tickets(user_id, session_id)
         for delivery in list(self.deliveries):
             cursor, principal = delivery.cursor, delivery.principal
             if cursor is None or principal.user_id.strip() != user_id.strip():
@@ -557,7 +570,7 @@ def setup(
         limiter: hands out the permits, such as one with named resources or an adaptive limit. Default: one with the
             numbers of the settings.
         sessions: the sessions that ``authenticate`` knows: when one ends, its sockets and event streams are closed.
-        ticket_store: keeps tickets for sockets. Default: this process does.
+        ticket_store: keeps tickets for sockets. Default: the plane, or without one this process.
         authorize_command: asked with the principal, ``cancel`` and the run before a socket's command is done; a plain
             function. Anything but ``True`` is answered as if the run were not there. Default: all are done.
         audit: is told who signs in to sockets, and who is refused. One with a ``health()``, such as an
@@ -567,7 +580,8 @@ def setup(
         probe_seconds: how often its ``CanaryProbe`` runs, such as 60. Default: never.
         tools: makes the dispatchers that agents get by ``context.get_tool_dispatcher()``. Default: there are none.
         rollout: the flags of a migration: kept up to date while the application runs, and pinned in each context.
-            Default: those of ``ISOLANE_FLAGS_FILE`` and ``ISOLANE_FLAG_*``, if there are any.
+            Default: those of ``ISOLANE_FLAGS_FILE`` and ``ISOLANE_FLAG_*``, if there are any; with
+            ``ISOLANE_FLAGS_SHARED`` those that all workers share on Redis.
         guard: rolls a flag back when what it is told of runs says so. Default: nobody does.
         alerts: looks at the metrics every 5 s while the application runs, and says when something is not as it should
             be. Its sinks are closed at the end. Default: nobody does.
@@ -667,6 +681,14 @@ def _logs_of(isolane: Isolane, plane: Plane, settings: IsolaneSettings) -> Clust
     plane.add(logs)
     logs.attach(isolane, settings)
     return logs
+
+
+def _shared_of(plane: Plane | None, settings: IsolaneSettings, *, own_tickets: bool) -> Shared | None:
+    if plane is None:
+        return None
+    from isolane.cluster.shared import Shared  # noqa: PLC0415 - nobody else pays for it
+
+    return Shared(plane, own_tickets=own_tickets, merged_metrics=settings.metrics_merged)
 
 
 MISFITS = {

@@ -15,10 +15,12 @@ DEFAULT_PATH = "/metrics"
 
 
 async def _scrape(request: Request) -> Response:
-    """Answer with all that this process has measured, in the format that ``Accept`` asks for."""
+    """Answer with all that this process, or with a plane all workers, have measured, as ``Accept`` asks for."""
     form = content_type(request.headers.get("accept"))
     headers = {"Cache-Control": "no-store", "Vary": "Accept", "Content-Type": CONTENT_TYPES[form]}
-    return Response(render(form), headers=headers)
+    shared = getattr(getattr(request.app.state, "isolane", None), "shared", None)
+    text = render(form) if shared is None or shared.metrics is None else await shared.metrics.render(form)
+    return Response(text, headers=headers)
 
 
 def add_metrics_route(app: FastAPI, path: str, authorize: Callable[..., Any] | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from isolane.fastapi.dependencies import get_principal
@@ -37,14 +38,21 @@ def migration_router(*, authorize: Callable[..., Any], path: str = "/migration")
     router = APIRouter(dependencies=[Depends(get_principal), Depends(authorize)], tags=["isolane"])
 
     @router.get(path, response_class=JSONResponse, summary="Legacy calls", include_in_schema=False)
-    async def migration() -> JSONResponse:
+    async def migration(request: Request) -> JSONResponse:
         kept = KEEPER.current()
-        if kept is None:
+        shared = getattr(getattr(request.app.state, "isolane", None), "shared", None)
+        if shared is not None:
+            reading = await shared.ledger.reading()
+        elif kept is None:
             reading = LedgerReading.of(LEDGER.book(), files=0)
         else:
             folder, name = kept
             reading = await asyncio.to_thread(folder.read, (name, LEDGER.book()))
-        document = {"schema": 1, "workers": "this one" if kept is None else "all", **reading_dict(reading)}
+        document = {
+            "schema": 1,
+            "workers": "this one" if kept is None and shared is None else "all",
+            **reading_dict(reading),
+        }
         return JSONResponse(document, headers={"Cache-Control": "no-store"})
 
     return router

@@ -62,6 +62,18 @@ class Rollout:
             self.guard.attach(isolane)
             self._ticker.start()
 
+    def refuse_without_plane(self) -> None:
+        """Refuse flags that are to lie on a plane, where there is none.
+
+        Raises:
+            TypeError: they are.
+        """
+        if callable(getattr(self.flags.source, "bind", None)):
+            raise TypeError(
+                "the flags are to be shared on Redis, and no Redis is known: set ISOLANE_REDIS_URL, or give "
+                "setup(redis=...)"
+            )
+
     async def stop(self) -> None:
         """Watch no more. Contexts that were made keep their decisions."""
         self._ticker.stop()
@@ -110,6 +122,10 @@ def rollout_of(
         TypeError: there is a guard and nothing for it to guard.
         ValueError: the guard was made with other flags.
     """
+    if flags is None and settings.flags_shared:
+        from isolane.cluster.flags import SharedFlagSource  # noqa: PLC0415 - nobody else pays for it
+
+        flags = MigrationFeatureFlags(SharedFlagSource(settings.flags_file), required=False)
     if flags is None and (settings.flags_file or EnvironmentSource.is_configured()):
         # A file that is broken when a process is started again must not keep it from starting: nobody has a flag then.
         flags = MigrationFeatureFlags(EnvironmentSource(flags_file=settings.flags_file), required=False)

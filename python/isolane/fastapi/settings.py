@@ -77,6 +77,12 @@ class IsolaneSettings(BaseSettings):
     signal_drain: bool = _own("SIGNAL_DRAIN", True, description="sockets leave before uvicorn handles SIGTERM")
     probe_prefix: str = _own("PROBE_PREFIX", "/_isolane", pattern="^/", description="prefix of health and readiness")
     metrics_path: str = _own("METRICS_PATH", "", pattern="^(/|$)", description="route of the metrics; empty: none")
+    metrics_merged: bool = _own(
+        "METRICS_MERGED", True, description="with a plane a scrape of any worker has the metrics of all"
+    )
+    flags_shared: bool = _own(
+        "FLAGS_SHARED", False, description="the flags lie on Redis, for all workers; a file is what they begin with"
+    )
     flags_file: str | None = _own("FLAGS_FILE", None, description="file with the flags of a migration, JSON or TOML")
     max_connections_per_user: int = _own("MAX_CONNECTIONS_PER_USER", 3, ge=1, description="sockets of one user")
     retention_seconds: float = _own("RETENTION_SECONDS", 300.0, ge=0, description="how long an ended log is readable")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from isolane.security.errors import UserQuarantinedError
@@ -46,6 +47,38 @@ class Quarantine:
         self._factories: weakref.WeakSet[Any] = weakref.WeakSet()
         self._timers: dict[str, list[asyncio.TimerHandle]] = {}
         self._ending: set[asyncio.Task[Any]] = set()
+        self._listeners: list[Callable[[str, str, str], None]] = []
+
+    def add_listener(self, listener: Callable[[str, str, str], None]) -> None:
+        """Have a function told of each ``quarantined`` and ``released`` with the user and the reason, from any thread.
+
+        It must not block. What others decided, and ``follow`` and ``follow_release`` do here, is not told.
+        """
+        self._listeners.append(listener)
+
+    def _tell(self, kind: str, user_id: str, reason: str) -> None:
+        for listener in self._listeners:
+            try:
+                listener(kind, user_id, reason)
+            except Exception:
+                logger.exception("what follows the quarantine failed")
+
+    def follow(self, user_id: str, reason: str) -> bool:
+        """Do what another worker has decided and recorded: start nothing more for the user. Returns whether it is new.
+
+        Who is in it already is so for the reason that was there first.
+        """
+        is_new = self._put(user_id, reason)
+        if is_new:
+            logger.warning("another worker has put a user into quarantine: %s", reason)
+        return is_new
+
+    def follow_release(self, user_id: str) -> bool:
+        """Do what another worker has decided and recorded: let the user start runs again."""
+        if user_id not in self._reasons:
+            return False
+        self._let_go(user_id)
+        return True
 
     def attach(self, factory: Quarantinable) -> None:
         """Have a factory ask before it starts anything. It is not kept alive."""
@@ -70,13 +103,19 @@ class Quarantine:
 
         It takes effect whether or not it can be recorded; that it could not is logged.
         """
+        if not self._put(user_id, reason):
+            return False
+        self._record("user_quarantined", user_id, {"reason": reason}, must=False)
+        self._tell("quarantined", user_id, reason)
+        return True
+
+    def _put(self, user_id: str, reason: str) -> bool:
         if user_id in self._reasons:
             return False
         if len(self._reasons) >= MAX_USERS:
             self._is_full = True
         else:
             self._reasons[user_id] = reason
-        self._record("user_quarantined", user_id, {"reason": reason}, must=False)
         self._drain(user_id)
         return True
 
@@ -94,11 +133,15 @@ class Quarantine:
         if user_id not in self._reasons:
             return False
         self._record("user_released", user_id, {"by": by, "reason": reason}, must=True)
+        self._let_go(user_id)
+        self._tell("released", user_id, reason)
+        return True
+
+    def _let_go(self, user_id: str) -> None:
         self._reasons.pop(user_id, None)
         self._is_full = False
         for timer in self._timers.pop(user_id, ()):
             timer.cancel()
-        return True
 
     def close(self) -> None:
         """Stop the timers. Users stay in quarantine; what runs for them is no longer ended."""

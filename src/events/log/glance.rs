@@ -86,15 +86,15 @@ pub(super) struct Head<'a> {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Ending<'a> {
+struct Ending<'a> {
     #[serde(borrow)]
-    pub(super) payload: EndingBody<'a>,
+    payload: EndingBody<'a>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct EndingBody<'a> {
+struct EndingBody<'a> {
     #[serde(borrow, default)]
-    pub(super) tool_name: Option<Cow<'a, str>>,
+    tool_name: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     status: Option<Cow<'a, str>>,
     #[serde(borrow, default)]

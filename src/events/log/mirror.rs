@@ -7,10 +7,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use serde::Deserialize;
+
 use super::codec::{Arrived, Malformed, Moved, Seal, Snapshot, decode, decode_snapshot};
 use super::entries::Entries;
 use super::entry::Entry;
-use super::glance::{Ending, Head};
+use super::glance::Head;
 use super::names::Names;
 use super::replicate::Chunk;
 use super::waits::{Deferral, Level};
@@ -51,6 +53,27 @@ pub enum MirrorError {
     Event(#[from] EventError),
 }
 
+#[derive(Deserialize)]
+struct ToolHead<'a> {
+    #[serde(borrow)]
+    payload: ToolBody<'a>,
+}
+
+#[derive(Deserialize)]
+struct ToolBody<'a> {
+    #[serde(borrow)]
+    tool_name: Cow<'a, str>,
+}
+
+/// The name of the tool of a message. What else is in a payload is its publisher's, who may have put anything there.
+fn tool_name(message: &str) -> Box<str> {
+    if let Ok(ToolHead { payload }) = serde_json::from_str(message) {
+        return payload.tool_name.into();
+    }
+    let message: serde_json::Value = serde_json::from_str(message).unwrap_or_default();
+    message["payload"]["tool_name"].as_str().unwrap_or_default().into()
+}
+
 /// What an event says of executions and calls of tools, read of its message.
 enum Noted {
     Started {
@@ -79,10 +102,7 @@ impl Noted {
                         .and_then(|parent| TraceContext::new(&parent, None, true)),
                 }
             }
-            Slot::ToolBegun(..) => {
-                let Ending { payload } = serde_json::from_str(&entry.text).map_err(wrong)?;
-                Self::Tool(payload.tool_name.unwrap_or_default().into())
-            }
+            Slot::ToolBegun(..) => Self::Tool(tool_name(&entry.text)),
             _ => Self::Nothing,
         })
     }
@@ -466,5 +486,193 @@ impl RunLog {
         Streams::replace(&lane, &log);
         let chunk = log.chunk(0, true, usize::MAX);
         Ok((log, chunk))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ProcessClock;
+    use crate::events::{Connection, CursorMode, Draft, EventKind, Extra, LogAccount, SpanScope, StreamWriter};
+    use crate::ids::{RequestId, UserId};
+    use crate::lanes::Registry;
+
+    /// Two workers: who publishes and who mirrors.
+    struct Pair {
+        here: LaneHandle,
+        there: LaneHandle,
+        writer: StreamWriter,
+        mirror: Arc<RunLog>,
+        taken: u64,
+    }
+
+    const NOW: Moment = Moment { monotonic: 9, unix: 9 };
+
+    fn names() -> (RunId, ThreadId) {
+        (
+            RunId::new("run").expect("valid"),
+            ThreadId::new("thread").expect("valid"),
+        )
+    }
+
+    impl Pair {
+        fn new(events: usize) -> Self {
+            let lane = || Registry::new(Box::new(ProcessClock::new())).lane(&UserId::new("ann").expect("valid"));
+            let (here, there) = (lane(), lane());
+            let bounds = LogBounds {
+                events,
+                ..LogBounds::default()
+            };
+            let (run, thread) = names();
+            let writer = Streams::open(&here, &run, &thread, bounds).expect("opens");
+            let mirror =
+                Streams::mirror(&there, &run, &thread, writer.log().epoch(), "w1", bounds).expect("is mirrored");
+            Self {
+                here,
+                there,
+                writer,
+                mirror,
+                taken: 0,
+            }
+        }
+
+        fn publish_in(lane: &LaneHandle, log: &RunLog, kind: EventKind<'_>) -> Result<u64, EventError> {
+            let scope = SpanScope {
+                request: RequestId::new("request").expect("valid"),
+                parent: None,
+            };
+            let draft = Draft {
+                kind,
+                agent: Some("agent"),
+                message: None,
+                payload: "{\"tool_name\":\"search\"",
+                timed: false,
+                extra: Extra::default(),
+            };
+            log.publish(lane, &scope, draft, NOW)
+        }
+
+        fn publish(&self, kind: EventKind<'_>) {
+            Self::publish_in(&self.here, self.writer.log(), kind).expect("is published");
+        }
+
+        fn bring(&mut self) {
+            let chunk = self.writer.log().chunk(self.taken, false, usize::MAX);
+            let entries = chunk.entries.iter().map(|(number, bytes)| (*number, &**bytes));
+            let taken = match &chunk.snapshot {
+                Some((upto, snapshot)) => self.mirror.mirror_reset(*upto, snapshot, entries, NOW),
+                None => self.mirror.mirror_append(entries, NOW),
+            };
+            assert_eq!(taken, Ok(true));
+            self.taken = chunk.upto;
+            assert_eq!(self.mirror.head(), self.writer.log().head());
+        }
+    }
+
+    fn reader(lane: &LaneHandle) -> Arc<Connection> {
+        let connection = Streams::attach(lane, CursorMode::Framed, 9, 9);
+        connection.subscribe("run", None, None);
+        connection
+    }
+
+    const TOOL: EventKind<'static> = EventKind::ToolExecuting("search");
+    const TOOL_END: EventKind<'static> = EventKind::ToolCompleted("search");
+
+    #[test]
+    fn nobody_but_its_feeder_ends_a_mirror() {
+        let mut pair = Pair::new(100);
+        pair.publish(EventKind::Started);
+        pair.bring();
+        pair.mirror.end(Some(Outcome::Cancelled), "the user wants it", 9, 9);
+        pair.mirror.repair(None, false, "the engine ended", 9, 9);
+        assert!(!pair.mirror.is_over() && pair.mirror.has_open_spans());
+        let refused = Pair::publish_in(&pair.there, &pair.mirror, EventKind::Thinking);
+        assert_eq!(refused, Err(EventError::Elsewhere));
+        let (run, thread) = names();
+        let opened = Streams::open(&pair.there, &run, &thread, LogBounds::default());
+        assert_eq!(opened.err(), Some(EventError::Elsewhere));
+        // Nor does its feeder feed what is no mirror.
+        assert!(pair.writer.log().mirror_append([], NOW).is_err());
+        assert!(pair.writer.log().mirror_end(Outcome::Lost, NOW).is_err());
+        assert!(pair.writer.log().adopt("worker_lost", "gone", NOW).is_err());
+        pair.mirror.mirror_end(Outcome::Partial, NOW).expect("ends");
+        assert_eq!(pair.mirror.view().ended, Some((Outcome::Partial, 9)));
+        // The run id can be used again, as after any end.
+        assert!(Streams::open(&pair.there, &run, &thread, LogBounds::default()).is_ok());
+    }
+
+    #[test]
+    fn a_snapshot_that_travels_keeps_the_calls_apart() {
+        let mut pair = Pair::new(1);
+        for kind in [EventKind::Started, TOOL, TOOL, TOOL_END, EventKind::Thinking] {
+            pair.publish(kind);
+        }
+        pair.bring();
+        let read = |lane: &LaneHandle| reader(lane).read(99, 9);
+        assert_eq!(read(&pair.there), read(&pair.here));
+        for kind in [TOOL_END, EventKind::Thinking, EventKind::Thinking] {
+            pair.publish(kind);
+            pair.bring();
+        }
+        assert_eq!(read(&pair.there), read(&pair.here));
+        assert_eq!(
+            pair.mirror.account(),
+            LogAccount {
+                serial: pair.mirror.serial(),
+                ..pair.writer.log().account()
+            }
+        );
+        let (here, there) = (pair.writer.log().glance(), pair.mirror.glance());
+        assert_eq!((there.executions, there.depth, there.failed), (1, 1, 0));
+        assert_eq!((here.agent, here.head), (there.agent, there.head));
+    }
+
+    #[test]
+    fn what_a_snapshot_counts_is_not_counted_again() {
+        let mut pair = Pair::new(3);
+        for _ in 0..3 {
+            pair.publish(EventKind::Started);
+            pair.publish(EventKind::Error);
+        }
+        pair.publish(EventKind::Started);
+        pair.publish(EventKind::Completed);
+        pair.publish(EventKind::Started);
+        pair.bring();
+        let glance = pair.mirror.glance();
+        assert_eq!((glance.executions, glance.failed), (5, 3));
+        assert!(glance.longest.is_some());
+    }
+
+    #[test]
+    fn a_payload_may_hold_anything() {
+        let message = |payload| format!("{{\"type\":\"tool_executing\",\"payload\":{payload},\"seq\":1}}");
+        for (payload, name) in [
+            ("{\"tool_name\":\"a\\\"b\"}", "a\"b"),
+            ("{\"tool_name\":\"a\",\"error_type\":5,\"status\":[]}", "a"),
+            ("{\"tool_name\":1,\"tool_name\":\"a\"}", "a"),
+            ("{\"tool_name\":1}", ""),
+            ("{}", ""),
+        ] {
+            assert_eq!(&*tool_name(&message(payload)), name, "{payload}");
+        }
+    }
+
+    #[test]
+    fn another_incarnation_takes_the_place_of_one_that_has_not_ended() {
+        let mut pair = Pair::new(100);
+        pair.publish(EventKind::Started);
+        pair.bring();
+        let connection = reader(&pair.there);
+        assert!(!connection.read(99, 9).is_empty());
+        let (run, thread) = names();
+        let again =
+            Streams::mirror(&pair.there, &run, &thread, "another", "w2", LogBounds::default()).expect("mirrored");
+        assert!(pair.mirror.is_forgotten() && !again.is_forgotten());
+        let texts: Vec<_> = (0..3).flat_map(|_| connection.read(99, 9)).collect();
+        assert_eq!(texts.len(), 1, "{texts:?}");
+        assert!(texts[0].contains("\"mode\":\"reset\"") && texts[0].contains("another"));
+        assert_eq!(pair.mirror.mirror_append([], NOW), Err(EventError::Closed.into()));
+        drop(pair);
+        again.forget();
     }
 }

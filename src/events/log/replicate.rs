@@ -29,6 +29,8 @@ pub struct Chunk {
     pub entries: Vec<(u64, Vec<u8>)>,
     /// What stands for everything up to a number. With it the store needs nothing up to there.
     pub snapshot: Option<(u64, Vec<u8>)>,
+    /// The position before it.
+    pub after: u64,
     /// The position after it.
     pub upto: u64,
     /// Whether there is more.
@@ -83,6 +85,7 @@ impl RunLog {
         let seal = self.seal();
         let inner = self.inner();
         let mut chunk = Chunk {
+            after,
             upto: after,
             is_last: inner.lane.is_none(),
             ..Chunk::default()

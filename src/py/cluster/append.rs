@@ -15,6 +15,7 @@ pub(crate) struct LogAppend {
     epoch: String,
     entries: Vec<(u64, Py<PyBytes>)>,
     snapshot: Option<(u64, Py<PyBytes>)>,
+    after: u64,
     upto: u64,
     ended: Option<&'static str>,
     is_whole: bool,
@@ -30,6 +31,7 @@ impl LogAppend {
             epoch: log.epoch().to_string(),
             entries: chunk.entries.iter().map(packed).collect(),
             snapshot: chunk.snapshot.as_ref().map(packed),
+            after: chunk.after,
             upto: chunk.upto,
             ended: chunk.ended.map(crate::events::Outcome::name),
             is_whole,
@@ -79,6 +81,12 @@ impl LogAppend {
     fn snapshot(&self, py: Python<'_>) -> Option<(u64, Py<PyBytes>)> {
         let (number, bytes) = self.snapshot.as_ref()?;
         Some((*number, bytes.clone_ref(py)))
+    }
+
+    /// The number up to which the store has had everything before it.
+    #[getter]
+    fn after(&self) -> u64 {
+        self.after
     }
 
     /// The number up to which the store has everything with this: what `LogReplica.stored` is told.

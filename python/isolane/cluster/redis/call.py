@@ -123,10 +123,11 @@ class Call:
         self._timer.cancel()
         if self.future.done():
             return
-        self._told(self, error.reason)
         self.future.set_exception(error)
         # Nobody has to ask: the state of the plane is logged once, not with each call.
         self.future.exception()
+        # Which may refuse all that waits, this one included.
+        self._told(self, error.reason)
 
     def _due(self) -> None:
         if self.future.done():

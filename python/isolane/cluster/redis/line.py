@@ -49,6 +49,13 @@ def close_at_once(connection: AbstractConnection) -> None:
         connection._close()  # type: ignore[no-untyped-call] # noqa: SLF001 - disconnect() waits for the other side
 
 
+async def send(connection: AbstractConnection, packed: list[bytes]) -> None:
+    """Send on a connection that is there. The client would make one that was cut again, without its beginning."""
+    if not connection.is_connected:
+        raise RedisError("the connection was cut")
+    await connection.send_packed_command(packed, check_health=False)
+
+
 class Line:
     """One connection, made again whenever it is lost.
 
@@ -225,7 +232,7 @@ class Line:
             self._unanswered.extend((piece, at, now) for at in range(len(piece.commands)))
         if self._watch is None:
             self._watch = self._loop.call_later(LOOK_SECONDS, self._look)
-        await connection.send_packed_command(packed, check_health=False)
+        await send(connection, packed)
 
     async def _read(self, connection: AbstractConnection) -> None:
         """Read answers until the connection is lost, also while none is due: its end is noticed at once."""

@@ -15,7 +15,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError, ReadOnlyError,
 
 from isolane.cluster.errors import PlaneUnavailableError
 from isolane.cluster.redis.call import Call, Command, Piece, cannot_now, pack
-from isolane.cluster.redis.line import CONNECT_SECONDS, Line, LineState
+from isolane.cluster.redis.line import CONNECT_SECONDS, Line, LineState, send
 from isolane.cluster.redis.target import Address, Target
 
 MAX_CALLS = 10_000
@@ -303,7 +303,7 @@ class Link:
         commands: list[Command] = [("CLIENT", "SETNAME", self._client_name)]
         commands += [("SCRIPT", "LOAD", text) for _, text in self._scripts.values()]
         commands += [("CLUSTER", "SLOTS"), ("PING",)]
-        await connection.send_packed_command([pack(command) for command in commands], check_health=False)
+        await send(connection, [pack(command) for command in commands])
         replies: list[Any] = []
         for _ in commands:
             try:

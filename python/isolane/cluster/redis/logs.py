@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ def _script(name: str) -> str:
     return (resources.files(__package__) / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
 
 
+NEWS, MORE = b"news", b"more"
 SCRIPTS = ("log_append", "log_read", "log_runs", "log_fence", "run_leases")
 CALL_SECONDS = 0.5
 """A call may take so long. No user waits for it, and what it moves may be large."""
@@ -162,14 +163,15 @@ class RedisLogStore:
 
     # Hints.
 
-    def hint(self, users: Sequence[str]) -> None:
+    def hint(self, users: Mapping[str, bool]) -> None:
         """Tell other workers."""
-        for user in users:
-            self._plane.hint(self._channel(user))
+        for user, is_news in users.items():
+            self._plane.hint(self._channel(user), NEWS if is_news else MORE)
 
     def listen(self, user: str, heard: Listener) -> None:
         """Have ``heard`` called for hints about a user."""
-        self._plane.listen(self._channel(user), lambda _: heard())
+        # A hint that says nothing stands for those that may have been lost.
+        self._plane.listen(self._channel(user), lambda said: heard(said != MORE))
 
     def unlisten(self, user: str) -> None:
         """Listen no more."""

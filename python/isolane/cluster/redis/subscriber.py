@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from isolane.cluster.protocols import HintHandler
-from isolane.cluster.redis.line import CONNECT_SECONDS, FIRST_DELAY, LAST_DELAY, close_at_once
+from isolane.cluster.redis.call import pack
+from isolane.cluster.redis.line import CONNECT_SECONDS, FIRST_DELAY, LAST_DELAY, close_at_once, send
 from isolane.cluster.redis.link import Link
 
 logger = logging.getLogger("isolane.cluster")
@@ -107,9 +107,8 @@ class Subscriber:
                     pinged = loop.time()
                     commands.append(("PING",))
                 if commands:
-                    packed: Any = connection.pack_commands(commands)
                     async with asyncio.timeout(DEAF_SECONDS):
-                        await connection.send_packed_command(packed, check_health=False)
+                        await send(connection, [pack(command) for command in commands])
                     continue
                 timer = loop.call_later(max(0.01, pinged + PING_SECONDS - loop.time()), self._changed.set)
                 await self._changed.wait()

@@ -249,7 +249,7 @@ class LedgerFolder:
         of_text = list(texts)
         whole, problems = merge_ledgers(list(texts.values()))
         unread |= {of_text[at]: problem for at, problem in problems}
-        spans = _spans(text for name, text in texts.items() if name not in unread)
+        spans = spans_of(text for name, text in texts.items() if name not in unread)
         return LedgerReading.of(whole, spans=spans, files=len(texts) - len(problems), unread=unread)
 
     def _written(self, name: str) -> float:
@@ -303,7 +303,7 @@ class LedgerFolder:
             whole, problems = merge_ledgers(texts)
             if whole is None or problems:
                 return 0
-            more = {"absorbed": sorted(earlier | set(taken)), "spans": _spans(texts)}
+            more = {"absorbed": sorted(earlier | set(taken)), "spans": spans_of(texts)}
             self.write(merged, json.dumps({**json.loads(whole), **more}))
         for name in earlier | set(taken):
             self._remove(name)
@@ -320,7 +320,7 @@ class LedgerFolder:
         return self._written(name) < before and not _is_running(int(match["pid"]))
 
 
-def _spans(texts: Iterable[str]) -> list[tuple[int, int]]:
+def spans_of(texts: Iterable[str]) -> list[tuple[int, int]]:
     """When somebody counted, by ledgers that can be read: what one of many workers leaves out, another one may have."""
     found: list[tuple[int, int]] = []
     for text in texts:

@@ -1,4 +1,4 @@
-"""``isolane rollout``: look at a file of flags and change it.
+"""``isolane rollout``: look at the flags and change them, in a file or on the Redis that workers share.
 
 Exit codes: 0 done; 1 refused: the flag is unknown, off or rolled back; 2 wrong arguments; 3 the file, or the audit log,
 cannot be read, written or locked, or is no valid document. With 1 and 3 nothing was changed, unless the text says so.
@@ -21,7 +21,7 @@ from isolane.migration.flags.sources.environment import FILE_VARIABLE
 from isolane.migration.flags.sources.errors import FlagChangeRefusedError, FlagFileError
 from isolane.migration.flags.sources.history import FlagChange
 from isolane.migration.flags.sources.reading import as_json
-from isolane.migration.flags.sources.writer import LOCK_SECONDS, FlagWriter
+from isolane.migration.flags.sources.writer import LOCK_SECONDS, DocumentWriter, FlagWriter
 from isolane.migration.flags.status import as_text, condition_of, plain, rollout_status
 from isolane.security.errors import AuditUnavailableError
 from isolane.security.events import AuditClass, SecurityEvent, Severity
@@ -33,6 +33,9 @@ REFUSED = 1
 UNUSABLE = 3
 
 AUDIT_VARIABLE = "ISOLANE_AUDIT_DIR"
+SHARED_VARIABLE = "ISOLANE_FLAGS_SHARED"
+REDIS_VARIABLE = "ISOLANE_REDIS_URL"
+PREFIX_VARIABLE = "ISOLANE_REDIS_PREFIX"
 SEVERITIES = {
     "set": Severity.INFO,
     "kill": Severity.CRITICAL,
@@ -64,12 +67,35 @@ def _condition(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _writer(options: argparse.Namespace) -> FlagWriter:
+def _is_shared(options: argparse.Namespace) -> bool:
+    """Whether the flags lie on Redis: because it was said, or because the workers are configured so."""
+    configured = os.environ.get(SHARED_VARIABLE, "").strip().lower() in {"1", "true", "t", "yes", "y", "on"}
+    return options.redis is not None or (options.file is None and configured)
+
+
+def _writer(options: argparse.Namespace) -> DocumentWriter:
+    if _is_shared(options):
+        url = options.redis or os.environ.get(REDIS_VARIABLE, "")
+        if not url:
+            raise FlagFileError(
+                "no Redis", "neither --redis nor the variable names one", f"set {REDIS_VARIABLE}, or give --redis URL"
+            )
+        return _on_redis(url, options.redis_prefix)
+    if options.file is None and os.environ.get(FILE_VARIABLE):
+        options.file = Path(os.environ[FILE_VARIABLE])
     if options.file is None:
         raise FlagFileError(
             "no file of flags", "neither --file nor the variable names one", f"set {FILE_VARIABLE}, or give --file FILE"
         )
     return FlagWriter(options.file, lock_seconds=LOCK_SECONDS)
+
+
+def _on_redis(url: str, prefix: str) -> DocumentWriter:
+    # Only here: a file needs neither.
+    from isolane.cluster.flags import SharedFlagWriter, UrlFlagStore  # noqa: PLC0415
+    from isolane.cluster.redis import check_url  # noqa: PLC0415
+
+    return SharedFlagWriter(UrlFlagStore(check_url(url), prefix))
 
 
 @contextlib.contextmanager
@@ -88,19 +114,20 @@ def _audit(options: argparse.Namespace) -> Iterator[AuditLogger | None]:
         logger.close()
 
 
-def _write(options: argparse.Namespace, change: Callable[[FlagWriter], FlagChange]) -> int:
-    """Open the audit log, change the file, and record it. A log that cannot be opened keeps the file from changing."""
+def _write(options: argparse.Namespace, change: Callable[[DocumentWriter], FlagChange]) -> int:
+    """Open the audit log, change the flags, and record it. A log that cannot be opened keeps them from changing."""
     writer = _writer(options)
     with _audit(options) as audit:
         done = change(writer)
-        _show(options, done)
+        _show(options, writer, done)
         return _record(audit, done)
 
 
-def _write_at_once(options: argparse.Namespace, change: Callable[[FlagWriter], FlagChange]) -> int:
+def _write_at_once(options: argparse.Namespace, change: Callable[[DocumentWriter], FlagChange]) -> int:
     """Change the file, whatever the audit log says, and record it then."""
-    done = change(_writer(options))
-    _show(options, done)
+    writer = _writer(options)
+    done = change(writer)
+    _show(options, writer, done)
     try:
         with _audit(options) as audit:
             return _record(audit, done)
@@ -130,12 +157,12 @@ def _unrecorded(error: Exception) -> int:
     return UNUSABLE
 
 
-def _show(options: argparse.Namespace, change: FlagChange) -> None:
+def _show(options: argparse.Namespace, writer: DocumentWriter, change: FlagChange) -> None:
     if options.json:
-        _print_json(change.to_dict() | {"file": str(options.file)})
+        _print_json(change.to_dict() | {"file": str(writer.path)})
         return
     what = f"{change.flag}: {change.summary}" if change.flag else change.summary
-    sys.stdout.write(f"{plain(what)}\nrevision {change.revision} of {plain(options.file)}\n")
+    sys.stdout.write(f"{plain(what)}\nrevision {change.revision} of {plain(writer.path)}\n")
 
 
 def _print_json(value: object) -> None:
@@ -202,15 +229,25 @@ def _status(options: argparse.Namespace) -> int:
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``rollout`` and what is below it."""
-    rollout = commands.add_parser("rollout", help="look at a file of flags and change it")
+    rollout = commands.add_parser("rollout", help="look at the flags and change them, in a file or on Redis")
     below = rollout.add_subparsers(dest="rollout_command", required=True)
-    default = os.environ.get(FILE_VARIABLE) or None
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         parser = below.add_parser(name, help=text, description=text)
         parser.set_defaults(run=run)
+        where = parser.add_mutually_exclusive_group()
+        where.add_argument("--file", type=Path, default=None, help=f"the file ({FILE_VARIABLE})")
+        where.add_argument(
+            "--redis",
+            metavar="URL",
+            nargs="?",
+            const="",
+            default=None,
+            help=f"the flags that workers share there ({REDIS_VARIABLE}; without this with {SHARED_VARIABLE})",
+        )
+        prefix = os.environ.get(PREFIX_VARIABLE) or "isolane"
         parser.add_argument(
-            "--file", type=Path, default=Path(default) if default else None, help=f"the file ({FILE_VARIABLE})"
+            "--redis-prefix", metavar="NAME", default=prefix, help=f"what keys begin with ({PREFIX_VARIABLE})"
         )
         parser.add_argument("--json", action="store_true", help="print one line of JSON")
         return parser
@@ -268,6 +305,6 @@ def run(options: argparse.Namespace) -> int:
     except FlagChangeRefusedError as error:
         sys.stderr.write(f"{plain(error)}\n")
         return REFUSED
-    except (FlagConfigError, RuntimeError, OSError, ValueError) as error:
+    except (FlagConfigError, ImportError, RuntimeError, OSError, ValueError) as error:
         sys.stderr.write(f"{plain(error)}\n")
         return UNUSABLE

@@ -190,6 +190,11 @@ class RolloutGuard:
         set_late_after(self._core.limits[1])
         self._signals.append(Signals(self, application))
 
+    def write_by(self, writer: RolloutWriter) -> None:
+        """Write steps and rollbacks by this writer, unless the guard was made with one."""
+        if self._document.writer is None:
+            self._document.writer = writer
+
     def detach(self) -> None:
         """Hear of nothing more. What is known stays."""
         for signals in self._signals:

@@ -111,6 +111,11 @@ class MemoryTicketStore:
         with self._lock:
             return digest in self._taken
 
+    def forget(self, digest: bytes) -> None:
+        """Keep a ticket no longer: it was not taken, and somebody else has it now."""
+        with self._lock:
+            self._forget(digest)
+
     def _forget(self, digest: bytes) -> Ticket | None:
         ticket = self._tickets.pop(digest, None)
         if ticket is not None:
@@ -178,6 +183,10 @@ class Tickets:
     def end(self, user_id: str, session_id: str | None = None) -> None:
         """Let no ticket count that the user has been given so far, or of one session: the user signs out."""
         self._signed_out.note(user_id, session_id)
+        # A store of several processes tells the others.
+        end = getattr(self._store, "end", None)
+        if callable(end):
+            end(user_id, session_id)
 
     async def issue(self, principal: Principal, origin: str | None) -> str:
         """Return a new ticket of the user for a page of this origin: 256 random bits, in base64url.

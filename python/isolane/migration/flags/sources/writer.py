@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from isolane.migration.flags.sources.reading import as_json, is_toml, parse, rea
 
 LOCK_SECONDS = 10.0
 
+Edit = Callable[[dict[str, Any], datetime], str]
+"""Changes a document in place, and says what it did."""
+
 
 @dataclass(frozen=True, slots=True)
 class FlagFile:
@@ -34,41 +38,38 @@ class FlagFile:
     revision: int
 
 
-class FlagWriter:
-    """Changes a JSON file of flags: one writer at a time, in one piece, checked before it is written.
+class DocumentWriter(abc.ABC):
+    """Changes a document of flags, wherever it is kept: each change raises the revision by one, and has its line.
 
-    Processes of one machine take turns by a lock file beside it, so no change is lost. The new text goes to a file of
-    its own, to the disk, and then takes the name: a reader sees the former document or the new one, also when the
-    writer is killed in between. Each change raises the revision by one and adds a line to the document's ``history``,
-    which keeps the latest 100.
-
-    Every method waits for the disk, and up to ``lock_seconds`` for other writers: from a coroutine call it by
-    ``asyncio.to_thread``.
-
-    Args:
-        path: the file. TOML is for people: it is read and not written, because its comments would be lost.
-        lock_seconds: how long to wait for other writers.
+    Attributes:
+        path: the file, or what stands for one in messages.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, lock_seconds: float = LOCK_SECONDS) -> None:
-        self.path = Path(path)
-        self._lock = self.path.with_name(f"{self.path.name}.lock")
-        self._lock_seconds = lock_seconds
+    path: Path
 
+    @abc.abstractmethod
     def read(self) -> FlagFile:
-        """Read the file.
+        """Read the document.
 
         Raises:
             FlagFileError: it cannot be read, or is no document.
         """
-        document = parse(self.path, read_bytes(self.path))
-        revision = document.get("revision", 0)
-        if not isinstance(revision, int) or isinstance(revision, bool) or revision < 0:
-            raise FlagFileError(self.path, f"its revision is {revision!r}", "write a whole number from 0 on")
-        return FlagFile(document, revision)
+
+    @abc.abstractmethod
+    def _change(
+        self,
+        action: str,
+        flag: str,
+        actor: str,
+        reason: str,
+        edit: Edit,
+        *,
+        create: bool = False,
+    ) -> FlagChange:
+        """Read, change and write the document, so that no other change is lost."""
 
     def history(self) -> list[FlagChange]:
-        """Return the changes that led to the file, the latest first.
+        """Return the changes that led to the document, the latest first.
 
         Raises:
             FlagFileError: the file cannot be read, or is no document.
@@ -188,19 +189,47 @@ class FlagWriter:
             lambda document, at: edits.resume(document, flag, ack, actor, at.isoformat()),
         )
 
+
+class FlagWriter(DocumentWriter):
+    """Changes a JSON file of flags: one writer at a time, in one piece, checked before it is written.
+
+    Processes of one machine take turns by a lock file beside it, so no change is lost. The new text goes to a file of
+    its own, to the disk, and then takes the name: a reader sees the former document or the new one, also when the
+    writer is killed in between. Each change raises the revision by one and adds a line to the document's ``history``,
+    which keeps the latest 100.
+
+    Every method waits for the disk, and up to ``lock_seconds`` for other writers: from a coroutine call it by
+    ``asyncio.to_thread``.
+
+    Args:
+        path: the file. TOML is for people: it is read and not written, because its comments would be lost.
+        lock_seconds: how long to wait for other writers.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, lock_seconds: float = LOCK_SECONDS) -> None:
+        self.path = Path(path)
+        self._lock = self.path.with_name(f"{self.path.name}.lock")
+        self._lock_seconds = lock_seconds
+
+    def read(self) -> FlagFile:
+        """Read the file.
+
+        Raises:
+            FlagFileError: it cannot be read, or is no document.
+        """
+        return document_of(self.path, read_bytes(self.path))
+
     def _change(
         self,
         action: str,
         flag: str,
         actor: str,
         reason: str,
-        edit: Callable[[dict[str, Any], datetime], str],
+        edit: Edit,
         *,
         create: bool = False,
     ) -> FlagChange:
-        for name, text in (("actor", actor), *((("ack", reason),) if action == "resume" else ())):
-            if not text.strip():
-                raise FlagChangeRefusedError(f"{name} is empty: say {'who' if name == 'actor' else 'what was found'}")
+        refuse_unnamed(action, actor, reason)
         if is_toml(self.path):
             raise FlagFileError(
                 self.path,
@@ -209,15 +238,7 @@ class FlagWriter:
             )
         with locked(self._lock, self._lock_seconds):
             held = self._held(create=create)
-            at = datetime.now(UTC)
-            summary = edit(held.document, at)
-            revision = held.revision + 1
-            held.document["revision"] = revision
-            change = FlagChange(revision, at, actor, action, flag, summary, reason)
-            note(held.document, change)
-            text = as_json(self.path, held.document, indent=2) + "\n"
-            # What no process would take is not written.
-            FlagEngine.check(text)
+            change, text = changed(self.path, held, action, flag, actor, reason, edit)
             replace(self.path, text.encode())
         return change
 
@@ -225,3 +246,48 @@ class FlagWriter:
         if create and not self.path.exists():
             return FlagFile(edits.empty_document(), 0)
         return self.read()
+
+
+def document_of(path: Path, data: bytes) -> FlagFile:
+    """Return what was read as a document with its revision.
+
+    Raises:
+        FlagFileError: it is none.
+    """
+    document = parse(path, data)
+    revision = document.get("revision", 0)
+    if not isinstance(revision, int) or isinstance(revision, bool) or revision < 0:
+        raise FlagFileError(path, f"its revision is {revision!r}", "write a whole number from 0 on")
+    return FlagFile(document, revision)
+
+
+def refuse_unnamed(action: str, actor: str, reason: str) -> None:
+    """Refuse a change without an actor, or a resumption without what was found.
+
+    Raises:
+        FlagChangeRefusedError: one of them is empty.
+    """
+    for name, text in (("actor", actor), *((("ack", reason),) if action == "resume" else ())):
+        if not text.strip():
+            raise FlagChangeRefusedError(f"{name} is empty: say {'who' if name == 'actor' else 'what was found'}")
+
+
+def changed(
+    path: Path, held: FlagFile, action: str, flag: str, actor: str, reason: str, edit: Edit
+) -> tuple[FlagChange, str]:
+    """Change a document, and return its line and its text.
+
+    Raises:
+        FlagChangeRefusedError: the edit refuses it.
+        FlagConfigError: the document would not be valid.
+    """
+    at = datetime.now(UTC)
+    summary = edit(held.document, at)
+    revision = held.revision + 1
+    held.document["revision"] = revision
+    change = FlagChange(revision, at, actor, action, flag, summary, reason)
+    note(held.document, change)
+    text = as_json(path, held.document, indent=2) + "\n"
+    # What no process would take is not written.
+    FlagEngine.check(text)
+    return change, text
