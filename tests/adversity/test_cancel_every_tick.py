@@ -45,6 +45,7 @@ SECONDS = 10.0
 WRITERS = "waits for a thread that waits for a disk; cancelled in tests/python/test_audit.py"
 PLANE = "waits for a Redis, not for turns of the loop; cancelled in tests/cluster/test_plane_faults.py"
 LOGS = "waits for what a store says of other workers; cancelled in tests/cluster/test_cluster_logs.py"
+SHARED = "waits for a Redis, not for turns of the loop; cancelled in tests/cluster/test_shared_plane.py"
 MEMORY = "waits for nothing"
 ENDS = "cancels, and returns what comes to its end by itself"
 NOT_OURS = {
@@ -103,6 +104,27 @@ NOT_OURS = {
     "Isolane.cancel_run_anywhere": LOGS,
     "Part.start": "the same",
     "Part.stop": "the same",
+    "Logouts.start": SHARED,
+    "Logouts.stop": SHARED,
+    "PlaneTicketStore.put": SHARED,
+    "PlaneTicketStore.start": SHARED,
+    "PlaneTicketStore.stop": SHARED,
+    "PlaneTicketStore.take": SHARED,
+    "PlaneTicketStore.was_taken": SHARED,
+    "SharedFlagSource.start": SHARED,
+    "SharedFlagSource.stop": SHARED,
+    "SharedFlagSource.watch": SHARED,
+    "SharedLedger.reading": SHARED,
+    "SharedLedger.start": SHARED,
+    "SharedLedger.stop": SHARED,
+    "SharedMetrics.render": SHARED,
+    "SharedMetrics.start": SHARED,
+    "SharedMetrics.stop": SHARED,
+    "SharedQuarantine.start": SHARED,
+    "SharedQuarantine.stop": SHARED,
+    "Tally.leave": SHARED,
+    "Tally.read": SHARED,
+    "Tally.tell": SHARED,
     "Plane.start": PLANE,
     "Plane.stop": PLANE,
     "Link.start": PLANE,

@@ -15,7 +15,7 @@ from isolane.cluster.engines import share_engines
 from isolane.cluster.limits import ClusterLimits
 from isolane.fastapi import IsolaneSettings, Principal, setup
 
-from tests.support.lease_workers import leases_left
+from tests.support.lease_workers import none_left
 
 SECONDS = 30.0
 
@@ -51,8 +51,7 @@ async def two(server, *, others: dict[str, Any] | None = None, **settings):
         await there.factory.shutdown(0)
         await there.plane.stop()
     for name in ("engines", "permits"):
-        with leases_left(server, name=name) as left:
-            assert left() == 0
+        assert none_left(server, name)
 
 
 def context(user: str = "ann"):

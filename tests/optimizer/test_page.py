@@ -2,7 +2,11 @@
 
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -304,3 +308,46 @@ def test_a_reload_in_the_middle_of_a_run_brings_everything_again(browser: "Brows
             assert pane.locator(f".events li[data-type={kind}]", has_text=agent).count() == 1
     assert pane.locator(".tree .state").all_inner_texts() == ["completed"] * 3
     context.close()
+
+
+@pytest.fixture(scope="module")
+def workers_url() -> Iterator[str]:
+    if shutil.which("redis-server") is None:
+        _left_out("the page over several workers was not tested, there is no redis-server")
+    command = [sys.executable, "-m", "examples.optimizer", "--port", "0", "--workers", "2", "--log-level", "warning"]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[2]
+        process.terminate()
+        process.wait(60)
+
+
+def test_the_page_says_which_worker_has_what_and_outlives_one(
+    browser: "Browser", workers_url: str, screenshots: Path
+) -> None:
+    """The worker of the socket is killed: the socket comes back, and the report is still there."""
+    opened = Opened(browser, workers_url, _WIDE)
+    opened.page.get_by_text("2 workers on one Redis").wait_for(timeout=90_000)
+    pane = opened.pane(0)
+    sign_in(pane, "emma")
+    give_log(pane, "emma.csv", make_log("emma", 300))
+    start(pane)
+    assert "For emma" in report_of(pane)
+    socket, run = pane.locator(".socket-place"), pane.locator(".run-place")
+    serving = re.fullmatch(r"served by worker (\d+)", socket.inner_text())
+    assert serving, socket.inner_text()
+    assert re.fullmatch(r"on worker \d+", run.inner_text()), run.inner_text()
+    opened.page.screenshot(path=screenshots / "5-workers.png")
+    before = pane.locator(".events li").count()
+    os.kill(int(serving[1]), signal.SIGKILL)
+    pane.locator(".connection:not([data-state=open])").wait_for(timeout=30_000)
+    pane.locator(".connection[data-state=open]").wait_for(timeout=90_000)
+    opened.page.wait_for_function(
+        "([shown, old]) => /^served by worker \\d+$/.test(shown.textContent) && !shown.textContent.includes(old)",
+        arg=[socket.element_handle(), serving[1]],
+    )
+    # What was read is not read again: a run begins anew, and its events come to the new place.
+    assert pane.locator(".events li").count() == before
+    start(pane)
+    assert "For emma" in report_of(pane)
+    assert pane.locator(".tree .state").all_inner_texts() == ["completed"] * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import secrets
 import time
@@ -14,7 +15,7 @@ from isolane.cluster import Plane
 from isolane.cluster.limits import ClusterLimits
 from redis.asyncio import ConnectionPool, Redis
 
-from tests.support.lease_workers import Workers, leases_left
+from tests.support.lease_workers import Workers, leases_left, none_left
 from tests.support.redis_server import RedisServer, clean_redis, fresh_redis, redis_nodes, redis_server
 
 __all__ = ["clean_redis", "fresh_redis", "redis_nodes", "redis_server"]
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.timeout(600)
 PER_USER = 2
 USERS = 4
 TTL = 2.0
+AT_ONCE = 50
 SHORT = {"ttl": TTL, "renew": 0.6}
 
 
@@ -58,8 +60,7 @@ def test_twelve_processes_never_run_more_than_the_limits(clean_redis, tmp_path, 
             assert witness.peak <= limit
         assert all(end["ran"] > 0 for end in ends), "each worker had its part"
         assert [end["lost"] for end in ends] == [0] * 12
-        with leases_left(clean_redis) as left:
-            assert left() == 0
+        assert none_left(clean_redis, within=2 * TTL)
         found(f"{sum(witness.admitted)} runs, {min(witness.admitted)} to {max(witness.admitted)} a worker, 0 over")
 
 
@@ -74,40 +75,37 @@ def test_the_witness_sees_what_is_over_a_limit(clean_redis, tmp_path, found):
 
 def test_the_place_of_a_killed_worker_comes_back_within_a_lease(clean_redis, tmp_path, rounds, found):
     took = []
-    many = rounds(250)
-    with Workers(tmp_path, clean_redis.url, many + 1, 1, per_user=PER_USER, **SHORT) as workers:
-        (other,) = workers.start(1, timeout=30.0)
+    many = rounds(50)
+    with Workers(tmp_path, clean_redis.url, 2 * many, 1, per_user=PER_USER, timeout=30.0, **SHORT) as workers:
         for _ in range(many):
-            (holder,) = workers.start(1, keep=PER_USER, timeout=30.0)
+            (holder,) = workers.start(1, keep=PER_USER)
             holder.expect("holding")
-            before = workers.witness.admitted[other.row]
+            (other,) = workers.start(1)
+            assert workers.witness.admitted[other.row] == 0
             holder.kill()
             workers.witness.dead(holder.row)
             took.append(
-                workers.until(
-                    lambda before=before: workers.witness.admitted[other.row] > before, "the place is taken again"
-                )
+                workers.until(lambda row=other.row: workers.witness.admitted[row] > 0, "the place is taken again")
             )
+            assert other.end()["errors"] == 0
         assert max(workers.witness.peaks) <= PER_USER
-        other.end()
-    with leases_left(clean_redis) as left:
-        assert left() == 0
+    assert none_left(clean_redis, within=2 * TTL)
     found(f"{min(took):.1f} to {max(took):.1f} s after the kill, with leases of {TTL:g} s")
 
 
 def test_a_worker_that_stood_still_is_told_that_it_lost_its_place(clean_redis, tmp_path, rounds, found):
-    many = rounds(250)
+    many = rounds(50)
     over, told = 0, []
-    with Workers(tmp_path, clean_redis.url, many + 1, 1, per_user=PER_USER, **SHORT) as workers:
-        (other,) = workers.start(1, timeout=30.0)
+    with Workers(tmp_path, clean_redis.url, 2 * many, 1, per_user=PER_USER, timeout=30.0, **SHORT) as workers:
         for _ in range(many):
-            (holder,) = workers.start(1, keep=PER_USER, timeout=30.0)
+            (holder,) = workers.start(1, keep=PER_USER)
             holder.expect("holding")
-            before = workers.witness.admitted[other.row]
+            (other,) = workers.start(1)
+            assert workers.witness.admitted[other.row] == 0
             holder.freeze()
-            workers.until(lambda before=before: workers.witness.admitted[other.row] > before + 10, "others run instead")
-            assert max(workers.witness.peaks) <= 2 * PER_USER, "as many too many as the worker has, and no more"
+            workers.until(lambda row=other.row: workers.witness.admitted[row] > 10, "others run instead")
             over = max(over, max(workers.witness.peaks) - PER_USER)
+            assert over <= PER_USER, "as many too many as the worker has, and no more"
             began = time.monotonic()
             holder.thaw()
             fences = [holder.expect("lease_fence") for _ in range(PER_USER)]
@@ -118,12 +116,12 @@ def test_a_worker_that_stood_still_is_told_that_it_lost_its_place(clean_redis, t
             # It gave back what was not its own any more: nobody else lost a place by that.
             workers.witness.forget_peaks()
             before = workers.witness.admitted[other.row]
-            workers.until(lambda before=before: workers.witness.admitted[other.row] > before + 20, "others go on")
+            workers.until(
+                lambda row=other.row, before=before: workers.witness.admitted[row] > before + 20, "others go on"
+            )
             assert max(workers.witness.peaks) <= PER_USER
-            assert holder.end()["errors"] == 0
-        other.end()
-    with leases_left(clean_redis) as left:
-        assert left() == 0
+            assert [worker.end()["errors"] for worker in (holder, other)] == [0, 0]
+    assert none_left(clean_redis, within=2 * TTL)
     found(f"at most {over} too many while it stood still; told {max(told) * 1000:.0f} ms after it went on")
 
 
@@ -147,9 +145,9 @@ def test_more_than_the_limit_run_only_within_a_bound_when_redis_fails(tmp_path, 
         Workers(tmp_path, server.url, workers_of, 1, per_user=PER_USER, hold=(0.05, 0.3), **SHORT) as workers,
     ):
         workers.start(workers_of)
-        for _ in range(rounds(150)):
+        for _ in range(rounds(50)):
             time.sleep(seconds(5))
-            assert max(workers.witness.peaks) <= PER_USER, "before"
+            assert max(workers.witness.peaks) <= PER_USER, f"before: {[worker.seen() for worker in workers.all]}"
             FAULTS[fault](server, 3 * TTL)
             time.sleep(2 * TTL)
             over = max(over, max(workers.witness.peaks) - PER_USER)
@@ -166,8 +164,7 @@ def test_more_than_the_limit_run_only_within_a_bound_when_redis_fails(tmp_path, 
         if fault in {"freeze", "down"}:
             assert "local" in modes
         assert all(end["modes"][-1] == "whole" for end in ends)
-        with leases_left(server) as left:
-            assert left() == 0
+        assert none_left(server, within=2 * TTL)
     found(f"at most {over} too many, of {bound - PER_USER} that the bound allows")
 
 
@@ -191,8 +188,7 @@ def test_a_failover_that_loses_leases_gives_so_many_more_at_most(tmp_path, secon
             ends = ended(workers)
             assert max(workers.witness.peaks) <= PER_USER
             assert all(end["modes"][-1] == "whole" for end in ends)
-        with leases_left(replica) as left:
-            assert left() == 0
+        assert none_left(replica, within=2 * TTL)
     found(f"at most {max(0, over)} too many")
 
 
@@ -204,8 +200,7 @@ def test_a_cluster_keeps_the_limits_as_one_server_does(redis_nodes, tmp_path, se
         assert max(workers.witness.peaks) == PER_USER
         assert workers.witness.peak <= 6
         assert all(end["ran"] > 0 for end in ends)
-        with leases_left(redis_nodes.owner("{isolane:lim:test}:g")) as left:
-            assert left() == 0
+        assert none_left(redis_nodes.owner("{isolane:lim:test}:g"), within=2 * TTL)
         found(f"{sum(workers.witness.admitted)} runs, 0 over")
 
 
@@ -215,9 +210,9 @@ def test_a_cluster_keeps_the_limits_as_one_server_does(redis_nodes, tmp_path, se
 def test_what_runs_while_redis_is_away_is_what_the_limit_says(fresh_redis, tmp_path, found, fail, limit, most):
     with Workers(tmp_path, fresh_redis.url, 3, 1, per_user=limit, fail=fail, timeout=0.5, tasks=16, **SHORT) as workers:
         all_three = workers.start(3)
-        workers.until(lambda: all(workers.witness.admitted), "each has run something")
-        # Each has heard of the others.
-        time.sleep(3.5)
+        workers.until(lambda: any(workers.witness.admitted), "something runs")
+        # Each has heard of the others, which takes a beat of 3 s and a look each second.
+        time.sleep(6)
         fresh_redis.kill()
         for worker in all_three:
             while worker.expect("mode") != fail:
@@ -242,7 +237,7 @@ def test_what_runs_while_redis_is_away_is_what_the_limit_says(fresh_redis, tmp_p
     found(f"{peak} at once of {most} that may")
 
 
-async def cancelled_at_random(acquire, release, many: int, at_once: int = 50) -> int:
+async def cancelled_at_random(acquire, release, many: int, window: float = 0.006) -> int:
     """Ask for places, and cancel at any moment: before, while, and after. Returns how many got one."""
     draw = random.Random(11)
     got = 0
@@ -256,19 +251,24 @@ async def cancelled_at_random(acquire, release, many: int, at_once: int = 50) ->
         finally:
             await release(held)
 
+    def check(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        assert error is None or isinstance(error, (LimitRejected, LimitTimeout)), repr(error)
+
     running: set[asyncio.Task[None]] = set()
     loop = asyncio.get_running_loop()
     for _ in range(many):
         task = asyncio.create_task(one())
         running.add(task)
-        loop.call_later(draw.uniform(0, 0.006), task.cancel)
-        if len(running) >= at_once:
+        loop.call_later(draw.uniform(0, window), task.cancel)
+        if len(running) >= AT_ONCE:
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for done in [task for task in running if task.done()]:
                 running.discard(done)
-                if not done.cancelled() and not isinstance(done.exception(), (LimitRejected, LimitTimeout, type(None))):
-                    raise done.exception()
-    await asyncio.wait(running)
+                check(done)
+    for task in running:
+        await asyncio.wait([task])
+        check(task)
     return got
 
 
@@ -290,17 +290,19 @@ async def test_nine_thousand_cancelled_acquisitions_leave_no_lease(clean_redis, 
 
         got = await cancelled_at_random(acquire, release, many)
         assert limiter.stats()["running"] == 0
-        with leases_left(clean_redis) as left:
-            until = time.monotonic() + 30
-            while left() and time.monotonic() < until:
-                await asyncio.sleep(0.05)
-            assert left() == 0
+        await asyncio.sleep(1)
+        until = time.monotonic() + 30
+        while leases_left(clean_redis) and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        assert leases_left(clean_redis) == 0
         assert 0 < got < many, "some were cancelled before, and some after"
         found(f"{got} of {many} had a place when they were cancelled; 0 leases left")
     finally:
         await plane.stop()
 
 
+# Cancelled while it connects or reads, it also leaves sockets.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_naive_client_leaves_leases(clean_redis, found):
     """The positive control: one command to take, one to give back, as everybody writes it."""
     pool = ConnectionPool.from_url(clean_redis.url, max_connections=60)
@@ -321,7 +323,8 @@ async def test_a_naive_client_leaves_leases(clean_redis, found):
             user, lease = held
             await scripts["release"](keys(user), [600_000, 5, -1, lease])
 
-        await cancelled_at_random(acquire, release, 600)
-    with leases_left(clean_redis) as left:
-        assert left() > 0
-        found(f"{left()} leases left of 600 operations")
+        await cancelled_at_random(acquire, release, 600, 0.06)
+    await pool.aclose()
+    gc.collect()
+    assert leases_left(clean_redis) > 0
+    found(f"{leases_left(clean_redis)} leases left of 600 operations")

@@ -35,7 +35,7 @@ class Worker:
             config.get("total", 1000), config.get("per_user", 2), queue=10_000, per_user_queue=10_000
         )
         self.limits = ClusterLimits(
-            ttl=config.get("ttl", 3.0), renew=config.get("renew", 1.0), call_timeout=config.get("call_timeout", 0.05)
+            ttl=config.get("ttl", 3.0), renew=config.get("renew", 1.0), call_timeout=config.get("call_timeout", 0.5)
         )
         if config.get("share", True):
             self.limits.share(
@@ -47,7 +47,9 @@ class Worker:
                 on_lost="cancel",
                 lost=self.lost,
             )
-        self.plane = Plane(config["url"], prefix=config.get("prefix", "isolane"))
+        self.plane = Plane(
+            config["url"], prefix=config.get("prefix", "isolane"), call_timeout=config.get("call_timeout", 0.5)
+        )
         self.plane.add(self.limits)
         self.done = asyncio.Event()
         self.draw = random.Random(config["row"])

@@ -10,15 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from tests.support.lease_witness import Witness
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 90.0
+SECONDS = 30.0
 """How long anything may take before a test gives up; it says nothing of how long it should."""
 
 
@@ -75,6 +74,12 @@ class WorkerProcess:
                     f"worker {self.row} ended and had not said {key!r}: {''.join(self.errors)[-3000:]}"
                 )
             self.heard.append(said)
+
+    def seen(self) -> list[dict[str, Any]]:
+        """What it has said that nobody waited for."""
+        while not self.said.empty():
+            self.heard.append(self.said.get())
+        return list(self.heard)
 
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
@@ -144,15 +149,23 @@ class Workers:
         return time.monotonic() - began
 
 
-@contextmanager
-def leases_left(server: Any, prefix: str = "isolane", name: str = "test") -> Iterator[Callable[[], int]]:
-    """Give what counts the leases that the server has now."""
+def leases_left(server: Any, prefix: str = "isolane", name: str = "test") -> int:
+    """Count the leases that a server has now."""
     with server.client() as client:
+        now = client.time()
+        now_ms = now[0] * 1000 + now[1] // 1000
+        keys = [key for key in client.keys(f"{{{prefix}:lim:{name}}}:*") if not key.endswith(b":fence")]
+        return sum(client.zcount(key, f"({now_ms}", "+inf") for key in keys)
 
-        def count() -> int:
-            now = client.time()
-            now_ms = now[0] * 1000 + now[1] // 1000
-            keys = [key for key in client.keys(f"{{{prefix}:lim:{name}}}:*") if not key.endswith(b":fence")]
-            return sum(client.zcount(key, f"({now_ms}", "+inf") for key in keys)
 
-        yield count
+def none_left(server: Any, name: str = "test", *, within: float = 0.0) -> bool:
+    """Whether there are none, now or within so many seconds.
+
+    What a server that stood still was asked before, it does when it goes on. Nobody knows of that lease: it runs out.
+    """
+    until = time.monotonic() + within
+    while left := leases_left(server, name=name):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    return not left
