@@ -459,7 +459,13 @@ class Plane:
         else:
             proposed = "made " + (self._secret or secrets.token_bytes(32)).hex()
         arguments = (self.worker, int(ALIVE_SECONDS * 1000), proposed, secrets.token_hex(8))
-        secret, life, alive = await self.script("plane.beat", keys, arguments)
+        try:
+            secret, life, alive = await self.script("plane.beat", keys, arguments)
+        except PlaneUnavailableError as error:
+            if error.reason == "refused":
+                # It answers, and is of no use: full, for one.
+                self._set_state("down", str(error))
+            raise
         self._processes = tuple(each.decode() for each in alive)
         self._metrics.processes.set(len(self._processes))
         self._learn(secret.decode(), proposed)
@@ -510,7 +516,7 @@ class Plane:
             )
         elif state == "down":
             logger.warning(
-                "Redis at %s cannot be reached (%s): this worker goes on by itself until it can", self.target, reason
+                "Redis at %s cannot be used (%s): this worker goes on by itself until it can", self.target, reason
             )
         if was == state:
             return

@@ -33,6 +33,7 @@ CANNOT_NOW_WORDS = (
     "MASTERDOWN ",
     "LOADING ",
 )
+IN_SCRIPTS = ("-OOM ", "-READONLY ", "-MISCONF ", "-NOREPLICAS ")
 GRACE_SECONDS = 0.002
 LATE_SECONDS = 0.002
 """A timer that comes later than that says that the loop was held up."""
@@ -42,8 +43,14 @@ PATIENCE = 6
 
 def cannot_now(reply: object) -> bool:
     """Whether the server cannot do it now, as opposed to it being wrong."""
-    return isinstance(reply, ResponseError) and (
-        isinstance(reply, CANNOT_NOW) or str(reply).startswith(CANNOT_NOW_WORDS)
+    if not isinstance(reply, ResponseError):
+        return False
+    text = str(reply)
+    # Before Redis 7 a script wraps the error of what it called.
+    return (
+        isinstance(reply, CANNOT_NOW)
+        or text.startswith(CANNOT_NOW_WORDS)
+        or ("@user_script" in text and any(word in text for word in IN_SCRIPTS))
     )
 
 
