@@ -238,14 +238,6 @@ async def test_a_run_that_nobody_knows_is_gone_and_one_that_ended_has_ended(part
     assert Seals(b"secret", values=False).unwrap("logs.cancel w1", payload) == ["ann", "run_1", "why"]
 
 
-async def test_a_sign_out_is_told_to_all_others(part):
-    part.logout("ann", None)
-    async with asyncio.timeout(30):
-        while len(part.plane.sent) < 2:
-            await asyncio.sleep(0.01)
-    assert {worker for worker, *_ in part.plane.sent} == {"w1", "w2"}
-
-
 async def test_two_applications_in_one_process_copy_its_logs_once(part, monkeypatch):
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     other = ClusterLogs(SlowStore())

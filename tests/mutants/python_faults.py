@@ -934,8 +934,28 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
     ),
     "LogoutStaysHere": PythonFault(
         "a user who signs out stays signed in on other workers",
-        _CLUSTER + "logs.py",
-        (("for worker in plane.processes() if worker != plane.worker)", "for worker in ())"),),
+        _CLUSTER + "logouts.py",
+        (("        self._close(user_id, session_id)", "        pass"),),
+    ),
+    "TicketOfRedisCountsTwice": PythonFault(
+        "a ticket that a worker has redeemed counts on another one",
+        _CLUSTER + "tickets.py",
+        (("redis.call('DEL', KEYS[1])\n", ""),),
+    ),
+    "ReleaseStaysHere": PythonFault(
+        "who is released on a worker stays in quarantine on the others",
+        _CLUSTER + "quarantine.py",
+        (("if self._quarantine.follow_release(user_id):", "if False:"),),
+    ),
+    "SharedCounterFalls": PythonFault(
+        "a counter of all workers falls when one counts anew",
+        _CLUSTER + "metrics.py",
+        (("if last is not None and _count(value) < _count(last):", "if False:"),),
+    ),
+    "RestartCountsTwice": PythonFault(
+        "what was counted before an application was started again counts twice",
+        _CLUSTER + "tally.py",
+        (("            self._note_taken(self._told[0])", "            pass"),),
     ),
     "ZombieGoesOn": PythonFault(
         "a worker whose run was closed by a peer goes on with it",

@@ -736,7 +736,13 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "HintsAreNeeded": (f"{CLUSTER}cluster_logs.py::test_who_hears_no_hint_looks_by_itself",),
     "AdoptsAtOnce": (f"{CLUSTER}cluster_logs.py::test_who_has_been_away_closes_no_runs_at_once",),
     "EmptiedStaysEmpty": (f"{CLUSTER}cluster_logs.py::test_a_store_that_was_emptied_is_filled_again",),
-    "LogoutStaysHere": (f"{CLUSTER}cluster_logs.py::test_a_sign_out_is_told_to_all_others",),
+    "LogoutStaysHere": (f"{CLUSTER}shared_plane.py::test_sign_outs_from_threads_and_before_redis_is_there_arrive",),
+    "TicketOfRedisCountsTwice": (
+        f"{CLUSTER}shared_plane.py::test_who_is_cancelled_leaves_no_ticket_that_counts_twice_and_gets_nobody_elses",
+    ),
+    "ReleaseStaysHere": (f"{CLUSTER}shared_plane.py::test_a_release_is_of_the_entry_that_it_was_meant_for",),
+    "SharedCounterFalls": (f"{CLUSTER}shared_plane.py::test_what_counts_anew_goes_on_from_where_it_was",),
+    "RestartCountsTwice": (f"{CLUSTER}shared_plane.py::test_a_plane_that_is_started_again_counts_nothing_twice",),
     "ZombieGoesOn": (f"{CLUSTER}cluster_logs.py::test_a_run_that_another_worker_has_closed_ends_here",),
 }
 """The fault, and the tests that must notice it."""
