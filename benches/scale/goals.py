@@ -14,8 +14,8 @@ LEASES, LOCK, COUNTER = (HOLDERS[each] for each in Holder)
 OWN, PEER = WAYS[Way.ISOLANE], WAYS[Way.SOCKETIO]
 ROUND_TRIP = (
     "Both wait for one answer of Redis. Here a task of the process asks for all, so that nobody's cancellation cuts a "
-    "call in two: question and answer pass it and the task of the connection, each a turn of the loop, and Redis runs a "
-    "script instead of one command."
+    "call in two: question and answer pass it and the task of the connection, each a turn of the loop, and Redis runs "
+    "a script instead of one command."
 )
 BATCH = (
     "Events that are not urgent wait up to 5 ms for others, go to a log, and are read from there after a hint: three "
