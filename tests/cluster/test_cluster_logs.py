@@ -221,6 +221,38 @@ async def test_a_run_that_another_worker_has_closed_ends_here(part):
     assert run.record.head == 1
 
 
+async def test_a_run_is_not_called_gone_before_it_is_known_to_be(part, monkeypatch):
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    said: list[str] = []
+
+    def ask(run: str) -> bool:
+        return part.ask("ann", run, lambda: said.append(f"resync {run}"), lambda: said.append(f"gone {run}"))
+
+    assert not ask("run_1")
+    await part.arrive("ann")
+    assert not part.is_sure("ann")
+    assert ask("run_1")
+    assert ask("run_2")
+    user = part.plane.user_key("ann")
+    key = LogKey(user, "run_1", "e1")
+    owner = Seals(b"secret", values=False).wrap(f"owner {user} run_1 e1", ["ann", "thread_1"])
+    part.store._records[user] = {"run_1": LogRecord(key, "w1", owner, 0)}
+    part.store.let.set()
+    async with asyncio.timeout(30):
+        while not said:
+            await asyncio.sleep(0.01)
+    assert said == ["resync run_1"]
+    part._up_since -= module.SETTLE_SECONDS
+    async with asyncio.timeout(30):
+        while len(said) < 2:
+            await asyncio.sleep(0.01)
+    assert said == ["resync run_1", "gone run_2"]
+    assert part.is_sure("ann")
+    assert not ask("run_3")
+    part.plane.listener("down")
+    assert ask("run_3")
+
+
 async def test_a_run_that_nobody_knows_is_gone_and_one_that_ended_has_ended(part):
     part.store.let.set()
     user = part.plane.user_key("ann")

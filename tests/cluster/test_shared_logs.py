@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import random
+import time
 from pathlib import Path
 
 import httpx
@@ -15,6 +18,7 @@ from tests.cluster.workers import GENEROUS, Workers, all_know, follow, move, set
 from tests.faults.site import auth, ended
 from tests.support.fault_proxy import FaultProxy
 from tests.support.framed_client import FinalCloseError, FramedClient
+from tests.support.redis_server import RedisServer
 
 LEASE = 3.0
 numbers = itertools.count(1)
@@ -169,6 +173,29 @@ async def test_an_event_stream_of_a_run_on_another_worker(site):
     assert "event: agent_completed" in events
 
 
+async def test_an_event_stream_goes_on_on_another_worker(site):
+    user = somebody()
+    home, other, _ = site.workers
+    run = await home.start("worker", user, events=100, pause=0.02)
+    ids: list[str] = []
+    for worker, headers in ((home, {}), (other, {"Last-Event-ID": ""})):
+        if ids:
+            headers["Last-Event-ID"] = ids[-1]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{worker.port}", timeout=GENEROUS) as http:
+            await settled(lambda http=http: found(http, run, user))
+            async with http.stream("GET", f"/events/{run}", headers=auth(user) | headers) as answer:
+                async for line in answer.aiter_lines():
+                    if line.startswith("id: "):
+                        ids.append(line.removeprefix("id: "))
+                    if worker is home and len(ids) > 10:
+                        break
+    epoch = ids[0].split(":")[-2]
+    numbers_of = [int(each.split(":")[-1]) for each in ids if not each.endswith(":end")]
+    assert numbers_of == list(range(numbers_of[0], numbers_of[0] + len(numbers_of)))
+    assert all(f":{epoch}:" in each for each in ids)
+    assert ids[-1].endswith(":end")
+
+
 async def found(http: httpx.AsyncClient, run: str, user: str) -> bool:
     async with http.stream("GET", f"/events/{run}", headers=auth(user)) as answer:
         return answer.status_code == 200
@@ -234,7 +261,7 @@ async def test_runs_of_a_worker_that_is_killed_are_closed_by_another(tmp_path, r
     async with workers(tmp_path, redis_server.url, redis_prefix="killed", lease=LEASE) as site:
         dead, *alive = site.workers
         users = [somebody() for _ in range(6)]
-        await settled(lambda: rested(site))
+        await rested(site)
         runs = [await dead.start("worker", user) for user in users]
         clients = {user: [site.client(user, worker, worker.name) for worker in alive] for user in users}
         for user, run in zip(users, runs, strict=True):
@@ -280,6 +307,25 @@ async def test_a_worker_that_stops_in_order_tells_the_end_of_its_runs_itself(tmp
         site.check()
 
 
+async def test_a_worker_that_stops_ends_no_runs_that_it_only_shows(tmp_path, redis_server):
+    async with workers(tmp_path, redis_server.url, 3, redis_prefix="leaving") as site:
+        home, leaving, other = site.workers
+        user = somebody()
+        run = await home.start("worker", user)
+        client = site.client(user, leaving)
+        await follow(client, lambda tab: len(tab.messages[run]) > 10)
+        leaving.process.terminate()
+        await asyncio.to_thread(leaving.process.wait, GENEROUS)
+        move(client, other)
+        count = len(client.messages[run])
+        await follow(client, lambda tab: len(tab.messages[run]) > count + 20)
+        assert set(client.modes) == {"exact"}
+        assert await other.ask("POST", f"/cancel/{run}", user) == {"state": "accepted"}
+        await follow(client, ended(run))
+        assert client.ended[run] == "cancelled"
+        site.check()
+
+
 async def rested(site: Workers) -> bool:
     """Whether the workers have been there for long enough to close what others leave."""
     await asyncio.sleep(LEASE)
@@ -290,7 +336,7 @@ async def test_a_worker_that_was_away_for_too_long_writes_no_more(tmp_path, redi
     async with workers(tmp_path, redis_server.url, redis_prefix="paused", lease=LEASE) as site:
         zombie, *alive = site.workers
         user = somebody()
-        await settled(lambda: rested(site))
+        await rested(site)
         run = await zombie.start("worker", user)
         clients = [site.client(user, worker, worker.name) for worker in alive]
         for client in clients:
@@ -321,8 +367,6 @@ async def gave_up(worker, user: str, run: str) -> bool:
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["with its data", "without"])
 async def test_redis_is_restarted_in_the_midst_of_runs(tmp_path: Path, keeps):
-    from tests.support.redis_server import RedisServer  # noqa: PLC0415
-
     with RedisServer(tmp_path / "redis", keep=keeps) as server:
         async with workers(tmp_path, server.url, 2) as site:
             home, other = site.workers
@@ -347,13 +391,51 @@ async def test_redis_is_restarted_in_the_midst_of_runs(tmp_path: Path, keeps):
             site.check()
 
 
-async def test_a_redis_that_stands_still_for_longer_than_a_lease_costs_no_run(tmp_path):
-    from tests.support.redis_server import RedisServer  # noqa: PLC0415
+async def test_clients_move_about_while_redis_comes_and_goes(tmp_path):
+    """Nobody's events are lost, doubled or another's, whatever happens at once."""
+    draw = random.Random(9)
+    with RedisServer(tmp_path / "redis") as server:
+        async with workers(tmp_path, server.url, 3) as site:
+            users = [somebody() for _ in range(5)]
+            runs = {
+                user: [await worker.start("teller", user, events=400, pause=0.02) for worker in site.workers]
+                for user in users
+            }
 
+            async def wander(client: FramedClient, own: list[str]) -> None:
+                while not ended(*own)(client):
+                    until = time.monotonic() + draw.uniform(0.3, 1.2)
+                    with contextlib.suppress(TimeoutError):
+                        await client.follow(
+                            lambda tab, until=until: ended(*own)(tab) or time.monotonic() > until, seconds=GENEROUS
+                        )
+                    if not ended(*own)(client):
+                        move(client, draw.choice(site.workers))
+
+            clients = [
+                (site.client(user, draw.choice(site.workers), tab), runs[user]) for user in users for tab in "ab"
+            ]
+            wandering = [asyncio.create_task(wander(client, own)) for client, own in clients]
+            for _ in range(2):
+                await asyncio.sleep(draw.uniform(0.5, 1.5))
+                server.freeze()
+                await asyncio.sleep(draw.uniform(0.2, 1.0))
+                server.thaw()
+                await asyncio.sleep(draw.uniform(0.5, 1.5))
+                await asyncio.to_thread(server.restart, empty=True)
+            async with asyncio.timeout(2 * GENEROUS):
+                await asyncio.gather(*wandering)
+            for client, own in clients:
+                assert {client.ended[run] for run in own} == {"completed"}
+            totals = site.check()
+            assert totals["unaccounted"] == 0
+
+
+async def test_a_redis_that_stands_still_for_longer_than_a_lease_costs_no_run(tmp_path):
     with RedisServer(tmp_path / "redis") as server:
         async with workers(tmp_path, server.url, 3, lease=LEASE) as site:
             user = somebody()
-            await settled(lambda: rested(site))
+            await rested(site)
             runs = [await worker.start("worker", user, pause=0.05) for worker in site.workers]
             client = site.client(user, site.workers[0])
             await follow(client, lambda tab: all(len(tab.messages[run]) > 5 for run in runs))
@@ -373,8 +455,6 @@ async def test_a_redis_that_stands_still_for_longer_than_a_lease_costs_no_run(tm
 
 
 async def test_without_redis_each_worker_goes_on_by_itself(tmp_path):
-    from tests.support.redis_server import RedisServer  # noqa: PLC0415
-
     with RedisServer(tmp_path / "redis") as server:
         async with workers(tmp_path, server.url, 2) as site:
             home, other = site.workers
@@ -401,7 +481,7 @@ async def test_a_worker_that_is_cut_off_from_redis_gives_up_what_a_peer_has_clos
         lonely = site.begin(f"redis://127.0.0.1:{proxy.port}/0")
         await asyncio.to_thread(lonely.ready)
         await settled(lambda: all_know(site, 3))
-        await settled(lambda: rested(site))
+        await rested(site)
         user = somebody()
         run = await lonely.start("worker", user)
         near, far = site.client(user, lonely, "near"), site.client(user, site.workers[0], "far")
@@ -426,7 +506,7 @@ async def test_a_worker_that_is_cut_off_from_redis_gives_up_what_a_peer_has_clos
 async def test_workers_on_a_redis_cluster(tmp_path, redis_nodes):
     async with workers(tmp_path, redis_nodes.url, 2, redis_prefix="nodes", lease=LEASE) as site:
         home, other = site.workers
-        await settled(lambda: rested(site))
+        await rested(site)
         users = [somebody() for _ in range(4)]
         clients = [site.client(user, other) for user in users]
         runs = [await home.start("worker", user) for user in users]

@@ -95,6 +95,7 @@ class Workers:
         self.folder = folder
         self.redis_url = redis_url
         self.history = History(seed)
+        self.history.several_workers = True
         self.settings = settings
         self.workers: list[Worker] = []
         self.clients: list[FramedClient] = []

@@ -115,6 +115,8 @@ class History:
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+        self.several_workers = False
+        """Whether clients go from one worker to another, which may learn of a run while they ask for it."""
         self._lock = threading.Lock()
         self._uids = 0
         self.nonces: dict[str, str] = {}

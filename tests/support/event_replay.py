@@ -123,7 +123,8 @@ class Replay:
         # Whoever starts over acknowledges again from there.
         self.acked.pop(name, None)
         waiting = self.connected.asked[name]
-        epoch, number = waiting.pop(0) if waiting else (None, None)
+        is_announced = self._is_announced(frame, waiting)
+        epoch, number = waiting.pop(0) if waiting and not is_announced else (None, None)
         if mode == "gone":
             self.gone.add(name)
             self.connected.follows.pop(name, None)
@@ -133,6 +134,7 @@ class Replay:
         self.connected.follows[name] = follow
         own = self.positions.get(name)
         follow.asked_back = own is not None and own[0] == epoch and isinstance(number, int) and number < own[1]
+        follow.asked_back |= is_announced
         if mode == "exact":
             asked = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**64
             other = epoch != frame["e"] if isinstance(epoch, str) else frame["n"] != 0
@@ -148,6 +150,12 @@ class Replay:
             self.texts[name, frame["e"]] = {}
             self.accounts.pop((name, frame["e"]), None)
             follow.place = 0
+
+    def _is_announced(self, frame: dict[str, Any], waiting: list[tuple[Any, Any]]) -> bool:
+        """Whether it is no answer: a worker begins to show a run of another one, just when its client asks for it."""
+        begins = frame["mode"] == "exact" and frame["n"] == 0
+        asks_on = bool(waiting) and waiting[0][0] == frame.get("e") and waiting[0][1] not in {None, 0}
+        return self.history.several_workers and begins and asks_on
 
     def _place(self, follow: Follow, frame: dict[str, Any], first: int, number: int) -> bool:
         """Whether the range comes right after what the connection was sent before."""

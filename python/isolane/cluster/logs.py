@@ -17,7 +17,7 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,9 @@ LINGER_SECONDS = 5.0
 """Mirrors are kept for so long after the last socket: a client that reloads its page is back before."""
 LEVEL_SECONDS = 0.25
 """So often a worker that waits for it is told how far its events were sent and acknowledged here."""
+SETTLE_SECONDS = 3.0
+"""So long after Redis is back workers may still put their logs there again: until then no run is known to be gone."""
+MAX_ASKED = 64
 RETRY_SECONDS = 0.2
 SICK_SECONDS = 1.0
 USERS_AT_ONCE = 64
@@ -89,6 +92,15 @@ class _Mirrored:
 
 
 @dataclass(slots=True)
+class _Asked:
+    """A client's question for a run that nobody here knows yet."""
+
+    run: str
+    resync: Callable[[], None]
+    gone: Callable[[], None]
+
+
+@dataclass(slots=True)
 class _Guest:
     """A user who is connected here, or was a moment ago."""
 
@@ -106,6 +118,9 @@ class _Guest:
     """Ended logs that were mirrored already: what is dropped of them here stays dropped."""
     not_mirrored: set[LogKey] = field(default_factory=set)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    listed: float | None = None
+    """When it was last asked which logs there are, and answered."""
+    asked: list[_Asked] = field(default_factory=list)
 
 
 class ClusterLogs:
@@ -259,6 +274,7 @@ class ClusterLogs:
     def _emptied(self) -> None:
         """The engine knows nothing any more."""
         self._counts["emptied"] += 1
+        self._up_since = time.monotonic() if self._up_since is not None else None
         for own in list(self._own.values()):
             self._rewind(own)
         self._look_at_all()
@@ -549,6 +565,35 @@ class ClusterLogs:
             if guest.count <= 0:
                 guest.leaves = time.monotonic() + LINGER_SECONDS
 
+    def is_sure(self, user_id: str) -> bool:
+        """Whether a run of the user that nobody here knows is known nowhere."""
+        guest = self._guests.get(user_id.strip())
+        return guest is not None and self._is_sure(guest)
+
+    def _is_sure(self, guest: _Guest) -> bool:
+        since = self._up_since
+        return since is not None and guest.listed is not None and guest.listed - since >= SETTLE_SECONDS
+
+    def ask(self, user_id: str, run_id: str, resync: Callable[[], None], gone: Callable[[], None]) -> bool:
+        """A client asks for a run that nobody here knows, while it may well go on: Redis is away, or came back just now.
+
+        Returns whether one of the two will be called: ``resync`` before the run is followed here, for a client that is
+        to come back to it, or ``gone`` once it is known that there is none.
+        """
+        guest = self._guests.get(user_id.strip())
+        if guest is None or self._is_sure(guest) or len(guest.asked) >= MAX_ASKED:
+            return False
+        guest.asked.append(_Asked(run_id, resync, gone))
+        return True
+
+    @staticmethod
+    def _answer(guest: _Guest, run_id: str | None) -> None:
+        """Answer those who asked for a run that is there, or, without one, all others: there is none."""
+        mine = [asked for asked in guest.asked if run_id is None or asked.run == run_id]
+        guest.asked = [asked for asked in guest.asked if asked not in mine]
+        for asked in mine:
+            (asked.gone if run_id is None else asked.resync)()
+
     def _drop(self, user_id: str) -> None:
         guest = self._guests.pop(user_id)
         for each in guest.logs.values():
@@ -592,6 +637,7 @@ class ClusterLogs:
             if not guest.key:
                 guest.key = plane.user_key(guest.user_id)
                 store.listen(guest.key, functools.partial(self._heard, guest.user_id))
+        began = time.monotonic()
         # What is followed already is read in the same round trip.
         lists, _ = await asyncio.gather(
             store.runs_of([guest.key for guest in listing]), self._read_on(self._followed(guests), seals)
@@ -602,6 +648,9 @@ class ClusterLogs:
         await self._read_on([each for each in self._followed(listing) if each[1].is_new], seals)
         for guest in listing:
             guest.arrived.set()
+            guest.listed = began
+            if guest.asked and self._is_sure(guest):
+                self._answer(guest, None)
 
     @staticmethod
     def _followed(guests: Sequence[_Guest]) -> list[tuple[_Guest, _Mirrored]]:
@@ -633,6 +682,7 @@ class ClusterLogs:
         key = record.key
         try:
             _, thread_id = seals.unwrap(_owner_place(key), record.owner)
+            self._answer(guest, key.run)
             mirror = LogMirror(guest.user_id, key.run, thread_id, key.epoch, worker=record.worker, **self._bounds)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
             # Also one that this worker itself has not ended yet: it is looked at again.

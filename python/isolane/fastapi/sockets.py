@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -26,6 +27,7 @@ from isolane.fastapi.settings import IsolaneSettings
 from isolane.security.authentication.errors import AccessRefusedError
 
 if TYPE_CHECKING:
+    from isolane.cluster.logs import ClusterLogs
     from isolane.fastapi.application import Isolane
 
 logger = logging.getLogger("isolane.fastapi")
@@ -179,13 +181,15 @@ class Delivery:
             return False
 
     def _handle(self, text: str) -> str:
+        isolane = self._isolane
+        if isolane is not None and isolane.logs is not None and self._asks_later(isolane.logs, text):
+            return "sub"
         said = self.cursor.handle(text)
         if said == "auth_refresh":
             self._begin_refresh(json.loads(text))
         if isinstance(said, str):
             return said
         run_id, cid = said
-        isolane = self._isolane
         state = "gone"
         if isolane is not None and isolane.may_command(self.principal, "cancel", run_id):
             state = isolane.cancel_run(self.cursor.user_id, run_id)
@@ -196,6 +200,26 @@ class Delivery:
                 return "cancel"
         self.cursor.answer_cancel(run_id, cid, state)
         return "cancel"
+
+    def _asks_later(self, logs: ClusterLogs, text: str) -> bool:
+        """Whether the client asks for a run of which nobody can say now whether it is gone: it is answered later."""
+        user_id = self.cursor.user_id
+        if logs.is_sure(user_id):
+            return False
+        try:
+            message = json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+        run_id = message.get("s") if isinstance(message, dict) and message.get("t") == "sub" else None
+        if not isinstance(run_id, str) or _core.stream_state(user_id, run_id) != "gone":
+            return False
+
+        def gone() -> None:
+            if self.cursor.close_code is None:
+                self.cursor.handle(text)
+
+        # Before the run is there: else it would be sent from its beginning.
+        return logs.ask(user_id, run_id, functools.partial(self.cursor.close, RESYNC), gone)
 
     async def _cancel_anywhere(self, isolane: Isolane, run_id: str, cid: str | None) -> None:
         state = "gone"

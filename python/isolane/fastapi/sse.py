@@ -174,6 +174,11 @@ async def open_stream(request: Request, run_id: str) -> AsyncIterator[EventStrea
             raise HTTPException(204)
         if stream.mode == "gone":
             stream.close()
+            logs = scope.isolane.logs
+            if logs is not None and not logs.is_sure(principal.user_id):
+                # Another worker may have it, and cannot be asked now.
+                yield _Leaving()
+                return
             raise HTTPException(404, "Not found")
         scope.isolane.deliveries.add(stream)
         try:
