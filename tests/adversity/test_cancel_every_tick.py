@@ -96,6 +96,7 @@ NOT_OURS = {
     "RedisLogStore.overdue": PLANE,
     "RedisLogStore.claim": PLANE,
     "RedisLogStore.runs_of": PLANE,
+    "LogReplica.wait": LOGS,
     "ClusterLogs.start": LOGS,
     "ClusterLogs.stop": LOGS,
     "ClusterLogs.arrive": LOGS,

@@ -575,7 +575,7 @@ class ClusterLogs:
         return since is not None and guest.listed is not None and guest.listed - since >= SETTLE_SECONDS
 
     def ask(self, user_id: str, run_id: str, resync: Callable[[], None], gone: Callable[[], None]) -> bool:
-        """A client asks for a run that nobody here knows, while it may well go on: Redis is away, or came back just now.
+        """A client asks for a run that nobody here knows, which may well go on: Redis is away, or came back just now.
 
         Returns whether one of the two will be called: ``resync`` before the run is followed here, for a client that is
         to come back to it, or ``gone`` once it is known that there is none.
