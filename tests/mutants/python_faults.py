@@ -957,6 +957,16 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         _CLUSTER + "tally.py",
         (("            self._note_taken(self._told[0])", "            pass"),),
     ),
+    "SharedAfterTheEnd": PythonFault(
+        "limiters of an application that has ended wait for leases that nobody asks for",
+        f"{_CLUSTER}limits.py",
+        (
+            (
+                "        self._is_stopped = True\n",
+                "        for each in self._shared.values():\n            self._share(each)\n",
+            ),
+        ),
+    ),
     "ZombieGoesOn": PythonFault(
         "a worker whose run was closed by a peer goes on with it",
         _CLUSTER + "logs.py",

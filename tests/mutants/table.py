@@ -743,6 +743,9 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "ReleaseStaysHere": (f"{CLUSTER}shared_plane.py::test_a_release_is_of_the_entry_that_it_was_meant_for",),
     "SharedCounterFalls": (f"{CLUSTER}shared_plane.py::test_what_counts_anew_goes_on_from_where_it_was",),
     "RestartCountsTwice": (f"{CLUSTER}shared_plane.py::test_a_plane_that_is_started_again_counts_nothing_twice",),
+    "SharedAfterTheEnd": (
+        f"{CLUSTER}cluster_limits.py::test_after_the_end_of_an_application_its_limiters_are_their_own",
+    ),
     "ZombieGoesOn": (f"{CLUSTER}cluster_logs.py::test_a_run_that_another_worker_has_closed_ends_here",),
 }
 """The fault, and the tests that must notice it."""
