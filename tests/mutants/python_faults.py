@@ -823,6 +823,11 @@ PYTHON_FAULTS: dict[str, PythonFault] = {
         _REDIS + "line.py",
         (("    if not connection.is_connected:\n", "    if False:\n"),),
     ),
+    "BusyLoopBlamesRedis": PythonFault(
+        "calls that a busy loop was late with count as not answered by Redis",
+        _REDIS + "call.py",
+        (("        if left <= 0 and self._patience and (", "        if False and ("),),
+    ),
     "CallsForRedisUnbounded": PythonFault(
         "any number of calls may wait for a Redis that does not answer",
         _REDIS + "link.py",

@@ -704,6 +704,9 @@ KILLERS: dict[str, tuple[str, ...]] = {
     "ConnectionMadeByItself": (
         f"{PLANE}_faults.py::test_a_connection_that_was_cut_is_not_made_again_behind_the_planes_back",
     ),
+    "BusyLoopBlamesRedis": (
+        f"{PLANE}_faults.py::test_a_burst_larger_than_50_ms_of_work_is_answered_by_a_server_that_is_well",
+    ),
     "CallsForRedisUnbounded": (f"{PLANE}_faults.py::test_what_waits_is_bounded",),
     "EachCallWaitsForDeadRedis": (f"{PLANE}_faults.py::test_calls_fail_at_once_while_it_is_known_that_nobody_answers",),
     "DeadConnectionIsKept": (f"{PLANE}_faults.py::test_no_call_hangs_and_all_is_well_again_afterwards[half open]",),
