@@ -68,7 +68,7 @@ mutants! {
     NoBackOff: "who was refused asks again at once",
     AsksBeyondLocalLimit: "leases are asked for that the process could not use",
     LateGrantKept: "what is granted after its call had failed stays in the store until it expires",
-    DeskNeverReady: "the desk does not see what is to be sent",
+    DeskSleepsOn: "whoever carries operations is not told that there are some",
     // What boundaries found.
     ViolationNotCounted: "data of another user that was found is not counted",
     RefusalNotCounted: "an attempt that a boundary refused is not counted",

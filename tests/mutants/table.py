@@ -99,7 +99,7 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "lease_desk::what_runs_is_put_back_into_a_store_that_was_emptied",
         "lease_model::limits_hold_over_processes",
     ),
-    "LocalPartFreedUnseen": ("lease_model::faults_of_the_store_leave_nobody_waiting_and_nothing_behind",),
+    "LocalPartFreedUnseen": ("lease_desk::without_the_store_who_waits_for_a_part_of_the_total_gets_what_another_gives_back",),
     "LocalShareIgnored": ("lease_desk::without_the_store_each_process_has_its_part_and_lets_go_of_the_rest",),
     "BreakerNeverOpens": (
         "lib::cluster::lease::breaker::tests::three_batches_that_fail_in_a_row_open_it_and_a_probe_closes_it",
@@ -111,7 +111,7 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "lease_desk::what_was_granted_after_the_call_had_failed_is_given_back",
         "lease_model::faults_of_the_store_leave_nobody_waiting_and_nothing_behind",
     ),
-    "DeskNeverReady": ("lease_model::limits_hold_over_processes",),
+    "DeskSleepsOn": ("lease_model::limits_hold_over_processes",),
     "WeightIgnored": ("limiter_guarantees::a_weight_of_two_is_twice_the_time",),
     "ChargeNotCorrected": ("limiter_guarantees::what_a_permit_was_held_for_counts_and_not_what_was_expected",),
     "ResourceLimitIgnored": ("limiter_guarantees::several_resources_come_together_or_not_at_all",),

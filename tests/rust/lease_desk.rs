@@ -65,6 +65,7 @@ impl Lab {
             fail,
         };
         lab.desk.share(&lab.limiter, "engines", share).expect("shared");
+        assert!(lab.desk.take(START).is_empty());
         lab
     }
 
@@ -368,6 +369,24 @@ fn without_the_store_each_process_has_its_part_and_lets_go_of_the_rest() {
 }
 
 #[test]
+fn without_the_store_who_waits_for_a_part_of_the_total_gets_what_another_gives_back() {
+    let lab = Lab::new((4, 2), (true, true), Fail::Local);
+    lab.desk.set_processes(2, START);
+    let waiters: Vec<_> = [0, 1, 2].map(|user| lab.wait(user, START).1).into();
+    let mut now = START;
+    for _ in 0..3 {
+        now += 60 * MILLI;
+        lab.break_once(now);
+    }
+    let running: Vec<_> = waiters.iter().filter_map(|waiter| lab.granted(waiter)).collect();
+    assert_eq!(running.len(), 2, "two of four are this process's");
+    assert!(running[0].release(now));
+    let last = waiters.iter().filter_map(|waiter| lab.granted(waiter)).count();
+    assert_eq!(last, 1);
+    assert!(running[1].release(now));
+}
+
+#[test]
 fn a_closed_limit_refuses_and_an_open_one_is_the_process_own() {
     for fail in [Fail::Closed, Fail::Open] {
         let lab = Lab::new((9, 2), (true, false), fail);
@@ -428,6 +447,24 @@ fn a_lease_on_the_shelf_is_given_back_at_once_when_the_total_keeps_another_waiti
         [(Kind::Release, 1), (Kind::Acquire, 1)],
         "in one round trip"
     );
+}
+
+#[test]
+fn before_anybody_carries_operations_nobody_waits_for_leases() {
+    let mut lab = Lab::new((9, 2), (true, false), Fail::Local);
+    lab.desk = Desk::new(DeskSettings::default());
+    lab.limiter = Arc::new(FairLimiter::new(LimitSettings::new(9, 2)));
+    lab.desk
+        .share(&lab.limiter, "engines", share_of_users())
+        .expect("shared");
+    let (Ok(Decision::Granted(early)), _) = lab.ask(0, false, START) else {
+        panic!("there is nobody to ask")
+    };
+    let early = Permit::new(lab.limiter.clone(), early);
+    assert_eq!(early.lease(), (None, false));
+    assert_eq!(kinds(&lab.take(START)), [(Kind::Restore, 1)], "from here on it counts");
+    lab.wait(0, START);
+    early.release(START);
 }
 
 #[test]

@@ -187,6 +187,7 @@ impl Process {
             lost: 0,
         };
         process.desk.share(&process.limiter, "engines", share).expect("shared");
+        assert!(process.desk.take(0).is_empty());
         process
     }
 

@@ -179,6 +179,8 @@ class ClusterLimits:
             self._is_stopped = False
             for each in self._shared.values():
                 self._share(each)
+        # Before the first look only each limiter's own limits hold.
+        self._look()
         self._driver = asyncio.create_task(self._drive(), name="isolane leases")
 
     def _share(self, each: _Shared) -> None:

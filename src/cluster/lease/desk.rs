@@ -15,7 +15,6 @@ use super::table::{Batch, Counts, Fail, Leases, Levels, OnLost, Terms};
 use crate::clock::{Micros, SECOND};
 use crate::ids::random_u64;
 use crate::limits::{Answer, Draft, FairLimiter};
-use crate::mutants::mutant;
 
 /// Most limiters that one desk serves.
 pub(super) const MAX_SHARES: usize = 1_000;
@@ -172,6 +171,8 @@ struct State {
     processes: u32,
     failures: u64,
     late: u64,
+    /// Somebody carries operations.
+    is_driven: bool,
     is_closed: bool,
 }
 
@@ -206,6 +207,7 @@ impl Desk {
                 processes: 1,
                 failures: 0,
                 late: 0,
+                is_driven: false,
                 is_closed: false,
             }),
         }
@@ -220,8 +222,8 @@ impl Desk {
         terms(settings).margin()
     }
 
-    /// From here on the limiter's limits hold over all processes that share one of this name. What runs already runs on
-    /// without a lease.
+    /// From here on the limiter's limits hold over all processes that share one of this name, or from the first time that
+    /// operations are taken. What runs already runs on without a lease.
     pub fn share(&self, limiter: &Arc<FairLimiter>, name: &str, share: Share) -> Result<(), ShareError> {
         if !share.by_user && !share.by_total {
             return Err(ShareError::Nothing);
@@ -244,7 +246,11 @@ impl Desk {
             self.settings.seed,
         );
         leases.processes = state.processes;
-        leases.failing = (!state.breaker.is_closed()).then_some(share.fail);
+        leases.failing = match state.is_driven {
+            true => (!state.breaker.is_closed()).then_some(share.fail),
+            // Nobody would ask for leases.
+            false => Some(Fail::Open),
+        };
         if !limiter.share(leases) {
             return Err(ShareError::Shared);
         }
@@ -287,6 +293,7 @@ impl Desk {
 
     /// What is to be sent now.
     pub fn take(&self, now: Micros) -> Vec<Operation> {
+        self.drive(now);
         self.give_up_on_forgotten(now);
         let mut state = self.state();
         let state = &mut *state;
@@ -411,6 +418,14 @@ impl Desk {
         self.bell.ring(now);
     }
 
+    /// Somebody carries operations from here on: before, there is nobody to wait for.
+    fn drive(&self, now: Micros) {
+        let is_first = !std::mem::replace(&mut self.state().is_driven, true);
+        if is_first {
+            self.tell_mode(now);
+        }
+    }
+
     /// Tells the limiters whether the store answers.
     fn tell_mode(&self, now: Micros) {
         let (shares, is_closed): (Vec<_>, bool) = {
@@ -477,10 +492,11 @@ impl Desk {
 
     /// Parks until there is something to do.
     pub fn wait(&self, ringer: Arc<dyn Ring>, now: Micros) -> Waiting {
+        self.drive(now);
         // Parked before the look: what happens after it rings.
         self.bell.park(ringer.clone());
         let at = self.due(now);
-        if at <= now && !mutant!(DeskNeverReady) {
+        if at <= now {
             self.bell.unpark(&ringer);
             return Waiting::Ready;
         }
