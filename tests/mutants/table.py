@@ -99,7 +99,7 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "lease_desk::what_runs_is_put_back_into_a_store_that_was_emptied",
         "lease_model::limits_hold_over_processes",
     ),
-    "LocalPartFreedUnseen": ("lease_desk::without_the_store_who_waits_for_a_part_of_the_total_gets_what_another_gives_back",),
+    "LocalPartFreedUnseen": ("lease_desk::without_the_store_a_part_of_the_total_goes_on_to_who_waits",),
     "LocalShareIgnored": ("lease_desk::without_the_store_each_process_has_its_part_and_lets_go_of_the_rest",),
     "BreakerNeverOpens": (
         "lib::cluster::lease::breaker::tests::three_batches_that_fail_in_a_row_open_it_and_a_probe_closes_it",

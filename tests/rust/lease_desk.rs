@@ -369,7 +369,7 @@ fn without_the_store_each_process_has_its_part_and_lets_go_of_the_rest() {
 }
 
 #[test]
-fn without_the_store_who_waits_for_a_part_of_the_total_gets_what_another_gives_back() {
+fn without_the_store_a_part_of_the_total_goes_on_to_who_waits() {
     let lab = Lab::new((4, 2), (true, true), Fail::Local);
     lab.desk.set_processes(2, START);
     let waiters: Vec<_> = [0, 1, 2].map(|user| lab.wait(user, START).1).into();

@@ -145,13 +145,11 @@ struct Unit {
     is_lost: bool,
 }
 
-/// A lease that is to be given back.
+/// A lease that is to be given back, until the store has said that it has it: a call that failed may be carried out late.
 #[derive(Debug)]
 struct Surplus {
     user: Arc<str>,
     id: LeaseId,
-    /// When it has expired by itself.
-    until: Micros,
 }
 
 /// A lease whose time was over while something ran under it.
@@ -400,8 +398,7 @@ impl Leases {
         if self.surplus.len() >= MAX_GIVE_BACK {
             self.surplus.swap_remove(0);
         }
-        let until = now.saturating_add(self.terms.ttl + self.terms.ttl / 4);
-        self.surplus.push(Surplus { user, id, until });
+        self.surplus.push(Surplus { user, id });
         self.due(now);
     }
 
@@ -498,7 +495,7 @@ impl Leases {
             self.give_back(slot, now);
         }
         let mut by_user: HashMap<Arc<str>, Vec<LeaseId>, RandomState> = HashMap::default();
-        for surplus in self.surplus.drain(..).filter(|surplus| surplus.until > now) {
+        for surplus in self.surplus.drain(..) {
             by_user.entry(surplus.user).or_default().push(surplus.id);
         }
         self.counts.released += by_user.values().map(|ids| ids.len() as u64).sum::<u64>();
