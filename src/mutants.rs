@@ -183,7 +183,6 @@ mutants! {
     MirrorAheadResets: "a client that is ahead of a mirror begins anew",
     ReplicaForgetsShed: "what the writer left out looks like a loss to a mirror",
     ReplicaForgetsFold: "what was folded before it was taken is in no snapshot",
-    ReplicaMissesLate: "an event that is published while a log is taken is not taken",
     EntryNotBound: "the entry of one log can be read into another",
     EntryNotSummed: "an entry that was damaged is read",
     SnapshotForgetsPairs: "a snapshot that travels forgets which ended call each beginning belongs to",

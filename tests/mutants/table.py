@@ -391,7 +391,10 @@ KILLERS: dict[str, tuple[str, ...]] = {
         f"{P}event_log.py::test_a_log_is_read_until_its_retention_is_over_and_then_frees_everything",
     ),
     # Logs of other workers.
-    "MirrorTakesEvents": (f"{P}log_mirrors.py::test_nobody_but_its_feeder_changes_a_mirror",),
+    "MirrorTakesEvents": (
+        "lib::events::log::mirror::tests::nobody_but_its_feeder_ends_a_mirror",
+        f"{P}log_mirrors.py::test_nobody_but_its_feeder_changes_a_mirror",
+    ),
     "MirrorEndedHere": ("lib::events::log::mirror::tests::nobody_but_its_feeder_ends_a_mirror",),
     "MirrorTakesGaps": (
         "run_log_mirrors::who_hops_between_workers_sees_what_the_writer_told",
@@ -411,7 +414,6 @@ KILLERS: dict[str, tuple[str, ...]] = {
         "run_log_mirrors::who_hops_between_workers_sees_what_the_writer_told",
         f"{P}log_mirrors.py::test_a_log_that_folded_meanwhile_is_taken_from_its_snapshot",
     ),
-    "ReplicaMissesLate": ("lib::events::replica::tests::what_is_published_while_a_log_is_taken_is_taken_next",),
     "EntryNotBound": (
         "lib::events::log::codec::tests::what_is_of_another_log_is_refused",
         f"{P}log_mirrors.py::test_what_is_damaged_or_of_another_log_is_refused",
