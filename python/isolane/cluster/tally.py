@@ -188,6 +188,7 @@ class Tally:
             # The same process as before, as another worker: what it told before is of one that is gone.
             self._note_taken(self._told[0])
         self._name, self._told = name, None
+        self._ticker.wake()
 
     def _note_taken(self, text: str) -> None:
         held = text if self._taken is None else self._counting.added([self._taken, text])
