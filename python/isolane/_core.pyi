@@ -1624,7 +1624,7 @@ class LeaseDesk:
         """
         From here on the limiter's limits hold over all processes that share one of this `name`: with `user` that of each user,
         with `total` the one over all users. With both, each lease counts for both, in one decision. Units that run already run
-        on without a lease. `fail` is what holds while the store does not answer: `local`, this process's part of the limit;
+        on without a lease. Until the first `take` or `wait` of the desk only the limiter's own limits hold. `fail` is what holds while the store does not answer: `local`, this process's part of the limit;
         `open`, the whole limit in this process; `closed`, nothing new runs. `on_lost` is kept for whoever reads `lost`: it is
         in `figures`. Raises `ValueError` for a limiter or a name that is shared already.
         """

@@ -46,6 +46,7 @@ WRITERS = "waits for a thread that waits for a disk; cancelled in tests/python/t
 PLANE = "waits for a Redis, not for turns of the loop; cancelled in tests/cluster/test_plane_faults.py"
 LOGS = "waits for what a store says of other workers; cancelled in tests/cluster/test_cluster_logs.py"
 SHARED = "waits for a Redis, not for turns of the loop; cancelled in tests/cluster/test_shared_plane.py"
+LEASES = "waits for leases of other workers; cancelled in tests/stress/test_cluster_limits.py"
 MEMORY = "waits for nothing"
 ENDS = "cancels, and returns what comes to its end by itself"
 NOT_OURS = {
@@ -72,7 +73,15 @@ NOT_OURS = {
     "AuditLogger.__aexit__": WRITERS,
     "Actions.verify": "waits for a thread that reads a disk; cancelled in tests/adversity/test_dashboard.py",
     "LeaseBackend.run": "a protocol",
-    "LogStore.append": "the same",
+    "Scripts.script": "the same",
+    "MemoryLeaseBackend.run": MEMORY,
+    "RedisLeaseBackend.run": PLANE,
+    "LeaseDesk.wait": LEASES,
+    "ClusterLimits.start": LEASES,
+    "ClusterLimits.stop": LEASES,
+    "ExecutionEngineFactory.lose": LEASES,
+    "send": PLANE,
+    "LogStore.append": "a protocol",
     "LogStore.read": "the same",
     "LogStore.announce": "the same",
     "LogStore.forget": "the same",
