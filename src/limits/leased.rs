@@ -336,16 +336,16 @@ impl State {
             total_limit,
         };
         // What is freed first may be granted in the same round trip.
-        for (user, ids) in leases.to_release(now) {
+        for (user, ids) in leases.take_releases(now) {
             for ids in ids.chunks(MAX_IDS) {
                 let slots = ids.iter().map(|id| (usize::MAX, *id)).collect();
                 let user = user.clone();
                 drafts.push(draft(Kind::Release, Batch { holder: 0, user, slots }));
             }
         }
-        let restored = leases.to_restore(now).into_iter().flat_map(in_pieces);
+        let restored = leases.take_restores(now).into_iter().flat_map(in_pieces);
         drafts.extend(restored.map(|batch| draft(Kind::Restore, batch)));
-        let renewed = leases.to_renew(now).into_iter().flat_map(in_pieces);
+        let renewed = leases.take_renewals(now).into_iter().flat_map(in_pieces);
         drafts.extend(renewed.map(|batch| draft(Kind::Renew, batch)));
         self.draft_acquisitions(now, &mut drafts);
         drafts
@@ -403,10 +403,10 @@ impl State {
         if draft.kind != Kind::Acquire {
             return Woken::new();
         }
-        if leases.by_user {
-            if let Some(user) = self.users.find_number(batch.holder) {
-                self.relist(user);
-            }
+        if leases.by_user
+            && let Some(user) = self.users.find_number(batch.holder)
+        {
+            self.relist(user);
         }
         let mut woken = self.reschedule(now);
         self.refuse_impatient(batch.holder, refused, now, &mut woken);

@@ -77,7 +77,7 @@ impl Store {
                 .retain(|_, until| *until > now);
         }
         let until = now + operation.ttl_ms * MILLI;
-        let mut add = |all: &mut HashMap<String, HashMap<LeaseId, Micros>>, id: &LeaseId| {
+        let add = |all: &mut HashMap<String, HashMap<LeaseId, Micros>>, id: &LeaseId| {
             for (set, ..) in &sets {
                 all.entry(set.clone()).or_default().insert(*id, until);
             }
@@ -299,7 +299,7 @@ impl Process {
                 ),
                 "open" => panic!("somebody waits, and there is room"),
                 "whole" if has_looked && !by.by_user => {
-                    assert_eq!(share.idle, 0, "somebody waits, and there is a lease")
+                    assert_eq!(share.idle, 0, "somebody waits, and there is a lease");
                 }
                 _ => {}
             }
@@ -391,7 +391,6 @@ struct World {
     lanes: Vec<LaneHandle>,
     now: Micros,
     was_emptied: bool,
-    run: u64,
     limits: (u32, u32),
     share: Share,
 }
@@ -409,7 +408,6 @@ impl World {
                 .collect(),
             now: 100 * SECOND,
             was_emptied: false,
-            run: 0,
             limits,
             share,
         }

@@ -246,10 +246,11 @@ impl Desk {
             self.settings.seed,
         );
         leases.processes = state.processes;
-        leases.failing = match state.is_driven {
-            true => (!state.breaker.is_closed()).then_some(share.fail),
+        leases.failing = if state.is_driven {
+            (!state.breaker.is_closed()).then_some(share.fail)
+        } else {
             // Nobody would ask for leases.
-            false => Some(Fail::Open),
+            Some(Fail::Open)
         };
         if !limiter.share(leases) {
             return Err(ShareError::Shared);

@@ -195,6 +195,7 @@ pub(crate) struct Levels {
 
 /// The leases of one limiter.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // what it is shared by, and what is to be looked at: independent of each other
 pub(crate) struct Leases {
     pub(crate) terms: Terms,
     pub(crate) by_user: bool,
@@ -470,7 +471,7 @@ impl Leases {
     // -- what is sent ------------------------------------------------------------------------------------------------
 
     /// Leases to be given back, those on the shelf for long enough among them.
-    pub(crate) fn to_release(&mut self, now: Micros) -> Vec<(Arc<str>, Vec<LeaseId>)> {
+    pub(crate) fn take_releases(&mut self, now: Micros) -> Vec<(Arc<str>, Vec<LeaseId>)> {
         let squeezed = self.is_squeezed;
         let kept = self.keep();
         let stale: Vec<usize> = self
@@ -530,7 +531,7 @@ impl Leases {
     }
 
     /// What runs and the store does not have.
-    pub(crate) fn to_restore(&mut self, now: Micros) -> Vec<Batch> {
+    pub(crate) fn take_restores(&mut self, now: Micros) -> Vec<Batch> {
         let bare: Vec<(Tie, usize)> = self
             .units
             .iter()
@@ -571,7 +572,7 @@ impl Leases {
     }
 
     /// Leases whose renewal is due, and with them those for which it soon will be.
-    pub(crate) fn to_renew(&mut self, now: Micros) -> Vec<Batch> {
+    pub(crate) fn take_renewals(&mut self, now: Micros) -> Vec<Batch> {
         let slack = self.terms.renew / 10;
         let wants =
             |lease: &Lease| lease.deadline != 0 && !lease.is_busy && !lease.is_missing && lease.state != State::Asking;
@@ -848,14 +849,12 @@ impl Leases {
                 continue;
             }
             match lease.state {
-                State::Asking => {}
                 State::Idle { since } if !lease.is_busy => {
                     let is_due = squeezed && !self.waits(lease.holder);
                     at = at.min(if is_due { now } else { since.saturating_add(keep) });
                 }
-                State::Idle { .. } => {}
                 State::Held(_) if !lease.is_busy => at = at.min(lease.renew_at),
-                State::Held(_) => {}
+                State::Asking | State::Idle { .. } | State::Held(_) => {}
             }
         }
         let is_bare = |unit: &Unit| unit.lease.is_none();

@@ -67,7 +67,7 @@ impl Seal {
         piece
     }
 
-    fn open<'a>(self, version: u8, piece: &'a [u8]) -> Result<Reader<'a>, Malformed> {
+    fn open(self, version: u8, piece: &[u8]) -> Result<Reader<'_>, Malformed> {
         let (head, body) = piece.split_at_checked(HEAD).ok_or(Malformed("it is cut off"))?;
         if head[0] != version {
             return Err(Malformed("its version is unknown"));
