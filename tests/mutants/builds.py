@@ -74,7 +74,10 @@ def build() -> Builds:
     cargo("build", "--lib", "--features", "mutants")
     suffix = "dylib" if sys.platform == "darwin" else "so"
     site = site_of(TARGET / "mutants" / f"libisolane.{suffix}")
-    plain = ("audit_log", "flags", "guard_simulation", "limiter_guarantees", "limiter_model", "run_log_model")
+    plain = (
+        *("audit_log", "flags", "guard_simulation", "lease_desk", "lease_model", "limiter_guarantees"),
+        *("limiter_model", "run_log_mirrors", "run_log_model"),
+    )
     binaries = rust_tests("mutants", "--lib", *(word for name in plain for word in ("--test", name)))
     binaries |= rust_tests("mutants,shuttle", "--test", "shuttle_limiter", "--test", "shuttle_log")
     builds = Builds(site, binaries, {})

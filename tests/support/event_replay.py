@@ -154,7 +154,7 @@ class Replay:
     def _is_announced(self, frame: dict[str, Any], waiting: list[tuple[Any, Any]]) -> bool:
         """Whether it is no answer: a worker begins to show a run of another one, just when its client asks for it."""
         begins = frame["mode"] == "exact" and frame["n"] == 0
-        asks_on = bool(waiting) and waiting[0][0] == frame.get("e") and waiting[0][1] not in {None, 0}
+        asks_on = bool(waiting) and waiting[0][0] == frame.get("e") and waiting[0][1] is not None and waiting[0][1] != 0
         return self.history.several_workers and begins and asks_on
 
     def _place(self, follow: Follow, frame: dict[str, Any], first: int, number: int) -> bool:

@@ -18,7 +18,9 @@ async def _scrape(request: Request) -> Response:
     """Answer with all that this process, or with a plane all workers, have measured, as ``Accept`` asks for."""
     form = content_type(request.headers.get("accept"))
     headers = {"Cache-Control": "no-store", "Vary": "Accept", "Content-Type": CONTENT_TYPES[form]}
-    shared = getattr(getattr(request.app.state, "isolane", None), "shared", None)
+    application = request.scope.get("app")
+    isolane = getattr(application.state, "isolane", None) if application is not None else None
+    shared = getattr(isolane, "shared", None)
     text = render(form) if shared is None or shared.metrics is None else await shared.metrics.render(form)
     return Response(text, headers=headers)
 
