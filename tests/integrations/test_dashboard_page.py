@@ -663,6 +663,34 @@ def test_all_of_it_can_be_reached_by_keys(service: Service, opened: Opened) -> N
     assert opened.complaints == []
 
 
+def test_what_was_typed_changes_no_address_but_its_own(service: Service, opened: Opened) -> None:
+    """Who opens a run while a filter still waits for the next letter stays there, and comes back from it."""
+    service.post(f"/execute/{LOOK_UP}", "typing-user")
+    page = opened.page
+    opened.at("runs?state=all")
+    page.locator(".t-runs tbody a").first.wait_for()
+    for last in ("", "Escape"):
+        page.keyboard.press("/")
+        # Both before the filter has waited for the next letter.
+        run = page.evaluate(
+            """last => {
+                const field = document.activeElement, link = document.querySelector('.t-runs tbody a');
+                field.value = 'never';
+                field.dispatchEvent(new Event('input'));
+                if (last) field.dispatchEvent(new KeyboardEvent('keydown', {key: last, cancelable: true}));
+                link.click();
+                return link.title;
+            }""",
+            last,
+        )
+        page.locator(".one-run").wait_for(state="visible")
+        page.wait_for_timeout(1_000)
+        assert page.url.endswith(f"#/runs/{run}")
+        page.keyboard.press("Escape")
+        page.locator(".list").wait_for(state="visible")
+        page.locator(".t-runs tbody a").first.wait_for()
+
+
 def test_the_focus_and_the_place_stay_when_figures_change(service: Service, opened: Opened) -> None:
     service.post("/load", "x", users=60, runs=2)
     opened.at("runs?state=ended")

@@ -17,11 +17,13 @@ export function filterField(label, placeholder, changed) {
   let timer = 0;
   field.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(() => changed(field.value.trim()), TYPING_MS);
+    // Whoever has left the list meanwhile has another address.
+    timer = setTimeout(() => field.offsetParent !== null && changed(field.value.trim()), TYPING_MS);
   });
   field.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     event.preventDefault();
+    clearTimeout(timer);
     if (field.value === "") field.blur();
     field.value = "";
     changed("");
