@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import re
-import shutil
 import socket
 import threading
 import time
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 reserve(LOOK_UP, SUM_UP, HOLD, BREAK)
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WIDE = (1440, 900)
 _PHONE = (390, 844)
 VIEWS = ("overview", "users", "runs", "rollout", "isolation", "audit")
@@ -43,27 +41,6 @@ FLAG = "modern_execution"
 SEEN = "#zero[data-state=good], #zero[data-state=bad]"
 
 pytestmark = pytest.mark.timeout(180)
-
-
-def _left_out(reason: str) -> None:
-    if os.environ.get("ISOLANE_REQUIRE_ALL") == "1":
-        pytest.fail(f"required, but {reason}")
-    pytest.skip(f"left out: {reason}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
-    if executable is None:
-        _left_out("the dashboard was not tested, there is no Chromium (apt-get install chromium)")
-    try:
-        from playwright.sync_api import sync_playwright  # noqa: PLC0415 - absent, it is a reason to skip
-    except ImportError:
-        _left_out("the dashboard was not tested, playwright is not installed (pip install playwright)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 class Service:

@@ -4,9 +4,7 @@ The example runs in a process of its own: what other tests of this process leave
 """
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -27,16 +25,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 USERS = 10
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _ALERT_SECONDS = 60.0
 
 pytestmark = pytest.mark.timeout(180)
-
-
-def _left_out(reason: str) -> None:
-    if os.environ.get("ISOLANE_REQUIRE_ALL") == "1":
-        pytest.fail(f"required, but {reason}")
-    pytest.skip(f"left out: {reason}")
 
 
 class Example:
@@ -89,21 +80,6 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
                 assert time.monotonic() < deadline, "no runs are completed"
                 time.sleep(0.5)
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    executable = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
-    if executable is None:
-        _left_out("the page was not tested, there is no Chromium (apt-get install chromium)")
-    try:
-        from playwright.sync_api import sync_playwright  # noqa: PLC0415 - absent, it is a reason to skip
-    except ImportError:
-        _left_out("the page was not tested, playwright is not installed (pip install playwright)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 class Window:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,32 +16,10 @@ from examples.optimizer.serving import running
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, WebSocketRoute
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WIDE = (1280, 900)
 _PHONE = (390, 844)
 
 pytestmark = pytest.mark.timeout(180)
-
-
-def _left_out(reason: str) -> None:
-    if os.environ.get("ISOLANE_REQUIRE_ALL") == "1":
-        pytest.fail(f"required, but {reason}")
-    pytest.skip(f"left out: {reason}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    executable = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
-    if executable is None:
-        _left_out("the page was not tested, there is no Chromium (apt-get install chromium)")
-    try:
-        from playwright.sync_api import sync_playwright  # noqa: PLC0415 - absent, it is a reason to skip
-    except ImportError:
-        _left_out("the page was not tested, playwright is not installed (pip install playwright)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
